@@ -1,0 +1,56 @@
+# `make demo`, `make test` and `make lint` need nothing but Python 3.11 or newer and a network on the first call:
+# each creates .venv and installs what it needs. Stamp files make later calls quick.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+RUNS := runs
+
+.PHONY: help demo test lint clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo   train both stages on the built-in scenes and sample (about 10 minutes on 2 cores)"
+	@echo "make test   run every test"
+	@echo "make lint   ruff and mypy"
+	@echo "make clean  remove the virtual environment and caches (runs/ stays)"
+
+demo: $(VENV)/.base
+	$(PY) train_vqgan.py --config=configs/demo_vqgan.py --workdir=$(RUNS)/demo_vqgan
+	$(PY) train_transformer.py --config=configs/demo_class.py --workdir=$(RUNS)/demo_class
+	$(PY) sample.py --config=configs/demo_class.py --workdir=$(RUNS)/demo_class
+	$(PY) -m taming_jax.evaluate --workdir=$(RUNS)/demo_class --out=$(RUNS)/demo_report
+
+test: $(VENV)/.dev
+	$(PY) -m pytest
+
+lint: $(VENV)/.dev
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# A candidate counts only if it runs: pyenv, for one, leaves python3.12 on the path for versions that are not active.
+# Set PYTHON=... to choose another interpreter.
+$(PY):
+	@for candidate in $(PYTHON) python3.12 python3.11 python3.13 python3.14 python3 python; do \
+	    if $$candidate -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+	        echo "creating $(VENV) with $$candidate ($$($$candidate --version))"; \
+	        exec $$candidate -m venv $(VENV); \
+	    fi; \
+	done; \
+	echo "No working Python 3.11 or newer (with venv) was found among: $(PYTHON) python3.11 ... python3.14, python3, python." >&2; \
+	echo "Install one (Debian, Ubuntu: sudo apt install python3.12-venv) or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; \
+	exit 1
+
+# The demo needs no TensorFlow, so the base installs without it.
+$(VENV)/.base: pyproject.toml | $(PY)
+	@echo "installing taming_jax and what it needs into $(VENV)"
+	@$(PIP) install --quiet --editable .
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(PY)
+	@echo "installing taming_jax with TensorFlow and the tools for tests into $(VENV) (about 1 GB)"
+	@$(PIP) install --quiet --editable '.[dev]'
+	@touch $@ $(VENV)/.base

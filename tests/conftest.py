@@ -1,0 +1,35 @@
+"""Strict settings for every test: eight virtual CPU devices, and no silent broadcasting between ranks."""
+
+import os
+import tempfile
+
+# Read once, when jax is first imported: hence before any import below.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Most of the suite's time is compilation; what was compiled once in a run serves all of its tests.
+_CACHE = tempfile.TemporaryDirectory(prefix="taming_jax_tests_")
+jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+@pytest.fixture(scope="session")
+def golden() -> Callable[[str], dict[str, np.ndarray]]:
+    """golden("name") -> the arrays of tests/goldens/name.npz, numbers computed by the PyTorch implementation."""
+
+    def load(name: str) -> dict[str, np.ndarray]:
+        with np.load(GOLDENS / f"{name}.npz", allow_pickle=False) as arrays:
+            return dict(arrays)
+
+    return load
