@@ -1,0 +1,143 @@
+"""Any image data set of TensorFlow Datasets by name: which splits and features it has, and its records.
+
+The files hold encoded images, and they stay encoded until they have been shuffled and, on resume, skipped.
+"""
+
+import difflib
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .records import Reader, Record, Shard, augmentation_rng, read_parallel, tensorflow
+
+VALIDATION_SPLITS = ("validation", "val", "valid", "dev", "test")  # the first that a data set has
+
+
+def open_builder(name: str, data_dir: str, download: bool):
+    """The builder of a data set that is on disk. Raises ValueError saying what to do where it is not."""
+    tensorflow()
+    import tensorflow_datasets as tfds
+
+    try:
+        if data_dir and (Path(data_dir) / "dataset_info.json").is_file():
+            builder = tfds.builder_from_directory(data_dir)
+        else:
+            builder = tfds.builder(name, data_dir=data_dir or None)
+    except tfds.core.DatasetNotFoundError as error:
+        close = difflib.get_close_matches(name, tfds.list_builders(), n=5, cutoff=0.5)
+        raise ValueError(
+            f"TensorFlow Datasets knows no data set {name!r}"
+            + (f"; similar names: {', '.join(close)}" if close else "")
+            + ". All names: https://www.tensorflow.org/datasets/catalog. A prepared data set is found by its name in "
+            f"`path` (given: {data_dir!r}), or by `path` alone where that is the folder with dataset_info.json"
+        ) from error
+    if download:
+        builder.download_and_prepare()
+    if not builder.is_prepared():
+        manual = getattr(builder, "MANUAL_DOWNLOAD_INSTRUCTIONS", None)
+        command = f"tfds build {name}" + (f" --data_dir {data_dir}" if data_dir else "")
+        raise ValueError(
+            f"the data set {name!r} is not prepared in {str(builder.data_path)!r}. Prepare it once by `{command}`, "
+            "set `download=True`, or correct `path`."
+            + (f" It has to be downloaded by hand first: {' '.join(manual.split())}" if manual else "")
+        )
+    return builder
+
+
+def find_feature(builder, kind: type, preferred: str) -> str | None:
+    """The name of the data set's only feature of this type, or of the preferred one among several, or None."""
+    names = [name for name, feature in builder.info.features.items() if isinstance(feature, kind)]
+    if len(names) > 1 and preferred not in names:
+        raise ValueError(
+            f"the data set {builder.name!r} has several features of type {kind.__name__}, {names}, none of them called "
+            f"{preferred!r}; this loader needs a data set with one"
+        )
+    return preferred if preferred in names else names[0] if names else None
+
+
+class TfdsImages:
+    """One split of a TFDS image data set. Validation is the split of that kind, or the last `val_share` of training."""
+
+    def __init__(self, cfg, split: str):
+        builder = open_builder(cfg.name, cfg.path, cfg.download)
+        import tensorflow_datasets as tfds
+
+        self.cfg, self.train, self.builder = cfg, split == "train", builder
+        self.image = find_feature(builder, tfds.features.Image, "image")
+        self.label = find_feature(builder, tfds.features.ClassLabel, "label")
+        if self.image is None:
+            raise ValueError(f"the data set {cfg.name!r} has no images; its features: {dict(builder.info.features)}")
+        names = builder.info.features[self.label].names if self.label else None
+        self.class_names = tuple(names) if names else None
+        self.split, self.start, self.stop = self._range(split)
+        if self.stop <= self.start:
+            raise ValueError(
+                f"the data set {cfg.name!r} leaves no example for {split!r}: its splits are "
+                f"{ {name: info.num_examples for name, info in builder.info.splits.items()} }; set `val_share`"
+            )
+        self.reader = Reader(cfg.size, cfg.random_crop, cfg.flip)
+
+    def _range(self, split: str) -> tuple[str, int, int]:
+        """(the data set's split, first and last + 1 example of it) that make up "train" or "val"."""
+        splits = self.builder.info.splits
+        if "train" not in splits:
+            raise ValueError(f"the data set {self.cfg.name!r} has no split 'train', only {list(splits)}")
+        n = splits["train"].num_examples
+        held_out = next((name for name in VALIDATION_SPLITS if name in splits), None)
+        if held_out:
+            return ("train", 0, n) if split == "train" else (held_out, 0, splits[held_out].num_examples)
+        border = n - round(n * self.cfg.val_share)
+        return ("train", 0, border) if split == "train" else ("train", border, n)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def records(self, shard: Shard, first: int) -> Iterator[Record]:
+        """This process's records from number `first` on: endless and shuffled for training, else one padded pass."""
+        lower, upper = (self.start + len(self) * i // shard.processes for i in (shard.process, shard.process + 1))
+        if not self.train:
+            if lower < upper:
+                yield from self._pass(lower, upper, shard, None, first)
+            blank = {"image": self.reader.blank, "class_label": 0, "valid": False}
+            yield from itertools.repeat(blank, shard.padded_length(len(self)) - max(first, upper - lower))
+            return
+        if lower == upper:
+            raise ValueError(f"{len(self)} examples cannot be shared by {shard.processes} processes: use fewer")
+        epoch, skip = divmod(first, upper - lower)
+        while True:
+            yield from self._pass(lower, upper, shard, epoch, skip)
+            epoch, skip = epoch + 1, 0
+
+    def _pass(self, lower: int, upper: int, shard: Shard, epoch: int | None, skip: int) -> Iterator[Record]:
+        """Examples lower..upper but the first `skip`, in the order of the epoch (None: in the order of the files)."""
+        import tensorflow_datasets as tfds
+
+        cfg, tf = self.cfg, tensorflow()
+        shuffle_seed = None if epoch is None else int(np.random.default_rng([cfg.seed, 0, epoch]).integers(1 << 31))
+        options = tf.data.Options()
+        options.deterministic = True
+        wanted: dict[str, Any] = {name: True for name in (self.image, self.label) if name}
+        dataset = self.builder.as_dataset(
+            split=tfds.core.ReadInstruction(self.split, from_=lower, to=upper, unit="abs"),
+            shuffle_files=epoch is not None,
+            decoders=tfds.decode.PartialDecoding(wanted, decoders={self.image: tfds.decode.SkipDecoding()}),
+            read_config=tfds.ReadConfig(
+                shuffle_seed=shuffle_seed, options=options, try_autocache=False, skip_prefetch=True, add_tfds_id=True
+            ),
+        )
+        if epoch is not None:
+            dataset = dataset.shuffle(cfg.shuffle_buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
+
+        def parts(place, example):
+            label = example[self.label] if self.label else tf.constant(0, tf.int64)
+            return place, example["tfds_id"], example[self.image], label
+
+        def read(place, name, encoded, label):
+            rng = None if epoch is None else augmentation_rng(cfg.seed, epoch, shard.process, int(place))
+            image, valid = self.reader.read(name.decode(), encoded, rng)
+            return image, max(int(label), 0), valid  # a split without labels has -1
+
+        return read_parallel(dataset.enumerate().skip(skip).map(parts), read, cfg.threads)

@@ -1,0 +1,239 @@
+"""Batches of the demo and of a folder: exact resume, sharing among processes, validation, and the background thread."""
+
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from taming_jax.data import demo
+from taming_jax.data.pipeline import DataConfig, Prefetched, class_names, make_batches, num_examples
+
+N = 22
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """22 images; image i is a ramp upwards from the grey 10 * i, so crops and flips show."""
+    path = tmp_path_factory.mktemp("pictures")
+    for i in range(N):
+        ramp = np.broadcast_to((10 * i + np.arange(40) // 5)[:, None, None], (40, 30, 3))
+        Image.fromarray(ramp.astype(np.uint8)).save(path / f"{i:02}.png")
+    return str(path)
+
+
+@pytest.fixture(params=["demo", "folder"])
+def cfg(request, folder):
+    fixed = {"source": request.param, "size": 16, "batch_size": 4, "workers": 2, "seed": 1}
+    if request.param == "folder":
+        return DataConfig(**fixed, path=folder, val_share=0.32)
+    return DataConfig(**fixed, n_train=15, n_val=7)
+
+
+def take(iterator, n):
+    return [next(iterator) for _ in range(n)]
+
+
+def assert_equal(batches, others):
+    for a, b in zip(batches, others, strict=True):
+        assert set(a) == set(b)
+        for key in a:
+            np.testing.assert_array_equal(a[key], b[key])
+
+
+def keys(cfg, batches):
+    """One name an example: crops of a folder's image keep its tens of grey, and scenes are all different."""
+    images = np.concatenate([batch["image"] for batch in batches])
+    if cfg.source == "folder":
+        return [int(image.min() * 127.5 + 127.6) // 10 for image in images]
+    return [image.tobytes() for image in images]
+
+
+def test_batches_have_the_promised_shapes_and_types(cfg):
+    batch = next(make_batches(cfg, "train"))
+    assert batch["image"].shape == (4, 16, 16, 3) and batch["image"].dtype == np.float32
+    assert batch["image"].min() >= -1 and batch["image"].max() <= 1
+    assert batch["class_label"].shape == (4,) and batch["class_label"].dtype == np.int32
+    if cfg.source == "demo":
+        assert batch["segmentation"].shape == (4, 16, 16) and batch["segmentation"].dtype == np.int32
+        assert batch["depth"].shape == (4, 16, 16) and batch["depth"].dtype == np.float32
+    assert num_examples(cfg, "train") == 15 and num_examples(cfg, "val") == 7
+    assert class_names(cfg) == (demo.CLASS_NAMES if cfg.source == "demo" else None)
+
+
+def test_every_epoch_holds_every_example_once(cfg):
+    names = keys(cfg, take(make_batches(cfg, "train"), 15))  # 60 examples, four epochs
+    epochs = [names[i : i + 15] for i in range(0, 60, 15)]
+    assert all(len(set(epoch)) == 15 and set(epoch) == set(epochs[0]) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+@pytest.mark.parametrize("start", [1, 3, 4, 9])  # the first epoch ends within step 3
+def test_resume_is_exact(cfg, start):
+    whole = take(make_batches(cfg, "train"), 12)
+    assert_equal(whole[start:], take(make_batches(cfg, "train", start_step=start), 12 - start))
+
+
+def test_the_seed_changes_the_order(cfg):
+    other = DataConfig(**{**vars(cfg), "seed": 2})
+    assert keys(cfg, take(make_batches(cfg, "train"), 3)) != keys(other, take(make_batches(other, "train"), 3))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_together_have_the_batch_of_one(cfg, split, count):
+    whole = make_batches(cfg, split)
+    parts = [make_batches(cfg, split, process_index=i, process_count=count) for i in range(count)]
+    for _ in range(5 if split == "train" else 2):
+        batch, local = next(whole), [next(part) for part in parts]
+        joined = {key: np.concatenate([part[key] for part in local]) for key in batch}
+        assert_equal([batch], [joined])
+    if split == "val":
+        assert [next(iterator, None) for iterator in (whole, *parts)] == [None] * (count + 1)
+
+
+def test_validation_is_one_padded_pass_in_order(cfg):
+    batches = list(make_batches(cfg, "val"))
+    assert len(batches) == 2 and all(batch["image"].shape[0] == 4 for batch in batches)
+    valid = np.concatenate([batch["valid"] for batch in batches])
+    np.testing.assert_array_equal(valid, [1] * 7 + [0])
+    assert_equal(batches, list(make_batches(cfg, "val")))
+    assert_equal(batches[1:], list(make_batches(cfg, "val", start_step=1)))
+    held_out, training = keys(cfg, batches)[:7], keys(cfg, take(make_batches(cfg, "train"), 4))
+    assert len(set(held_out)) == 7 and not set(held_out) & set(training)
+    if cfg.source == "folder":
+        assert held_out == sorted(held_out)
+
+
+def test_augmentation_is_for_training_and_new_each_epoch(folder):
+    settings = {"source": "folder", "path": folder, "size": 16, "batch_size": N, "val_path": folder}
+    epochs = take(make_batches(DataConfig(**settings), "train"), 2)
+    tops = [{int(image.min() * 127.5 + 127.6) // 10: image[0, 0, 0] for image in batch["image"]} for batch in epochs]
+    assert np.mean([tops[0][i] != tops[1][i] for i in tops[0]]) > 0.5
+    plain = DataConfig(**settings, random_crop=False, flip=False)
+    images = np.sort(next(make_batches(plain, "train"))["image"].reshape(N, -1), axis=0)
+    np.testing.assert_array_equal(images, np.sort(next(make_batches(plain, "val"))["image"].reshape(N, -1), axis=0))
+
+
+def test_a_batch_may_be_larger_than_the_data(cfg):
+    large = DataConfig(**{**vars(cfg), "batch_size": 40})
+    assert len(set(keys(large, take(make_batches(large, "train"), 2)))) == 15
+    (batch,) = make_batches(large, "val")
+    assert batch["valid"].sum() == 7
+
+
+def test_demo_scenes_are_drawn_once_within_bounded_memory(monkeypatch):
+    from taming_jax.data import pipeline
+
+    drawn = []
+    real = demo.DemoScenes.__getitem__
+    monkeypatch.setattr(demo.DemoScenes, "__getitem__", lambda self, i: drawn.append(i) or real(self, i))
+    monkeypatch.setattr(pipeline, "DEMO_MEMORY", 16 * 16 * 8 * 10)  # room for ten scenes
+    kept = DataConfig(size=16, batch_size=10, n_train=10, seed=77)
+    batches = take(make_batches(kept, "train"), 5)
+    assert sorted(drawn) == list(range(10))
+    assert_equal(batches[3:], take(make_batches(kept, "train", start_step=3), 2))
+    drawn.clear()
+    iterator = make_batches(DataConfig(size=16, batch_size=20, n_train=20, seed=77), "train")
+    take(iterator, 2)
+    iterator.close()
+    assert len(drawn) >= 30
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"source": "imagenet"}, "unknown data source 'imagenet'; known: demo, folder, tfds"),
+        ({"source": "folder"}, "'folder' needs `path`"),
+        ({"size": 100_000}, "size is 100000; it must be from 8 to 4096"),
+        ({"size": 0}, "size is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"val_share": 1.5}, "val_share is 1.5"),
+        ({"n_train": 0}, "n_train is 0"),
+        ({"seed": -1}, "seed is -1"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**settings)
+
+
+def test_bad_requests():
+    cfg = DataConfig(size=16, batch_size=6)
+    with pytest.raises(ValueError, match="batch_size 6 cannot be shared by 4 processes"):
+        make_batches(cfg, "train", process_count=4)
+    with pytest.raises(ValueError, match="process_index is 2, but there are 2"):
+        make_batches(cfg, "train", process_index=2, process_count=2)
+    with pytest.raises(ValueError, match="start_step is -1"):
+        make_batches(cfg, "train", start_step=-1)
+    with pytest.raises(ValueError, match="unknown split 'test'; known: train, val"):
+        make_batches(cfg, "test")
+    with pytest.raises(ValueError, match="16 or more"):
+        make_batches(DataConfig(size=8), "train")
+
+
+def data_threads():
+    return [thread for thread in threading.enumerate() if thread.name == "data"]
+
+
+def test_prefetching_works_ahead_and_stops():
+    made = []
+    iterator = Prefetched((made.append(i) or i for i in range(100)), depth=2)
+    assert take(iterator, 3) == [0, 1, 2]
+    time.sleep(0.2)
+    assert 5 <= len(made) <= 7
+    iterator.close()
+    assert next(iterator, "end") == "end" and len(made) <= 8
+    before = len(data_threads())
+    iterator = Prefetched(iter(range(100)), depth=2)
+    assert len(data_threads()) == before + 1
+    del iterator
+    assert len(data_threads()) == before
+    assert list(Prefetched(iter(range(5)), depth=2)) == [0, 1, 2, 3, 4]
+
+
+def test_an_error_in_the_background_reaches_the_reader():
+    def items():
+        yield 1
+        raise ValueError("broken")
+
+    iterator = Prefetched(items(), depth=2)
+    assert next(iterator) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(iterator)
+    assert next(iterator, "end") == "end"
+
+
+def run(program, *arguments):
+    command = [sys.executable, "-W", "error", "-c", program, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_the_demo_needs_no_tensorflow():
+    result = run("""
+import sys
+sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None  # importing them now raises ImportError
+from taming_jax.data.pipeline import DataConfig, make_batches
+print(next(make_batches(DataConfig(size=32), "train"))["image"].shape)
+try:
+    make_batches(DataConfig(source="tfds"), "train")
+except ValueError as error:
+    print(error)
+""")
+    assert result.returncode == 0, result.stderr
+    assert "(8, 32, 32, 3)" in result.stdout and "pip install tensorflow-cpu" in result.stdout
+
+
+def test_a_program_may_end_in_the_middle_of_training(folder):
+    program = """
+import sys
+from taming_jax.data.pipeline import DataConfig, make_batches
+batches = make_batches(DataConfig(source="folder", path=sys.argv[1], size=16, workers=2), "train")
+print(next(batches)["image"].shape)
+"""
+    result = run(program, folder)
+    assert result.returncode == 0, result.stderr
+    assert "(8, 16, 16, 3)" in result.stdout and "Traceback" not in result.stderr and "Fatal" not in result.stderr
