@@ -1,0 +1,88 @@
+"""From logits to one drawn token: temperature, top-k, top-p (nucleus sampling, arXiv 1904.09751) and greedy."""
+
+import math
+from dataclasses import dataclass
+from numbers import Integral, Real
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+@dataclass(frozen=True)
+class Filters:
+    """How tokens are drawn. Applied in this order; each works alone or together with the others.
+
+    temperature: logits are divided by it; below 1 bolder, above 1 more varied; 0 is greedy (always the likeliest).
+    top_k: only the k likeliest tokens can be drawn; None or a k of at least the vocabulary keeps all.
+    top_p: of these, only the likeliest that together just exceed the probability p; None or 1 keeps all.
+
+    Raises ValueError for a value outside these ranges.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self):
+        t, k, p = self.temperature, self.top_k, self.top_p
+        if not _is(t, Real) or not math.isfinite(t) or t < 0:
+            raise ValueError(f"temperature is {t!r}, but must be finite and at least 0; 0 is greedy, 1 the default")
+        if k is not None and (not _is(k, Integral) or k < 1):
+            raise ValueError(f"top_k is {k!r}, but must be an integer of at least 1; None switches the filter off")
+        if p is not None and (not _is(p, Real) or not 0 < p <= 1):
+            raise ValueError(f"top_p is {p!r}, but must be above 0 and at most 1; None (or 1) switches the filter off")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+
+def filter_logits(logits: Array, top_k: int | None = None, top_p: float | Array | None = None) -> Array:
+    """The logits (..., n) in float32, with -inf for the tokens that the filters exclude; at least one a row stays.
+
+    Top-k comes first, then top-p on the renormalised rest; the token with which the sum of probabilities passes top_p
+    still stays, and so do tokens that tie with the last one kept. `top_k` is a Python int (it gives the program its
+    shape), `top_p` may be traced. Ranges as in Filters, which checks them.
+    """
+    logits = logits.astype(jnp.float32)
+    n = logits.shape[-1]
+    if top_k is not None and top_k < n:
+        best = jax.lax.top_k(logits, top_k)[0]  # (..., k), descending: no need to sort all n
+    elif top_p is not None:
+        best = jnp.sort(logits, axis=-1, descending=True)
+    else:
+        return logits
+    lowest = best[..., -1:]  # (..., 1), the smallest logit to keep
+    if top_p is not None:
+        probabilities = jax.nn.softmax(best, axis=-1)
+        before = jnp.cumsum(probabilities, axis=-1) - probabilities  # exactly 0 at the first, which therefore stays
+        # A sum can pass 1 by rounding, and top_p = 1 must keep everything.
+        keep = (before <= top_p) | (jnp.asarray(top_p) >= 1)
+        lowest = jnp.min(jnp.where(keep, best, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(logits >= lowest, logits, -jnp.inf)
+
+
+def draw(
+    keys: Array,
+    logits: Array,
+    temperature: float | Array = 1.0,
+    top_k: int | None = None,
+    top_p: float | Array | None = None,
+    greedy: bool = False,
+) -> Array:
+    """One token a row: keys (b,), logits (b, n) -> int32 (b,).
+
+    Every row has its own key, so its token does not depend on the rest of the batch. `temperature` (above 0) and
+    `top_p` may be traced; `top_k` and `greedy` are static. Greedy ignores keys and filters. Everything in float32.
+    """
+    logits = logits.astype(jnp.float32)
+    if greedy:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    # Shifted first, so that dividing by a tiny temperature overflows towards -inf only.
+    logits = (logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature
+    return jax.vmap(jax.random.categorical)(keys, filter_logits(logits, top_k, top_p)).astype(jnp.int32)
+
+
+def _is(value, kind: type) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
