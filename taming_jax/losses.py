@@ -1,0 +1,45 @@
+"""Losses: arrays in, scalars out, all in float32."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+def l1(x: Array, y: Array) -> Array:
+    """Mean absolute difference over everything."""
+    return jnp.mean(jnp.abs(x.astype(jnp.float32) - y.astype(jnp.float32)))
+
+
+def hinge_d_loss(real: Array, fake: Array) -> Array:
+    """Discriminator's hinge loss on its logits (Lim & Ye 2017), halved: 1 for an undecided one, 0 at best."""
+    return 0.5 * (jnp.mean(jax.nn.relu(1.0 - real)) + jnp.mean(jax.nn.relu(1.0 + fake)))
+
+
+def vanilla_d_loss(real: Array, fake: Array) -> Array:
+    """Discriminator's cross-entropy on its logits (Goodfellow et al. 2014), halved: ln 2 for an undecided one."""
+    return 0.5 * (jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake)))
+
+
+D_LOSSES = {"hinge": hinge_d_loss, "vanilla": vanilla_d_loss}
+
+
+def g_loss(fake: Array) -> Array:
+    """Generator's loss on the discriminator's logits: the lower, the more real its images look."""
+    return -jnp.mean(fake)
+
+
+def adaptive_weight(nll_grad: Array, g_grad: Array, cap: float = 1e4) -> Array:
+    """|nll_grad| / |g_grad| in [0, cap] (Esser et al. 2021, equation 7): brings the two gradients to equal length.
+
+    The gradients are those at the decoder's last convolution. Computed in float32: squares of small gradients vanish in
+    lower precision, and with them the denominator.
+    """
+    norm = lambda g: jnp.sqrt(jnp.sum(g.astype(jnp.float32) ** 2))
+    return jax.lax.stop_gradient(jnp.clip(norm(nll_grad) / (norm(g_grad) + 1e-4), 0.0, cap))
+
+
+def token_cross_entropy(logits: Array, ids: Array) -> Array:
+    """logits (b, l, n), ids (b, l) -> (b, l) float32, the negative log-likelihood of each token in nats."""
+    logits = logits.astype(jnp.float32)
+    chosen = jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - chosen

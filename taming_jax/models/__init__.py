@@ -1,0 +1,1 @@
+"""The networks, one frozen dataclass of settings beside each."""

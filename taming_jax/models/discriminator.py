@@ -1,0 +1,70 @@
+"""PatchGAN discriminator: a logit for every overlapping patch (Isola et al. 2017, section 3.2.2)."""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from taming_jax.nn.conv import SAME3, ActNorm, BatchNorm, Conv
+
+NORMS: dict[str, type[nn.Module]] = {"batch": BatchNorm, "actnorm": ActNorm}
+
+
+@dataclass(frozen=True)
+class DiscriminatorConfig:
+    """Settings of a discriminator. The defaults are the published ones.
+
+    in_channels: of the images; ndf: width of the first layer, doubled by each further one up to eightfold.
+    n_layers: layers of stride 2; norm: "batch" or "actnorm".
+    dtype: "float32" or "bfloat16", of the convolutions; parameters, statistics and logits stay float32.
+    """
+
+    in_channels: int = 3
+    ndf: int = 64
+    n_layers: int = 3
+    norm: str = "batch"
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        for name in ("in_channels", "ndf", "n_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.norm not in NORMS:
+            raise ValueError(f"unknown discriminator norm {self.norm!r}; known: {', '.join(sorted(NORMS))}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
+
+
+class Discriminator(nn.Module):
+    """Images (b, H, W, c) -> logits (b, h, w, 1) float32, high where a patch looks real.
+
+    Collection `batch_stats` holds the running statistics; training calls move it (`mutable=["batch_stats"]`).
+    """
+
+    config: DiscriminatorConfig
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        cfg = self.config
+        if x.ndim != 4 or x.shape[-1] != cfg.in_channels:
+            raise ValueError(f"the discriminator expects images (b, H, W, {cfg.in_channels}), got shape {x.shape}")
+        smallest = 3 * 2**cfg.n_layers  # leaves 3 x 3, and each of the two last layers takes one away
+        if min(x.shape[1:3]) < smallest:
+            raise ValueError(
+                f"images of {x.shape[1]} x {x.shape[2]} pixels are too small for {cfg.n_layers} layers: "
+                f"at least {smallest} a side; set n_layers lower"
+            )
+        dtype = jnp.dtype(cfg.dtype)
+
+        def conv(i, h, features, stride, **kwargs):
+            init = nn.initializers.normal(0.02)
+            return Conv(features, 4, stride, SAME3, kernel_init=init, name=f"conv_{i}", **kwargs)(h)
+
+        h = nn.leaky_relu(conv(0, x, cfg.ndf, 2, dtype=dtype), 0.2)
+        for i in range(1, cfg.n_layers + 1):
+            stride = 2 if i < cfg.n_layers else 1
+            # A bias before batch normalisation would be subtracted again.
+            h = conv(i, h, cfg.ndf * min(2**i, 8), stride, use_bias=cfg.norm != "batch", dtype=dtype)
+            h = nn.leaky_relu(NORMS[cfg.norm](dtype=dtype, name=f"norm_{i}")(h, train=train), 0.2)
+        return conv(cfg.n_layers + 1, h, 1, 1)

@@ -1,0 +1,199 @@
+"""The first stage: an autoencoder whose bottleneck is a grid of codes (Esser, Rombach & Ommer 2021, 3.1, table 7)."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+
+from taming_jax.nn.conv import Conv, ResBlock, SpatialAttention, conv1x1, double, downsample, group_norm
+from taming_jax.nn.quantize import QUANTIZERS, Quantized
+
+
+@dataclass(frozen=True)
+class VQGANConfig:
+    """Settings of a first stage. The defaults are the published f16 network with 1024 codes.
+
+    resolution: side in pixels from which `attn_resolutions` count; images of other sizes go in all the same.
+    in_channels, out_channels: of the images; they differ from 3 for label maps and depth.
+    ch, ch_mult: width, and its multiple at each level; the factor is 2 to the number of levels less one.
+    num_res_blocks: residual blocks a level (the decoder has one more).
+    attn_resolutions: sides of the feature maps that get self-attention after each block.
+    z_channels: width of the encoder's output; embed_dim: of the codes; n_embed: how many codes.
+    dropout: share dropped in each residual block in training, in [0, 1).
+    norm_groups: groups of every GroupNorm; must divide all widths.
+    quantizer: a name in QUANTIZERS; beta, legacy_beta: weight of the quantizer's loss and on which term it lies.
+    dtype: "float32" or "bfloat16", of the convolutions; parameters, statistics, codes and output stay float32.
+    """
+
+    resolution: int = 256
+    in_channels: int = 3
+    out_channels: int = 3
+    ch: int = 128
+    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+    num_res_blocks: int = 2
+    attn_resolutions: tuple[int, ...] = (16,)
+    z_channels: int = 256
+    embed_dim: int = 256
+    n_embed: int = 1024
+    dropout: float = 0.0
+    norm_groups: int = 32
+    quantizer: str = "vq"
+    beta: float = 0.25
+    legacy_beta: bool = True
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        widths = ("in_channels", "out_channels", "ch", "z_channels", "embed_dim")
+        for name in ("resolution", "num_res_blocks", "n_embed", "norm_groups", *widths):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not self.ch_mult or min(self.ch_mult) < 1:
+            raise ValueError(f"ch_mult must hold at least one level, each at least 1, got {self.ch_mult}")
+        for width in {self.ch, *(self.ch * m for m in self.ch_mult)}:
+            if width % self.norm_groups:
+                raise ValueError(
+                    f"a width of {width} channels (ch {self.ch}, ch_mult {self.ch_mult}) is not divisible by "
+                    f"norm_groups {self.norm_groups}; take a divisor of every width"
+                )
+        if self.resolution % self.factor:
+            raise ValueError(
+                f"resolution {self.resolution} is not divisible by the factor {self.factor} that the "
+                f"{len(self.ch_mult)} levels of ch_mult make"
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if self.quantizer not in QUANTIZERS:
+            raise ValueError(f"unknown quantizer {self.quantizer!r}; known: {', '.join(sorted(QUANTIZERS))}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
+
+    @property
+    def factor(self) -> int:
+        """Pixels a side that share one code."""
+        return 2 ** (len(self.ch_mult) - 1)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of codes of an image. Raises ValueError where the factor does not divide its sides."""
+        if height < 1 or width < 1 or height % self.factor or width % self.factor:
+            raise ValueError(
+                f"an image of {height} x {width} pixels is not divisible by the factor {self.factor}; "
+                f"crop or resize it to multiples of {self.factor}"
+            )
+        return height // self.factor, width // self.factor
+
+    def level_has_attention(self, level: int) -> bool:
+        return self.resolution // 2**level in self.attn_resolutions
+
+
+def _layers(config: VQGANConfig):
+    """The constructors of one network's blocks, with its settings filled in: (dtype, block, attention, norm)."""
+    dtype = jnp.dtype(config.dtype)
+    block = partial(ResBlock, groups=config.norm_groups, dropout=config.dropout, dtype=dtype)
+    attention = partial(SpatialAttention, groups=config.norm_groups, dtype=dtype)
+    return dtype, block, attention, partial(group_norm, config.norm_groups, dtype)
+
+
+class Encoder(nn.Module):
+    """Images (b, H, W, in_channels) -> (b, H/f, W/f, z_channels)."""
+
+    config: VQGANConfig
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        cfg = self.config
+        dtype, block, attention, norm = _layers(cfg)
+        h = Conv(cfg.ch, dtype=dtype, name="conv_in")(x)
+        for level, multiple in enumerate(cfg.ch_mult):
+            for i in range(cfg.num_res_blocks):
+                h = block(cfg.ch * multiple, name=f"down_{level}_block_{i}")(h, train=train)
+                if cfg.level_has_attention(level):
+                    h = attention(name=f"down_{level}_attn_{i}")(h)
+            if level < len(cfg.ch_mult) - 1:
+                h = downsample(cfg.ch * multiple, dtype, name=f"down_{level}_downsample")(h)
+        h = block(h.shape[-1], name="mid_block_0")(h, train=train)
+        h = attention(name="mid_attn")(h)
+        h = block(h.shape[-1], name="mid_block_1")(h, train=train)
+        h = nn.swish(norm(name="norm_out")(h))
+        return Conv(cfg.z_channels, dtype=dtype, name="conv_out")(h)
+
+
+class Decoder(nn.Module):
+    """Latents (b, h, w, z_channels) -> images (b, H, W, out_channels), and the features (b, H, W, ch) they come from.
+
+    The features are what the last convolution sees: the adaptive weight of the loss is a gradient at its kernel.
+    """
+
+    config: VQGANConfig
+
+    @nn.compact
+    def __call__(self, z: Array, *, train: bool = False) -> tuple[Array, Array]:
+        cfg = self.config
+        dtype, block, attention, norm = _layers(cfg)
+        h = Conv(cfg.ch * cfg.ch_mult[-1], dtype=dtype, name="conv_in")(z)
+        h = block(h.shape[-1], name="mid_block_0")(h, train=train)
+        h = attention(name="mid_attn")(h)
+        h = block(h.shape[-1], name="mid_block_1")(h, train=train)
+        for level in reversed(range(len(cfg.ch_mult))):  # levels are numbered as in the encoder: 0 is full size
+            width = cfg.ch * cfg.ch_mult[level]
+            for i in range(cfg.num_res_blocks + 1):
+                h = block(width, name=f"up_{level}_block_{i}")(h, train=train)
+                if cfg.level_has_attention(level):
+                    h = attention(name=f"up_{level}_attn_{i}")(h)
+            if level > 0:
+                h = Conv(width, dtype=dtype, name=f"up_{level}_upsample")(double(h))
+        h = nn.swish(norm(name="norm_out")(h))
+        # float32 from here: eight bits of mantissa are visible as banding, and this layer is cheap.
+        return Conv(cfg.out_channels, name="conv_out")(h), h
+
+
+class VQGAN(nn.Module):
+    """Encoder, quantizer, decoder. The methods are for `model.apply({"params": params}, ..., method=...)`."""
+
+    config: VQGANConfig
+
+    def setup(self):
+        cfg = self.config
+        self.encoder = Encoder(cfg)
+        self.decoder = Decoder(cfg)
+        self.quant_conv = conv1x1(cfg.embed_dim)
+        self.post_quant_conv = conv1x1(cfg.z_channels)
+        self.quantizer = QUANTIZERS[cfg.quantizer](cfg.n_embed, cfg.embed_dim, beta=cfg.beta, legacy=cfg.legacy_beta)
+
+    def pre_quant(self, x: Array, train: bool = False) -> Array:
+        """Images (b, H, W, in_channels) -> latents (b, h, w, embed_dim) before quantization."""
+        if x.ndim != 4 or x.shape[-1] != self.config.in_channels:
+            raise ValueError(f"expected images (b, H, W, {self.config.in_channels}), got an array of shape {x.shape}")
+        self.config.grid(*x.shape[1:3])
+        return self.quant_conv(self.encoder(x, train=train))
+
+    def encode(self, x: Array, train: bool = False) -> Quantized:
+        """Images (b, H, W, in_channels) in [-1, 1] -> Quantized on a grid (b, H/f, W/f).
+
+        Raises ValueError where the channels are others or the factor does not divide the sides.
+        """
+        return self.quantizer(self.pre_quant(x, train), train=train)
+
+    def decode(self, z: Array, train: bool = False) -> Array:
+        """Codebook entries (b, h, w, embed_dim) -> images (b, H, W, out_channels) float32, about [-1, 1]."""
+        return self.decoder(self.post_quant_conv(z), train=train)[0]
+
+    def decode_ids(self, ids: Array) -> Array:
+        """ids (b, h, w) in [0, n_embed) -> images (b, H, W, out_channels) float32, about [-1, 1]."""
+        return self.decode(self.quantizer.lookup(ids))
+
+    def features(self, z: Array, train: bool = False) -> Array:
+        """Codebook entries (b, h, w, embed_dim) -> what the decoder's last convolution sees, (b, H, W, ch)."""
+        return self.decoder(self.post_quant_conv(z), train=train)[1]
+
+    def reconstruct(self, x: Array, train: bool = False) -> tuple[Array, Array, Quantized]:
+        """As `__call__`, with the decoder's features (b, H, W, ch) between the two."""
+        quantized = self.encode(x, train)
+        reconstruction, features = self.decoder(self.post_quant_conv(quantized.z), train=train)
+        return reconstruction, features, quantized
+
+    def __call__(self, x: Array, train: bool = False) -> tuple[Array, Quantized]:
+        """Images (b, H, W, in_channels) -> (reconstruction (b, H, W, out_channels) float32, Quantized)."""
+        reconstruction, _, quantized = self.reconstruct(x, train)
+        return reconstruction, quantized

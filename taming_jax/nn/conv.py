@@ -1,0 +1,173 @@
+"""Convolutional building blocks: convolution, normalisation, residual block, spatial attention, re-sampling.
+
+Images and feature maps are (b, h, w, c). `dtype` is the type of the arithmetic; parameters and the statistics of the
+normalisations are always float32.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+SAME3 = ((1, 1), (1, 1))
+
+
+def conv2d(x: Array, kernel: Array, stride: int = 1, padding=((0, 0), (0, 0))) -> Array:
+    """x (b, H, W, c) with kernel (k, k, c, d) -> (b, h, w, d), in the type of x. Linear in the kernel."""
+    return lax.conv_general_dilated(
+        x, kernel.astype(x.dtype), (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def uniform_fan_in(fan_in: int):
+    """PyTorch's default start of a convolution, weight and bias alike: uniform in +-1/sqrt(fan_in)."""
+
+    def init(key, shape, dtype=jnp.float32):
+        bound = fan_in**-0.5
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+class Conv(nn.Module):
+    """Convolution (b, H, W, c) -> (b, h, w, features) with explicit padding ((top, bottom), (left, right))."""
+
+    features: int
+    kernel_size: int = 3
+    stride: int = 1
+    padding: tuple = SAME3
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer | None = None  # None: PyTorch's default
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        k, c = self.kernel_size, x.shape[-1]
+        default = uniform_fan_in(k * k * c)
+        kernel = self.param("kernel", self.kernel_init or default, (k, k, c, self.features))
+        y = conv2d(x.astype(self.dtype), kernel, self.stride, self.padding)
+        if self.use_bias:
+            y = y + channels(self.param("bias", default, (self.features,))).astype(self.dtype)
+        return y
+
+
+def conv1x1(features: int, **kwargs) -> Conv:
+    return Conv(features, kernel_size=1, padding=((0, 0), (0, 0)), **kwargs)
+
+
+def channels(v: Array) -> Array:
+    """(c,) -> (1, 1, 1, c), to meet a feature map at equal rank."""
+    return v.reshape(1, 1, 1, -1)
+
+
+def group_norm(groups: int, dtype, name: str | None = None) -> nn.GroupNorm:
+    # The two-pass variance: E[x^2] - E[x]^2 loses digits where the mean is far from zero.
+    return nn.GroupNorm(groups, epsilon=1e-6, dtype=dtype, use_fast_variance=False, name=name)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over (b, h, w), with the running values PyTorch keeps.
+
+    Training uses the batch's own mean and biased variance - inside jit over a mesh that is the global batch - and moves
+    the running values in collection `batch_stats` by `momentum`, the variance as its unbiased estimate.
+    """
+
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        c = x.shape[-1]
+        scale = self.param("scale", lambda key, shape: 1 + 0.02 * jax.random.normal(key, shape), (c,))
+        bias = self.param("bias", nn.initializers.zeros, (c,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (c,))
+        x = x.astype(jnp.float32)
+        mean, var = running_mean.value, running_var.value
+        if train:
+            mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
+            if not self.is_initializing():
+                count = x.size // c
+                move = lambda old, new: old + self.momentum * (lax.stop_gradient(new) - old)
+                running_mean.value = move(running_mean.value, mean)
+                running_var.value = move(running_var.value, var * (count / max(count - 1, 1)))
+        y = (x - channels(mean)) * channels(scale * lax.rsqrt(var + self.epsilon)) + channels(bias)
+        return y.astype(self.dtype)
+
+
+class ActNorm(nn.Module):
+    """Affine layer that starts by normalising the first training batch it sees (Glow, Kingma & Dhariwal 2018, 3.1).
+
+    The start (`loc`, `scale` in collection `batch_stats`) is found inside the first training call, where parameters
+    cannot be written; the parameters are therefore offsets from it. Sums train exactly as the values themselves would.
+    """
+
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool) -> Array:
+        c = x.shape[-1]
+        loc_offset = self.param("loc", nn.initializers.zeros, (c,))
+        scale_offset = self.param("scale", nn.initializers.zeros, (c,))
+        loc = self.variable("batch_stats", "loc", jnp.zeros, (c,))
+        scale = self.variable("batch_stats", "scale", jnp.ones, (c,))
+        started = self.variable("batch_stats", "started", jnp.zeros, (), jnp.bool_)
+        x = x.astype(jnp.float32)
+        if train and not self.is_initializing():
+            batch = lax.stop_gradient(x)
+            loc.value = jnp.where(started.value, loc.value, -batch.mean((0, 1, 2)))
+            std = batch.std((0, 1, 2), ddof=1)
+            scale.value = jnp.where(started.value, scale.value, 1 / (std + 1e-6))
+            started.value = jnp.ones((), jnp.bool_)
+        y = channels(scale.value + scale_offset) * (x + channels(loc.value + loc_offset))
+        return y.astype(self.dtype)
+
+
+class ResBlock(nn.Module):
+    """Twice (norm, swish, 3x3 convolution) beside a shortcut: (b, h, w, c) -> (b, h, w, features)."""
+
+    features: int
+    groups: int = 32
+    dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, *, train: bool = False) -> Array:
+        h = nn.swish(group_norm(self.groups, self.dtype, "norm1")(x))
+        h = Conv(self.features, dtype=self.dtype, name="conv1")(h)
+        h = nn.swish(group_norm(self.groups, self.dtype, "norm2")(h))
+        h = nn.Dropout(self.dropout, deterministic=not train)(h)
+        h = Conv(self.features, dtype=self.dtype, name="conv2")(h)
+        if x.shape[-1] != self.features:
+            x = conv1x1(self.features, dtype=self.dtype, name="shortcut")(x)  # of the block's input, not of h
+        return x + h
+
+
+class SpatialAttention(nn.Module):
+    """Single-head self-attention over all positions of a feature map, with a residual: shape kept."""
+
+    groups: int = 32
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        b, h, w, c = x.shape
+        normed = group_norm(self.groups, self.dtype, "norm")(x)
+        q, k, v = (conv1x1(c, dtype=self.dtype, name=n)(normed).reshape(b, h * w, c) for n in "qkv")
+        scores = jnp.einsum("bqc,bkc->bqk", q, k).astype(jnp.float32) * c**-0.5
+        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
+        out = jnp.einsum("bqk,bkc->bqc", weights, v).reshape(b, h, w, c)
+        return x + conv1x1(c, dtype=self.dtype, name="proj_out")(out)
+
+
+def downsample(features: int, dtype, name: str) -> Conv:
+    """Halve the sides: stride 2, padded at the bottom and the right only."""
+    return Conv(features, stride=2, padding=((0, 1), (0, 1)), dtype=dtype, name=name)
+
+
+def double(x: Array) -> Array:
+    """(b, h, w, c) -> (b, 2h, 2w, c): nearest neighbour."""
+    b, h, w, c = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
+    return x.reshape(b, 2 * h, 2 * w, c)

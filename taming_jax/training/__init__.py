@@ -1,0 +1,1 @@
+"""Train states, train steps and the loop that drives them."""

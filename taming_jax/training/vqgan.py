@@ -1,0 +1,253 @@
+"""Training of the first stage: the state of its two networks and the step that updates them in turn.
+
+Esser, Rombach & Ommer 2021, equations 4 to 7. One step updates the generator, runs it again, and updates the
+discriminator on the new reconstructions. Over a mesh a batch is one batch: statistics, means and the adaptive weight
+are the global ones.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jax import Array
+
+from taming_jax.losses import D_LOSSES, adaptive_weight, g_loss, l1
+from taming_jax.models.discriminator import Discriminator
+from taming_jax.models.lpips import LPIPS
+from taming_jax.models.vqgan import VQGAN
+from taming_jax.nn.conv import SAME3, conv2d
+from taming_jax.nn.quantize import count_codes
+
+
+@dataclass(frozen=True)
+class VQGANLossConfig:
+    """Weights and schedule of the loss. The defaults are the published training's, with the discriminator from step 0.
+
+    pixel_weight, perceptual_weight: of the mean absolute difference and of LPIPS, which together are the "nll". Without
+        a perceptual weight no LPIPS is computed and no weight file needed.
+    codebook_weight: of the quantizer's loss.
+    disc_weight: of the adversarial term, times the adaptive weight; 0 means no discriminator at all.
+    disc_loss: "hinge" or "vanilla".
+    disc_start: the step from which the generator hears the discriminator.
+    disc_learn_start: the step from which the discriminator learns, at most disc_start; None: disc_start. One that
+        learned for some thousand steps before it is heard does not wreck the reconstructions when it is.
+    disc_ramp: steps over which the generator hears it ever louder, from disc_start; 0: at once.
+    adaptive_cap: largest adaptive weight (before disc_weight).
+    fixed_weight: disc_weight alone, with no adaptive weight.
+    lpips_path: the converted weights, needed where perceptual_weight > 0.
+    """
+
+    perceptual_weight: float = 1.0
+    pixel_weight: float = 1.0
+    codebook_weight: float = 1.0
+    disc_weight: float = 0.8
+    disc_loss: str = "hinge"
+    disc_start: int = 0
+    disc_learn_start: int | None = None
+    disc_ramp: int = 0
+    adaptive_cap: float = 1e4
+    fixed_weight: bool = False
+    lpips_path: str = "weights/lpips_vgg16.npz"
+
+    def __post_init__(self):
+        for name in ("perceptual_weight", "pixel_weight", "codebook_weight", "disc_weight", "disc_start", "disc_ramp"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.adaptive_cap <= 0:
+            raise ValueError(f"adaptive_cap must be above 0, got {self.adaptive_cap}")
+        if self.disc_loss not in D_LOSSES:
+            raise ValueError(f"unknown disc_loss {self.disc_loss!r}; known: {', '.join(sorted(D_LOSSES))}")
+        if self.disc_learn_start is not None and not 0 <= self.disc_learn_start <= self.disc_start:
+            raise ValueError(
+                f"disc_learn_start {self.disc_learn_start} must lie in 0 .. disc_start {self.disc_start}: "
+                "the generator would hear an untrained discriminator"
+            )
+
+    def heard(self, step: Array) -> Array:
+        """How loud the generator hears the discriminator at a step, in [0, 1]."""
+        ramp = max(self.disc_ramp, 1)
+        return jnp.clip((step - self.disc_start + 1) / ramp, 0.0, 1.0).astype(jnp.float32)
+
+    def learns(self, step: Array) -> Array:
+        """1 where the discriminator learns at a step, else 0."""
+        start = self.disc_start if self.disc_learn_start is None else self.disc_learn_start
+        return (step >= start).astype(jnp.float32)
+
+
+@struct.dataclass
+class VQGANState:
+    """Everything that training changes. Without a discriminator its fields are empty."""
+
+    step: Array  # () int32, steps done
+    params: Any  # generator; all that encoding and decoding need
+    disc_params: Any
+    batch_stats: Any  # the discriminator's running statistics
+    opt_state: Any
+    disc_opt_state: Any
+
+
+def make_state(key: Array, model: VQGAN, disc: Discriminator | None, optimizers, image_shape) -> VQGANState:
+    """A fresh state; pure, so that `jit(make_state, out_shardings=...)` makes every array where it belongs.
+
+    `optimizers` is (generator's, discriminator's); `image_shape` (H, W, c), with or without leading batch.
+    """
+    tx, disc_tx = optimizers
+    key, disc_key = jax.random.split(key)
+    image = jnp.zeros((1, *image_shape[-3:]), jnp.float32)
+    params = model.init(key, image)["params"]
+    disc_params, batch_stats, disc_opt_state = {}, {}, ()
+    if disc is not None:
+        variables = disc.init(disc_key, image)
+        disc_params, batch_stats = variables["params"], variables["batch_stats"]
+        disc_opt_state = disc_tx.init(disc_params)
+    return VQGANState(jnp.zeros((), jnp.int32), params, disc_params, batch_stats, tx.init(params), disc_opt_state)
+
+
+def make_train_step(
+    model: VQGAN,
+    disc: Discriminator | None,
+    loss: VQGANLossConfig,
+    tx: optax.GradientTransformation,
+    disc_tx: optax.GradientTransformation | None = None,
+    lpips_params: dict | None = None,
+) -> Callable[[VQGANState, dict, Array], tuple[VQGANState, dict[str, Array]]]:
+    """The function `step(state, batch, key) -> (state, metrics)`, to be jitted with the state donated.
+
+    `batch["image"]` is (b, H, W, c) float32 in [-1, 1]; `key` is this step's own. Metrics are float32 scalars:
+    total_loss, nll_loss (= rec_loss), l1_loss, quant_loss, those of the quantizer, and where they are computed p_loss,
+    g_loss, d_weight, disc_factor, disc_loss, logits_real, logits_fake. Raises ValueError where a network is
+    missing that the weights ask for.
+
+    A caller that jits may hand `lpips_params` to the step as a fourth argument, which keeps 59 MB of constants out of
+    the compiled program; otherwise those given here are used.
+    """
+    adversarial = loss.disc_weight > 0
+    if adversarial and (disc is None or disc_tx is None):
+        raise ValueError(f"disc_weight {loss.disc_weight} needs a discriminator and its optimizer; 0 means none")
+    if loss.perceptual_weight > 0 and lpips_params is None:
+        raise ValueError(f"perceptual_weight {loss.perceptual_weight} needs LPIPS parameters; 0 means no LPIPS")
+
+    def step(state, batch, key, lpips_params=lpips_params):
+        images, keys = batch["image"], jax.random.split(key)
+        grads, state, metrics = generator_gradients(state, images, keys[0], lpips_params)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        state = state.replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+        if adversarial:
+            state, disc_metrics = update_discriminator(state, images, keys[1])
+            metrics |= disc_metrics
+        return state.replace(step=state.step + 1), metrics
+
+    def reconstruct(params, images, key):
+        names = ("dropout", "quantize")
+        rngs = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+        return model.apply({"params": params}, images, True, rngs=rngs, method=VQGAN.reconstruct)
+
+    def run_disc(params, batch_stats, images):
+        variables = {"params": params, "batch_stats": batch_stats}
+        logits, moved = disc.apply(variables, images, train=True, mutable=["batch_stats"])
+        return logits, moved["batch_stats"]
+
+    def generator_gradients(state, images, key, lpips_params):
+        def forward(params):
+            reconstruction, features, quantized = reconstruct(params, images, key)
+            return (reconstruction, quantized.loss), (features, quantized.metrics)
+
+        (fake, quant_loss), backward, (features, quant_metrics) = jax.vjp(forward, state.params, has_aux=True)
+        nll_of = partial(_nll, loss, LPIPS(jnp.dtype(model.config.dtype)), lpips_params, images)
+        (nll, parts), fake_grad = jax.value_and_grad(nll_of, has_aux=True)(fake)
+        total = nll + loss.codebook_weight * quant_loss
+        metrics = {"nll_loss": nll, "rec_loss": nll, "quant_loss": quant_loss, **parts, **quant_metrics}
+        if adversarial:
+
+            def adversarial_loss(fake):
+                logits, batch_stats = run_disc(state.disc_params, state.batch_stats, fake)
+                return g_loss(logits), batch_stats
+
+            (g, batch_stats), g_grad = jax.value_and_grad(adversarial_loss, has_aux=True)(fake)
+            state = state.replace(batch_stats=batch_stats)
+            weight = _generator_weight(loss, state.params, features, fake_grad, g_grad)
+            factor = loss.heard(state.step)
+            # The weight is no function of the parameters here, so one pull-back serves both terms.
+            fake_grad = fake_grad + factor * weight * g_grad
+            total = total + factor * weight * g
+            metrics |= {"g_loss": g, "d_weight": weight, "disc_factor": factor}
+        (grads,) = backward((fake_grad, jnp.asarray(loss.codebook_weight, jnp.float32)))
+        return grads, state, {"total_loss": total, **metrics}
+
+    def update_discriminator(state, images, key):
+        fake, _, _ = reconstruct(state.params, images, key)
+        learns = loss.learns(state.step)
+
+        def disc_loss(params):
+            # Reals first: each call moves the running statistics.
+            real_logits, batch_stats = run_disc(params, state.batch_stats, images)
+            fake_logits, batch_stats = run_disc(params, batch_stats, fake)
+            metrics = {"logits_real": jnp.mean(real_logits), "logits_fake": jnp.mean(fake_logits)}
+            # Before its start the gradients are zero, and Adam counts the step without moving anything.
+            return learns * D_LOSSES[loss.disc_loss](real_logits, fake_logits), (batch_stats, metrics)
+
+        (value, (batch_stats, metrics)), grads = jax.value_and_grad(disc_loss, has_aux=True)(state.disc_params)
+        updates, opt_state = disc_tx.update(grads, state.disc_opt_state, state.disc_params)
+        disc_params = optax.apply_updates(state.disc_params, updates)
+        state = state.replace(disc_params=disc_params, batch_stats=batch_stats, disc_opt_state=opt_state)
+        return state, {"disc_loss": value, **metrics}
+
+    return step
+
+
+def make_eval_step(model: VQGAN, lpips_params: dict | None = None) -> Callable[[Any, dict], dict[str, Array]]:
+    """The function `evaluate(params, batch) -> dict`, to be jitted.
+
+    Sums over the images of a batch, to be added up and divided by "n": "l1_sum", "mse_sum" (of values in [-1, 1]),
+    "psnr_sum" (dB, of images clipped to [-1, 1]), with LPIPS parameters "lpips_sum"; "code_counts" (n_embed,); and the
+    "reconstruction" (b, H, W, c) itself. Images where `batch["valid"]` (b,) is False count nowhere; without it all do.
+    """
+    distance = LPIPS(jnp.dtype(model.config.dtype))
+
+    def evaluate(params, batch, lpips_params=lpips_params):
+        images = batch["image"]
+        fake, quantized = model.apply({"params": params}, images)
+        valid = batch.get("valid", jnp.ones(images.shape[:1], jnp.bool_)).astype(jnp.float32)
+        mean = lambda x: jnp.mean(x, axis=(1, 2, 3))
+        total = lambda per_image: jnp.sum(jnp.where(valid > 0, per_image, 0.0))
+        counted = jnp.broadcast_to(valid[:, None, None], quantized.ids.shape)
+        clipped = mean((jnp.clip(images, -1, 1) - jnp.clip(fake, -1, 1)) ** 2)
+        sums = {
+            "n": valid.sum(),
+            "l1_sum": total(mean(jnp.abs(images - fake))),
+            "mse_sum": total(mean((images - fake) ** 2)),
+            # The range is 2, so the peak's square is 4; identical images stop at 100 dB.
+            "psnr_sum": total(-10 * jnp.log10(jnp.maximum(clipped / 4, 1e-10))),
+            "code_counts": count_codes(quantized.ids, model.config.n_embed, counted),
+            "reconstruction": fake,
+        }
+        if lpips_params is not None:
+            sums["lpips_sum"] = total(distance.apply({"params": lpips_params}, images, fake))
+        return sums
+
+    return evaluate
+
+
+def _nll(loss, distance, lpips_params, images, fake):
+    """The reconstruction part of the loss and what it consists of."""
+    parts = {"l1_loss": l1(images, fake)}
+    value = loss.pixel_weight * parts["l1_loss"]
+    if loss.perceptual_weight > 0:
+        parts["p_loss"] = jnp.mean(distance.apply({"params": lpips_params}, images, fake))
+        value = value + loss.perceptual_weight * parts["p_loss"]
+    return value, parts
+
+
+def _generator_weight(loss, params, features, nll_grad, g_grad):
+    """disc_weight times the adaptive weight. Gradients at the last kernel need that convolution's pull-back alone."""
+    if loss.fixed_weight:
+        return jnp.asarray(loss.disc_weight, jnp.float32)
+    features = features.astype(jnp.float32)
+    kernel = params["decoder"]["conv_out"]["kernel"]
+    _, at_kernel = jax.vjp(lambda kernel: conv2d(features, kernel, padding=SAME3), kernel)
+    return loss.disc_weight * adaptive_weight(at_kernel(nll_grad)[0], at_kernel(g_grad)[0], loss.adaptive_cap)
