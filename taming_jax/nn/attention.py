@@ -1,0 +1,112 @@
+"""Causal self-attention with a functional key/value cache, and the transformer block around it (paper, section 3.2)."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class Cache(NamedTuple):
+    """Keys and values of one layer for the positions seen so far; the rest is zero and masked.
+
+    key, value: (b, L, heads, d / heads), L the longest sequence the cache can hold.
+    """
+
+    key: jax.Array
+    value: jax.Array
+
+
+def attention_mask(start: jax.Array | int, queries: int, keys: int, n_unmasked: int = 0) -> jax.Array:
+    """Boolean (1, 1, queries, keys): query i stands at position start + i and sees the positions up to its own.
+
+    The first `n_unmasked` positions also see one another.
+    """
+    query = start + jnp.arange(queries)[:, None]
+    key = jnp.arange(keys)[None, :]
+    mask = key <= query
+    if n_unmasked:
+        mask |= (query < n_unmasked) & (key < n_unmasked)
+    return mask[None, None]
+
+
+class CausalSelfAttention(nn.Module):
+    """Multi-head attention over (b, l, d), each position seeing itself and those before it."""
+
+    n_head: int
+    n_unmasked: int = 0
+    attention_dropout: float = 0.0
+    residual_dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, cache: Cache | None = None, start=0, train: bool = False):
+        """Without a cache: x is the whole sequence. With one: x holds the positions from `start` on, their keys and
+        values are written into the cache, and the queries read what it then holds. Returns (y, cache)."""
+        b, length, d = x.shape
+        heads = (b, length, self.n_head, d // self.n_head)
+        query = linear(d, "query", self.dtype)(x).reshape(heads)
+        key = linear(d, "key", self.dtype)(x).reshape(heads)
+        value = linear(d, "value", self.dtype)(x).reshape(heads)
+        if cache is not None:
+            key = jax.lax.dynamic_update_slice_in_dim(cache.key, key.astype(cache.key.dtype), start, axis=1)
+            value = jax.lax.dynamic_update_slice_in_dim(cache.value, value.astype(cache.value.dtype), start, axis=1)
+            cache = Cache(key, value)
+        mask = attention_mask(start, length, key.shape[1], self.n_unmasked)
+        if train and self.attention_dropout:
+            y = self._attend_with_dropout(query, key, value, mask)
+        else:
+            y = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        y = linear(d, "out", self.dtype)(y.reshape(b, length, d))
+        return nn.Dropout(self.residual_dropout, deterministic=not train)(y), cache
+
+    def _attend_with_dropout(self, query, key, value, mask):
+        """The fused attention has no dropout on its weights, so they are written out here."""
+        logits = jnp.einsum("bqhc,bkhc->bhqk", query, key).astype(jnp.float32) * query.shape[-1] ** -0.5
+        weights = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf))
+        weights = nn.Dropout(self.attention_dropout, deterministic=False)(weights)
+        return jnp.einsum("bhqk,bkhc->bqhc", weights.astype(self.dtype), value)
+
+
+class MLP(nn.Module):
+    """d -> 4 d -> d with the exact (erf) GELU."""
+
+    residual_dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, train: bool = False):
+        d = x.shape[-1]
+        hidden = jax.nn.gelu(linear(4 * d, "up", self.dtype)(x), approximate=False)  # (b, l, 4 d)
+        y = linear(d, "down", self.dtype)(hidden)
+        return nn.Dropout(self.residual_dropout, deterministic=not train)(y)
+
+
+class Block(nn.Module):
+    """Pre-LayerNorm transformer block: attention, then MLP, each added to the stream."""
+
+    n_head: int
+    n_unmasked: int = 0
+    attention_dropout: float = 0.0
+    residual_dropout: float = 0.0
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, *, cache: Cache | None = None, start=0, train: bool = False):
+        attend = CausalSelfAttention(
+            self.n_head, self.n_unmasked, self.attention_dropout, self.residual_dropout, self.dtype, name="attention"
+        )
+        y, cache = attend(layer_norm("norm_attention", self.dtype)(x), cache=cache, start=start, train=train)
+        x = x + y
+        mlp = MLP(self.residual_dropout, self.dtype, name="mlp")
+        return x + mlp(layer_norm("norm_mlp", self.dtype)(x), train=train), cache
+
+
+def linear(features: int, name: str, dtype, use_bias: bool = True) -> nn.Dense:
+    """A dense layer as GPT starts it: weights N(0, 0.02), bias zero."""
+    return nn.Dense(features, use_bias=use_bias, kernel_init=nn.initializers.normal(0.02), dtype=dtype, name=name)
+
+
+def layer_norm(name: str, dtype) -> nn.LayerNorm:
+    """LayerNorm with PyTorch's epsilon; its statistics are float32 whatever the compute type."""
+    return nn.LayerNorm(epsilon=1e-5, dtype=dtype, use_fast_variance=False, name=name)

@@ -1,0 +1,75 @@
+"""Frozen dataclasses of settings from plain mappings and back, refusing what does not fit."""
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any], name: str = "config") -> T:
+    """Build the settings dataclass `cls`, and those inside it, from `values`; `name` is what the user calls them.
+
+    Lists become tuples and integers floats where the field asks for it. Raises ValueError for unknown or missing keys
+    and for values that are of another type than the field's, or that the dataclass refuses.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ValueError(f"{name} has unknown key(s) {', '.join(unknown)}; known keys: {', '.join(sorted(fields))}.")
+    missing = sorted(
+        key
+        for key, field in fields.items()
+        if key not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    )
+    if missing:
+        raise ValueError(f"{name} needs the key(s) {', '.join(missing)}; add {name}.{missing[0]}.")
+    hints = typing.get_type_hints(cls)
+    fitted = {key: _fit(value, hints[key], f"{name}.{key}") for key, value in values.items()}
+    try:
+        return cls(**fitted)
+    except ValueError as error:
+        if str(error).startswith("config"):
+            raise
+        raise ValueError(f"{name}: {error}") from error
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """The reverse of `from_dict`, ready for JSON."""
+    return {key: _plain(value) for key, value in dataclasses.asdict(settings).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _fit(value: Any, hint: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return from_dict(hint, value, where)  # type: ignore[arg-type]
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        for argument in arguments:
+            if argument is not type(None):
+                try:
+                    return _fit(value, argument, where)
+                except ValueError:
+                    continue
+    elif origin is tuple:
+        if isinstance(value, (list, tuple)):
+            return tuple(_fit(item, arguments[0], where) for item in value)
+    elif hint is float:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return float(value)
+    elif hint is int:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return value
+    elif isinstance(value, hint):
+        return value
+    expected = hint.__name__ if isinstance(hint, type) else str(hint)
+    raise ValueError(f"{where} is {value!r} ({type(value).__name__}), but it must be {expected}.")

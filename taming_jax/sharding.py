@@ -1,0 +1,119 @@
+"""Devices: the start of the distributed runtime, the mesh, and where parameters and batches live on it."""
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXES = ("data", "fsdp", "tensor")
+
+# Which mesh axis splits which dimension, by the end of the parameter's path; the first match counts, and what matches
+# nothing is replicated. Optimizer states hold the same paths below their own, so they follow their parameters.
+RULES: tuple[tuple[str, P], ...] = (
+    (r"token/embedding$", P("tensor", "fsdp")),
+    (r"position$", P(None, "fsdp")),
+    (r"(query|key|value|up)/kernel$", P("fsdp", "tensor")),
+    (r"(query|key|value|up)/bias$", P("tensor")),
+    (r"attention/out/kernel$", P("tensor", "fsdp")),
+    (r"down/kernel$", P("tensor", "fsdp")),
+    (r"head/kernel$", P("fsdp", "tensor")),
+    (r"conv[^/]*/kernel$", P(None, None, None, "fsdp")),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis; one of them may be -1 and takes what is left.
+
+    data: copies of the model. fsdp: the batch and the parameters are split. tensor: layers are split.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+def start_distributed() -> None:
+    """Join the other processes where the environment says that there are any; a single process does nothing.
+
+    Looks for JAX_COORDINATOR_ADDRESS (with JAX_NUM_PROCESSES and JAX_PROCESS_ID), a TPU pod slice, or Slurm with more
+    than one task. To be called before any other use of JAX.
+    """
+    environment = os.environ
+    if "JAX_COORDINATOR_ADDRESS" in environment:
+        jax.distributed.initialize(
+            environment["JAX_COORDINATOR_ADDRESS"],
+            num_processes=int(environment["JAX_NUM_PROCESSES"]),
+            process_id=int(environment["JAX_PROCESS_ID"]),
+        )
+    elif "," in environment.get("TPU_WORKER_HOSTNAMES", "") or int(environment.get("SLURM_NTASKS", "1")) > 1:
+        jax.distributed.initialize()
+
+
+def make_mesh(config: MeshConfig = MeshConfig(), devices: list | None = None) -> Mesh:
+    """The (data, fsdp, tensor) mesh over `devices` (default: all). Raises ValueError where the product does not fit."""
+    devices = jax.devices() if devices is None else devices
+    sizes = [config.data, config.fsdp, config.tensor]
+    fixed = int(np.prod([size for size in sizes if size != -1]))
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise ValueError(f"config.mesh is {sizes}, but each axis must be at least 1 and only one may be -1.")
+    if -1 not in sizes and fixed < len(devices) and jax.process_count() == 1:
+        devices = devices[:fixed]  # the rest is left to other programs
+    if len(devices) % fixed or (-1 not in sizes and fixed != len(devices)):
+        raise ValueError(
+            f"config.mesh {dict(zip(AXES, sizes, strict=True))} does not fit {len(devices)} device(s); "
+            "choose sizes whose product is their number, or -1 for one axis."
+        )
+    sizes = [len(devices) // fixed if size == -1 else size for size in sizes]
+    return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def check_batch(batch_size: int, mesh: Mesh) -> None:
+    """Raise ValueError when the global batch does not split evenly over the devices that share it."""
+    shares = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size % shares:
+        raise ValueError(
+            f"config.data.batch_size={batch_size} (the global batch) is not divisible by the {shares} devices that "
+            f"share it (mesh data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']}); choose a multiple of {shares}."
+        )
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """First dimension split over data and fsdp, the rest whole."""
+    return NamedSharding(mesh, P(("data", "fsdp")))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P())
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's share of the batch, as numpy, -> global arrays split over the mesh."""
+    sharding = batch_sharding(mesh)
+    return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
+
+
+def state_shardings(abstract_state: Any, mesh: Mesh, rules: tuple[tuple[str, P], ...] = RULES) -> Any:
+    """For each array of the state (as `jax.eval_shape` gives it) the sharding that the rules name.
+
+    An axis that does not divide its dimension is left out, so that small networks need no rules of their own.
+    """
+
+    def place(path, leaf) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for pattern, spec in rules:
+            if re.search(pattern, name) and len(spec) <= leaf.ndim:
+                fitting = (
+                    axis if axis is not None and leaf.shape[i] % mesh.shape[axis] == 0 else None
+                    for i, axis in enumerate(spec)
+                )
+                return NamedSharding(mesh, P(*fitting))
+        return replicated(mesh)
+
+    return jax.tree_util.tree_map_with_path(place, abstract_state)

@@ -1,0 +1,118 @@
+"""VQGAN, condition, token order and GPT as one model: batch to sequence, logits to loss positions, ids to pixels."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from taming_jax import permuters
+from taming_jax.conditioning import Condition
+from taming_jax.losses import token_cross_entropy
+from taming_jax.models.gpt import GPT
+from taming_jax.models.vqgan import VQGAN
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoStage:
+    """The static parts; parameters are passed to each function, so it can be closed over by compiled ones.
+
+    grid: (h, w) of the training images' codes. order: a name of `permuters.ORDERS`.
+    pkeep: share of input image ids kept in training; the others are replaced by random ids, the targets stay.
+    Raises ValueError where the parts do not fit.
+    """
+
+    first_stage: VQGAN
+    gpt: GPT
+    condition: Condition
+    grid: tuple[int, int]
+    order: str = "row_major"
+    pkeep: float = 1.0
+
+    def __post_init__(self):
+        settings, codes, needed = self.gpt.config, self.n_codes, max(self.n_codes, self.condition.vocabulary)
+        if settings.vocab_size < needed:
+            raise ValueError(
+                f"transformer.vocab_size={settings.vocab_size}, but the first stage has {codes} codes and the "
+                f"condition {self.condition.vocabulary} ids; set it to at least {needed}."
+            )
+        length = self.condition.length + self.length - 1
+        if settings.block_size < length:
+            raise ValueError(
+                f"transformer.block_size={settings.block_size}, but {self.condition.length} condition and "
+                f"{self.length} image tokens ({self.grid[0]} x {self.grid[1]}) need {length}; raise it or use smaller "
+                f"images."
+            )
+        if not 0 < self.pkeep <= 1:
+            raise ValueError(f"config.pkeep={self.pkeep}, but it is a share in (0, 1].")
+        self.sequence_order()  # refuses an unknown name or a grid that the order cannot walk
+
+    @property
+    def n_codes(self) -> int:
+        """Ids an image token can take."""
+        return self.first_stage.config.n_embed
+
+    @property
+    def length(self) -> int:
+        """Image tokens in a sequence."""
+        return self.grid[0] * self.grid[1]
+
+    def sequence_order(self) -> np.ndarray:
+        """int32 (l,): which grid position, in row-major order, stands at each place of the sequence."""
+        return _order(self.order, *self.grid)
+
+    def to_sequence(self, ids: jax.Array) -> jax.Array:
+        """int32 (b, h, w) -> (b, l)."""
+        return ids.reshape(ids.shape[0], -1)[:, self.sequence_order()]
+
+    def to_grid(self, sequence: jax.Array) -> jax.Array:
+        """int32 (b, l) -> (b, h, w)."""
+        inverse = permuters.inverse(self.sequence_order())
+        return sequence[:, inverse].reshape(sequence.shape[0], *self.grid)
+
+    def encode(self, first_params: Any, images: jax.Array) -> jax.Array:
+        """float32 (b, H, W, c) in [-1, 1] -> int32 (b, h, w), nothing flowing back."""
+        quantized = self.first_stage.apply({"params": first_params}, images, method="encode")
+        return jax.lax.stop_gradient(quantized.ids)
+
+    def decode(self, first_params: Any, ids: jax.Array) -> jax.Array:
+        """int32 (b, h, w) -> float32 (b, H, W, c) in about [-1, 1]."""
+        return self.first_stage.apply({"params": first_params}, ids, method="decode_ids")
+
+    def logits(self, params: Any, condition: jax.Array, sequence: jax.Array, **options: Any) -> jax.Array:
+        """Condition (b, k) and image tokens (b, l) -> float32 (b, l, n): the prediction of each image token."""
+        inputs = jnp.concatenate([condition, sequence[:, :-1]], axis=1)  # (b, k + l - 1)
+        logits = self.gpt.apply({"params": params}, inputs, **options)
+        return logits[:, condition.shape[1] - 1 :]
+
+    def corrupt(self, key: jax.Array, sequence: jax.Array) -> jax.Array:
+        """Replace a share of 1 - pkeep of the tokens by random ids."""
+        if self.pkeep == 1:
+            return sequence
+        key_mask, key_ids = jax.random.split(key)
+        keep = jax.random.bernoulli(key_mask, self.pkeep, sequence.shape)
+        return jnp.where(keep, sequence, jax.random.randint(key_ids, sequence.shape, 0, self.n_codes))
+
+    def token_nll(
+        self, params: Any, first_params: Any, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None
+    ) -> jax.Array:
+        """Negative log-likelihood of each image token in nats, float32 (b, l) in sequence order (paper, equation 6).
+
+        With a key it is training: dropout and `corrupt` are on.
+        """
+        sequence = self.to_sequence(self.encode(first_params, batch["image"]))
+        condition = self.condition.tokens(batch, sequence.shape[0])
+        inputs, options = sequence, {}
+        if key is not None:
+            key_corrupt, key_dropout = jax.random.split(key)
+            inputs = self.corrupt(key_corrupt, sequence)
+            options = {"train": True, "rngs": {"dropout": key_dropout}}
+        return token_cross_entropy(self.logits(params, condition, inputs, **options), sequence)
+
+
+@functools.lru_cache(maxsize=64)
+def _order(name: str, h: int, w: int) -> np.ndarray:
+    return permuters.order(name, h, w)

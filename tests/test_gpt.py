@@ -1,0 +1,117 @@
+"""The transformer: equal to the original's numbers, with its cache and without, training included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from golden import gpt_params, weights
+
+from taming_jax.losses import token_cross_entropy
+from taming_jax.models.gpt import GPT, GPTConfig
+from taming_jax.nn.attention import attention_mask
+from taming_jax.training.optim import OptimizerConfig, make_optimizer
+
+SETTINGS = GPTConfig(vocab_size=96, block_size=65, n_layer=3, n_head=4, n_embd=64)
+
+
+@pytest.fixture(scope="module", params=["gpt", "gpt_n_unmasked"])
+def case(request, golden):
+    """(name, model, arrays, params)."""
+    arrays = golden(request.param)
+    n_layer = len({name.split(".")[2] for name in arrays if name.startswith("weight/transformer.blocks.")})
+    n_unmasked = 0 if request.param == "gpt" else 17
+    model = GPT(GPTConfig(vocab_size=96, block_size=65, n_layer=n_layer, n_head=4, n_embd=64, n_unmasked=n_unmasked))
+    return request.param, model, arrays, gpt_params(weights(arrays))
+
+
+def test_logits_and_loss_are_the_originals(case):
+    _, model, arrays, params = case
+    logits = jax.jit(model.apply)({"params": params}, arrays["tokens"])
+    scale = np.abs(arrays["logits"]).max()
+    np.testing.assert_allclose(logits, arrays["logits"], atol=1e-4 * scale, rtol=0)
+    loss = token_cross_entropy(logits[:, :-1], arrays["tokens"][:, 1:]).mean()
+    np.testing.assert_allclose(loss, arrays["loss"], rtol=1e-4)
+
+
+def test_cache_gives_what_the_whole_sequence_gives(case):
+    _, model, arrays, params = case
+    tokens, prefix = jnp.asarray(arrays["tokens"]), 17
+    whole = jax.jit(model.apply)({"params": params}, tokens)
+    cache = model.init_cache(len(tokens), tokens.shape[1])
+    feed = jax.jit(lambda ids, cache, start: model.apply({"params": params}, ids, cache=cache, start=start))
+    logits, cache = feed(tokens[:, :prefix], cache, 0)
+    parts = [logits]
+    for position in range(prefix, tokens.shape[1]):
+        logits, cache = feed(tokens[:, position : position + 1], cache, position)
+        parts.append(logits)
+    np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole, atol=2e-5)
+
+
+def test_five_adamw_steps_are_the_originals(golden):
+    arrays, model = golden("gpt"), GPT(SETTINGS)
+    params = gpt_params(weights(arrays))
+    settings = OptimizerConfig(learning_rate=float(arrays["lr"]), per_sample=False, weight_decay=0.01)
+    optimizer = make_optimizer(settings, batch_size=3, steps=5)
+    opt_state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, opt_state, tokens):
+        def loss_of(params):
+            logits = model.apply({"params": params}, tokens[:, :-1])
+            return token_cross_entropy(logits, tokens[:, 1:]).mean()
+
+        loss, gradients = jax.value_and_grad(loss_of)(params)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state, loss
+
+    for i in range(5):
+        params, opt_state, loss = step(params, opt_state, arrays[f"step{i}_tokens"])
+        np.testing.assert_allclose(loss, arrays["train_losses"][i], rtol=2e-4)
+    # A key's bias moves no output, so its gradient is rounding noise, which Adam turns into steps of full length.
+    wanted = jax.tree_util.tree_flatten_with_path(gpt_params(weights(arrays, "after/")))[0]
+    for (path, value), got in zip(wanted, jax.tree.leaves(params), strict=True):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if not name.endswith("key/bias"):
+            np.testing.assert_allclose(got, value, atol=2e-3 * max(np.abs(value).max(), 1e-2), err_msg=name)
+
+
+def test_dropout_is_on_in_training_only():
+    model = GPT(GPTConfig(vocab_size=8, block_size=4, n_layer=1, n_head=1, n_embd=8, attention_dropout=0.5))
+    ids = jnp.array([[1, 2, 3, 4]])
+    variables = model.init(jax.random.key(0), ids)
+    still = model.apply(variables, ids)
+    moving = [model.apply(variables, ids, train=True, rngs={"dropout": jax.random.key(i)}) for i in range(2)]
+    assert not np.allclose(moving[0], moving[1])
+    np.testing.assert_array_equal(still, model.apply(variables, ids))
+
+
+def test_mask_is_causal_but_for_the_leading_positions():
+    np.testing.assert_array_equal(attention_mask(0, 4, 4)[0, 0], np.tri(4, dtype=bool))
+    free = np.tri(4, dtype=bool)
+    free[:2, :2] = True
+    np.testing.assert_array_equal(attention_mask(0, 4, 4, n_unmasked=2)[0, 0], free)
+    np.testing.assert_array_equal(attention_mask(2, 1, 4)[0, 0], [[True, True, True, False]])
+
+
+def test_bfloat16_stays_close_and_keeps_float32_parameters(golden):
+    arrays = golden("gpt")
+    model = GPT(GPTConfig(vocab_size=96, block_size=65, n_layer=3, n_head=4, n_embd=64, dtype="bfloat16"))
+    fresh = jax.eval_shape(model.init, jax.random.key(0), arrays["tokens"])
+    assert {leaf.dtype for leaf in jax.tree.leaves(fresh)} == {jnp.dtype("float32")}
+    logits = jax.jit(model.apply)({"params": gpt_params(weights(arrays))}, arrays["tokens"])
+    assert logits.dtype == jnp.float32
+    loss = token_cross_entropy(logits[:, :-1], arrays["tokens"][:, 1:]).mean()
+    np.testing.assert_allclose(loss, arrays["loss"], rtol=1e-2)
+
+
+def test_bad_settings_and_long_sequences_are_refused():
+    with pytest.raises(ValueError, match=r"n_embd=10 is not divisible by n_head=4"):
+        GPTConfig(n_embd=10, n_head=4)
+    with pytest.raises(ValueError, match=r"vocab_size=0"):
+        GPTConfig(vocab_size=0)
+    with pytest.raises(ValueError, match=r"dtype='int8'"):
+        GPTConfig(dtype="int8")
+    model = GPT(GPTConfig(vocab_size=8, block_size=4, n_layer=1, n_head=1, n_embd=8))
+    with pytest.raises(ValueError, match=r"5 tokens does not fit transformer.block_size=4"):
+        jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 5), jnp.int32))

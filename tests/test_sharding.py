@@ -1,0 +1,54 @@
+"""Meshes, where arrays go on them, and the sizes that are refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from taming_jax.models.gpt import GPT, GPTConfig
+from taming_jax.sharding import MeshConfig, check_batch, make_mesh, put_batch, state_shardings
+
+
+def test_one_axis_takes_what_is_left():
+    assert dict(make_mesh(MeshConfig(-1, 2, 2)).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert make_mesh().devices.size == 8
+    assert make_mesh(MeshConfig(data=3)).devices.size == 3  # leaves the others alone
+
+
+@pytest.mark.parametrize("sizes", [(-1, 3, 1), (-1, -1, 1), (0, 1, 1), (16, 1, 1)])
+def test_sizes_that_do_not_fit_are_refused(sizes):
+    with pytest.raises(ValueError, match=r"config\.mesh"):
+        make_mesh(MeshConfig(*sizes))
+
+
+def test_a_batch_that_does_not_split_is_refused_with_both_numbers():
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    check_batch(8, mesh)
+    with pytest.raises(ValueError, match=r"batch_size=6 .* 4 devices"):
+        check_batch(6, mesh)
+
+
+def test_a_batch_is_split_over_data_and_fsdp():
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    array = put_batch({"image": np.arange(8.0)}, mesh)["image"]
+    assert {shard.data.shape for shard in array.addressable_shards} == {(2,)}
+    np.testing.assert_array_equal(array, np.arange(8.0))
+
+
+def test_transformer_parameters_and_their_optimizer_state_are_split():
+    mesh = make_mesh(MeshConfig(2, 2, 2))
+    model = GPT(GPTConfig(vocab_size=64, block_size=8, n_layer=1, n_head=2, n_embd=16))
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"]
+    placed = state_shardings({"params": params, "opt_state": ({"mu": params},)}, mesh)
+    for tree in (placed["params"], placed["opt_state"][0]["mu"]):
+        assert tree["block_0"]["mlp"]["up"]["kernel"].spec == P("fsdp", "tensor")
+        assert tree["block_0"]["mlp"]["down"]["kernel"].spec == P("tensor", "fsdp")
+        assert tree["token"]["embedding"].spec == P("tensor", "fsdp")
+        assert tree["block_0"]["norm_mlp"]["scale"].spec == P()
+
+
+def test_an_axis_that_does_not_divide_is_left_out():
+    mesh = make_mesh(MeshConfig(1, 4, 2))
+    placed = state_shardings({"head": {"kernel": jax.ShapeDtypeStruct((6, 8), jnp.float32)}}, mesh)
+    assert placed["head"]["kernel"].spec == P(None, "tensor")

@@ -1,0 +1,206 @@
+"""The two-stage model: the original's numbers from image to tokens and back, and sampling's properties."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from golden import first_stage_params, gpt_params, weights
+
+from taming_jax import permuters
+from taming_jax.conditioning import ClassLabel, ConditionConfig, NoCondition, make_condition
+from taming_jax.generate import FirstStage, Generator
+from taming_jax.losses import token_cross_entropy
+from taming_jax.models.gpt import GPT, GPTConfig
+from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.sampling.decode import image_keys
+from taming_jax.sampling.filters import draw
+from taming_jax.sharding import MeshConfig, make_mesh
+from taming_jax.two_stage import TwoStage
+
+FIRST = VQGAN(
+    VQGANConfig(resolution=32, ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=32, embed_dim=16, n_embed=64)
+)
+SECOND = GPT(GPTConfig(vocab_size=64, block_size=257, n_layer=2, n_head=4, n_embd=64))
+SMALL = VQGAN(
+    VQGANConfig(
+        resolution=8,
+        ch=8,
+        ch_mult=(1, 1),
+        num_res_blocks=1,
+        attn_resolutions=(),
+        z_channels=8,
+        embed_dim=8,
+        n_embed=20,
+        norm_groups=4,
+    )
+)
+
+
+@pytest.fixture(scope="module", params=["class_conditional", "unconditional"])
+def case(request, golden):
+    """(generator with the original's weights, its arrays, the condition as keywords)."""
+    arrays = golden(request.param)
+    state = weights(arrays)
+    first = FirstStage(FIRST, first_stage_params(state), make_mesh(MeshConfig(data=1)))
+    by_class = request.param == "class_conditional"
+    model = TwoStage(FIRST, SECOND, ClassLabel(10) if by_class else NoCondition(), grid=(16, 16))
+    given = {"class_label": arrays["class_label"]} if by_class else {}
+    return Generator(model, gpt_params(state), first), arrays, given
+
+
+def test_ids_logits_and_loss_are_the_originals(case):
+    generator, arrays, given = case
+    model = generator.model
+    ids = generator.first_stage.encode(arrays["image"])
+    np.testing.assert_array_equal(ids.reshape(2, -1), arrays["indices"])
+    sequence = model.to_sequence(ids)
+    logits = jax.jit(model.logits)(generator.params, model.condition.tokens(given, 2), sequence)
+    np.testing.assert_allclose(logits, arrays["logits"], atol=1e-4 * np.abs(arrays["logits"]).max(), rtol=0)
+    nll = token_cross_entropy(logits, sequence)
+    np.testing.assert_allclose(nll.mean(), arrays["loss"], rtol=1e-4)
+    np.testing.assert_allclose(generator.log_likelihood(ids, **given), -nll.sum(axis=1), rtol=1e-4)
+
+
+def test_greedy_tokens_and_their_image_are_the_originals(case):
+    generator, arrays, given = case
+    ids = generator.sample_ids(2, temperature=0.0, **given)
+    np.testing.assert_array_equal(ids.reshape(2, -1), arrays["greedy_tokens"])
+    images = generator.decode(ids)
+    scale = np.abs(arrays["greedy_image"]).max()
+    np.testing.assert_allclose(images, arrays["greedy_image"], atol=1e-4 * scale, rtol=0)
+
+
+def small(condition, order="row_major", grid=(4, 4), pkeep=1.0):
+    """A random model with a grid of few tokens."""
+    gpt = GPT(GPTConfig(vocab_size=24, block_size=20, n_layer=2, n_head=2, n_embd=16))
+    return TwoStage(SMALL, gpt, condition, grid, order, pkeep)
+
+
+@pytest.fixture(scope="module")
+def small_params():
+    params = jax.jit(small(NoCondition()).gpt.init)(jax.random.key(1), jnp.zeros((1, 2), jnp.int32))["params"]
+    return jax.tree.map(lambda leaf: leaf * 8 if leaf.ndim == 2 else leaf, params)  # far from uniform
+
+
+def generator_of(model, params, devices=1):
+    return Generator(model, params, FirstStage(SMALL, {}, make_mesh(MeshConfig(data=devices))))
+
+
+@pytest.mark.parametrize("order", ["row_major", "spiral_out", "z_curve"])
+def test_sampling_with_the_cache_is_sampling_without(small_params, order):
+    model = small(ClassLabel(10), order)
+    labels = np.array([3, 7])
+    ids = generator_of(model, small_params).sample_ids(2, class_label=labels, seed=5, top_k=9, temperature=0.8)
+
+    walk, apply = model.sequence_order(), jax.jit(model.gpt.apply)
+    keys, tokens = image_keys(5, 0, 2), jnp.zeros((2, 20), jnp.int32).at[:, 0].set(labels)  # one size: one program
+    for i, place in enumerate(walk):
+        logits = apply({"params": small_params}, tokens)[:, i, : model.n_codes]
+        place_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
+        tokens = tokens.at[:, i + 1].set(draw(place_keys, logits, 0.8, 9))
+    expected = np.asarray(tokens)[:, 1:17][:, permuters.inverse(walk)].reshape(2, 4, 4)
+    np.testing.assert_array_equal(ids, expected)
+    assert len(np.unique(ids)) > 3
+
+
+def test_an_image_is_the_same_in_any_batch_and_on_any_number_of_devices(small_params):
+    labels = np.arange(6)
+    one = generator_of(small(ClassLabel(10)), small_params)
+    together = np.asarray(one.sample_ids(6, class_label=labels, seed=2))
+    apart = [np.asarray(one.sample_ids(2, class_label=labels[i : i + 2], seed=2, first=i)) for i in (0, 2, 4)]
+    np.testing.assert_array_equal(together, np.concatenate(apart))
+    eight = generator_of(small(ClassLabel(10)), small_params, devices=8)
+    np.testing.assert_array_equal(together, eight.sample_ids(6, class_label=labels, seed=2))
+    assert not np.array_equal(together, one.sample_ids(6, class_label=labels, seed=3))
+
+
+def test_kept_ids_stay_and_condition_the_rest(small_params):
+    generator = generator_of(small(NoCondition()), small_params)
+    given, keep = np.arange(16).reshape(4, 4), np.zeros((4, 4), bool)
+    keep[:2] = True
+    ids = np.asarray(generator.sample_ids(3, given=given, keep=keep))
+    np.testing.assert_array_equal(ids[:, :2], np.broadcast_to(given[:2], (3, 2, 4)))
+    other = np.asarray(generator.sample_ids(3, given=given[::-1], keep=keep))
+    assert not np.array_equal(ids[:, 2:], other[:, 2:])
+
+
+def test_no_id_beyond_the_codes_is_drawn(small_params):
+    bias = {**small_params, "head": {"kernel": small_params["head"]["kernel"].at[:, 20:].mul(100.0)}}
+    ids = generator_of(small(NoCondition()), bias).sample_ids(8)
+    assert int(ids.max()) < SMALL.config.n_embed
+
+
+def test_sequence_and_grid_are_inverse():
+    ids = jnp.arange(32).reshape(2, 4, 4)
+    for order in permuters.ORDERS:
+        model = small(NoCondition(), order)
+        np.testing.assert_array_equal(model.to_grid(model.to_sequence(ids)), ids)
+
+
+def test_pkeep_replaces_that_share_of_inputs():
+    model = small(NoCondition(), pkeep=0.75)
+    sequence = jnp.full((64, 64), 22)  # no random id: it lies beyond the codes
+    changed = np.asarray(model.corrupt(jax.random.key(0), sequence) != sequence)
+    assert 0.2 < changed.mean() < 0.3
+    np.testing.assert_array_equal(small(NoCondition()).corrupt(jax.random.key(0), sequence), sequence)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_label": 10}, r"class 10 is out of range; this model knows 0\.\.9"),
+        ({"class_label": "cat"}, r"class 'cat' is unknown; known: dog, red fox"),
+        ({}, r"needs class_label"),
+        ({"class_label": [1, 2, 3]}, r"3 entries for 2 images"),
+        ({"class_label": 1, "depth": 0}, r"unknown argument\(s\) depth; this model takes class_label"),
+        ({"class_label": 1, "top_k": 0}, r"top_k is 0"),
+        ({"class_label": 1, "temperature": -1}, r"temperature is -1"),
+        ({"class_label": 1, "top_p": 0.0}, r"top_p is 0"),
+        ({"class_label": 1, "given": np.zeros((4, 4), int)}, r"given and keep go together"),
+        (
+            {"class_label": 1, "given": np.zeros((3, 4), int), "keep": np.ones((4, 4), bool)},
+            r"given has shape \(3, 4\)",
+        ),
+        ({"class_label": 1, "given": np.full((4, 4), 20), "keep": np.ones((4, 4), bool)}, r"codes 0\.\.19"),
+        ({"class_label": 1, "given": np.zeros((4, 4), int), "keep": np.ones((4, 4))}, r"keep is float64"),
+    ],
+)
+def test_bad_requests_are_refused(small_params, options, message):
+    names = ("dog", "red fox", *(f"class {i}" for i in range(8)))
+    generator = generator_of(small(ClassLabel(10, names)), small_params)
+    with pytest.raises(ValueError, match=message):
+        generator.sample_ids(2, **options)
+
+
+def test_classes_go_by_number_and_by_any_of_their_names():
+    condition = ClassLabel(3, ("tench, Tinca tinca", "goldfish", "shark"))
+    np.testing.assert_array_equal(condition.parse(["Tinca tinca", "2", 1, "Goldfish"], 4), [0, 2, 1, 1])
+    np.testing.assert_array_equal(condition.parse("shark", 2), [2, 2])
+
+
+def test_parts_that_do_not_fit_are_refused():
+    gpt = GPT(GPTConfig(vocab_size=10, block_size=20, n_layer=1, n_head=1, n_embd=8))
+    with pytest.raises(ValueError, match=r"vocab_size=10, but the first stage has 20 codes and the condition 1 ids"):
+        TwoStage(SMALL, gpt, NoCondition(), (4, 4))
+    with pytest.raises(ValueError, match=r"block_size=20, but 1 condition and 64 image tokens \(8 x 8\) need 64"):
+        TwoStage(SMALL, small(NoCondition()).gpt, NoCondition(), (8, 8))
+    with pytest.raises(ValueError, match=r"spiral"):
+        small(NoCondition(), order="zigzag")
+    with pytest.raises(ValueError, match=r"pkeep=0"):
+        small(NoCondition(), pkeep=0.0)
+    with pytest.raises(ValueError, match=r"kind='pose' is unknown; known: none, class_label"):
+        make_condition(ConditionConfig(kind="pose"))
+    with pytest.raises(ValueError, match=r"n_classes=0"):
+        make_condition(ConditionConfig(kind="class_label"))
+
+
+def test_images_of_another_range_or_shape_are_refused(case):
+    first = case[0].first_stage
+    with pytest.raises(ValueError, match=r"use images / 127.5 - 1"):
+        first.encode(np.full((1, 32, 32, 3), 200, np.uint8))
+    with pytest.raises(ValueError, match=r"expected \(b, H, W, 3\)"):
+        first.encode(np.zeros((32, 32, 3), np.float32))
+    with pytest.raises(ValueError, match=r"33"):
+        first.encode(np.zeros((1, 33, 32, 3), np.float32))
+    with pytest.raises(ValueError, match=r"codes 0\.\.63"):
+        first.decode(np.full((1, 2, 2), 64))
