@@ -1,0 +1,22 @@
+"""Second stage of the demo: scenes drawn by the class of their main object.
+
+python train_transformer.py --config=configs/demo_class.py
+python sample.py --config=configs/demo_class.py --config.sample.classes="red disk,blue diamond"
+
+Needs the first stage of configs/demo_vqgan.py. Hardware: 2 CPU cores, about 3 minutes. Expected: at least 90 % of the
+samples show the class asked for.
+"""
+
+from configs import common
+
+
+def get_config(arg: str = ""):
+    config = common.transformer("runs/demo_class", first_stage="runs/demo_vqgan")
+    config.data.update({"source": "demo", "size": 64, "batch_size": 32, "n_train": 4096, "n_val": 256})
+    config.condition.kind = "class_label"
+    config.transformer.update({"vocab_size": 128, "block_size": 64, "n_layer": 4, "n_head": 4, "n_embd": 128})
+    config.optimizer.update({"learning_rate": 2e-3, "per_sample": False, "schedule": "cosine", "warmup": 50})
+    config.train.update({"steps": 1000, "log_every": 20, "eval_every": 500, "image_every": 500, "save_every": 500})
+    config.train.update({"show": ("loss",), "monitor": "val/nll"})
+    config.sample.update({"n": 40, "batch_size": 40, "top_p": 0.95})
+    return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

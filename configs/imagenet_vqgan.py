@@ -1,0 +1,23 @@
+"""First stage of the paper on ImageNet at 256 x 256: f16 with 1024 codes, or 16384 with `imagenet_vqgan.py:16384`.
+
+python train_vqgan.py --config=configs/imagenet_vqgan.py --workdir=gs://BUCKET/imagenet_vqgan \
+    --config.data.path=gs://BUCKET/tfds
+
+Needs imagenet2012 prepared by TensorFlow Datasets, and the LPIPS weights (README.md). Hardware: 8 accelerators with 40
+GB or more at the global batch of 96. Published result: reconstruction FID on the validation set 7.94 with 1024 codes,
+4.98 with 16384.
+"""
+
+from configs import common
+
+
+def get_config(arg: str = ""):
+    words = common.arguments(arg, "16384")
+    config = common.vqgan("runs/imagenet_vqgan" + ("_16384" if "16384" in words else ""))
+    config.data.update({"source": "tfds", "name": "imagenet2012", "size": 256, "batch_size": 96})
+    config.model.update({"n_embed": 16384 if "16384" in words else 1024, "dtype": "bfloat16"})
+    config.loss.update({"disc_learn_start": 20_000, "disc_start": 25_000, "disc_ramp": 25_000})
+    config.train.update({"steps": 1_000_000, "log_every": 100, "eval_every": 10_000, "image_every": 5_000})
+    config.train.update({"save_every": 5_000, "monitor": "val/lpips"})
+    config.train.show = ("nll_loss", "quant_loss", "d_weight", "disc_loss")
+    return common.tiny_vqgan(config) if "tiny" in words else config

@@ -1,0 +1,181 @@
+"""Measure trained models over held-out data: as hooks of the training programs, and as a command.
+
+python -m taming_jax.evaluate --workdir=runs/demo_class [--out=DIR] [--samples=200]
+"""
+
+import argparse
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from taming_jax import checkpoint, sharding
+from taming_jax.data import demo, pipeline
+from taming_jax.generate import FirstStage, Generator, load
+from taming_jax.metrics.codebook import perplexity, usage
+from taming_jax.models.vqgan import VQGAN
+from taming_jax.settings import from_dict
+from taming_jax.training.report import grid
+from taming_jax.training.transformer import make_eval_step as make_token_eval
+from taming_jax.training.vqgan import make_eval_step as make_image_eval
+from taming_jax.two_stage import TwoStage
+
+PICTURES = 8  # images in a grid's row
+
+
+class FirstStageEvaluation:
+    """Reconstruction quality and codebook use over the validation split; compiled once, called with parameters."""
+
+    def __init__(self, model: VQGAN, data: pipeline.DataConfig, mesh: jax.sharding.Mesh, lpips_params: Any = None):
+        self.model, self.data, self.mesh = model, data, mesh
+        self._evaluate = jax.jit(make_image_eval(model, lpips_params))
+        self._pictures: np.ndarray | None = None
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        """Means over the images: psnr (dB), l1, ssim, quant_loss, lpips where there is one; of the codes: usage (share
+        of the codebook that occurs) and perplexity."""
+        sums: dict[str, jax.Array] = {}
+        for batch in _validation(self.data, self.mesh):
+            for name, value in self._evaluate(params, batch).items():
+                if name != "reconstruction":
+                    sums[name] = sums[name] + value if name in sums else value
+        n = float(sums.pop("n"))
+        counts = sums.pop("code_counts")
+        means = {name.removesuffix("_sum"): float(value) / n for name, value in sums.items()}
+        return {**means, "usage": float(usage(counts)), "perplexity": float(perplexity(counts))}
+
+    def pictures(self, params: Any) -> np.ndarray:
+        """Held-out images and their reconstructions, alternating rows of `PICTURES`: float32 (n, H, W, 3)."""
+        batch = next(_validation(self.data, self.mesh))
+        reconstruction = self._evaluate(params, batch)["reconstruction"]
+        return _rows(_whole(batch["image"]), _whole(reconstruction))
+
+
+class GeneratorEvaluation:
+    """Held-out likelihood, samples and completions of a transformer; compiled once, called with parameters."""
+
+    def __init__(self, model: TwoStage, first_stage: FirstStage, data: pipeline.DataConfig):
+        self.model, self.first_stage, self.data = model, first_stage, data
+        self._evaluate = jax.jit(make_token_eval(model))
+        self._generator: Generator | None = None
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        """nll: nats per token; bits_per_token."""
+        nll, n = 0.0, 0.0
+        for batch in _validation(self.data, self.first_stage.mesh):
+            sums = self._evaluate(params, self.first_stage.params, batch)
+            nll, n = nll + float(sums["nll"]), n + float(sums["n"])
+        return {"nll": nll / n, "bits_per_token": nll / n / math.log(2)}
+
+    def pictures(self, params: Any, options: Mapping[str, Any]) -> dict[str, tuple[np.ndarray, list[str]]]:
+        """Name -> (images, labels): samples, and completions of the upper half of held-out images below the originals'
+        reconstructions."""
+        generator = self._with(params)
+        condition = self.model.condition
+        batch = next(_validation(self.data, self.first_stage.mesh))
+        batch = {key: _whole(value)[:PICTURES] for key, value in batch.items()}
+        n = len(batch["image"])
+        given = {condition.key: batch[condition.key]} if condition.key else {}
+        ids = np.asarray(self.first_stage.encode(batch["image"]))
+        keep = np.zeros(ids.shape, bool)
+        keep[:, : ids.shape[1] // 2] = True
+        samples = generator.sample(n, **given, **options)
+        completed = generator.sample(n, **given, **options, given=ids, keep=keep)
+        labels = condition.describe(given.get(condition.key), n)
+        return {
+            "samples": (np.asarray(samples), labels),
+            "completions": (_rows(self.first_stage.decode(ids), completed), labels * 2),
+        }
+
+    def _with(self, params: Any) -> Generator:
+        if self._generator is None:
+            self._generator = Generator(self.model, params, self.first_stage)
+        self._generator.params = params
+        return self._generator
+
+
+def class_accuracy(generator: Generator, n: int, options: Mapping[str, Any]) -> float:
+    """Share of `n` class-conditional samples that the demo's rule-based reader reads as the class asked for."""
+    labels = np.arange(n) % demo.N_CLASSES
+    images = generator.sample(n, class_label=labels, **options)
+    return float(np.mean(demo.read_class(np.asarray(images)) == labels))
+
+
+def _validation(data: pipeline.DataConfig, mesh: jax.sharding.Mesh) -> Iterator[dict[str, jax.Array]]:
+    """The validation split as global batches. Raises ValueError where it is empty."""
+    if pipeline.num_examples(data, "val") == 0:
+        raise ValueError("the validation split has no images; raise config.data.val_share or set config.data.val_path.")
+    process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    for batch in pipeline.make_batches(data, "val", **process):
+        yield sharding.put_batch(batch, mesh)
+
+
+def _whole(array: jax.Array) -> np.ndarray:
+    """A global array as numpy on every process."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def _rows(above: Any, below: Any) -> np.ndarray:
+    """Two batches of the same length as alternating rows of `PICTURES`, at most two of each."""
+    above, below = np.asarray(above)[: 2 * PICTURES], np.asarray(below)[: 2 * PICTURES]
+    rows = [half[i : i + PICTURES] for i in range(0, len(above), PICTURES) for half in (above, below)]
+    return np.concatenate(rows)
+
+
+def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str, float]:
+    """Measure the model in `workdir`, write report.json, report.md and grids into `out`, and return the figures."""
+    model = load(workdir)
+    config = checkpoint.load_config(workdir)
+    data = from_dict(pipeline.DataConfig, {**config["data"], "batch_size": batch_size}, "config.data")
+    folder = epath.Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    first_stage = model.first_stage if isinstance(model, Generator) else model
+    lines = [f"# Report on {workdir}", "", "| measure | value |", "|---|---|"]
+
+    measure = FirstStageEvaluation(first_stage.model, data, first_stage.mesh)
+    figures = {f"reconstruction/{name}": value for name, value in measure(first_stage.params).items()}
+    pictures: dict[str, tuple[np.ndarray, list[str] | None]]
+    pictures = {"reconstructions": (measure.pictures(first_stage.params), None)}
+    if isinstance(model, Generator):
+        options = {key: config["sample"][key] for key in ("temperature", "top_k", "top_p")}
+        held_out = GeneratorEvaluation(model.model, first_stage, data)
+        figures |= {f"transformer/{name}": value for name, value in held_out(model.params).items()}
+        pictures |= held_out.pictures(model.params, options)
+        if data.source == "demo" and model.model.condition.key == "class_label":
+            figures["samples/class_read_right"] = class_accuracy(model, samples, options)
+    lines += [f"| {name} | {value:.4f} |" for name, value in figures.items()]
+    for name, (images, labels) in pictures.items():
+        with (folder / f"{name}.png").open("wb") as file:
+            grid(images, PICTURES, labels).save(file, format="PNG")
+        lines += ["", f"## {name.capitalize()}", "", f"![{name}]({name}.png)"]
+    (folder / "report.json").write_text(json.dumps(figures, indent=2))
+    (folder / "report.md").write_text("\n".join(lines) + "\n")
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m taming_jax.evaluate", description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", required=True, help="working directory of a training")
+    parser.add_argument("--out", help="folder for the report; default: WORKDIR/report")
+    parser.add_argument("--samples", type=int, default=200, help="samples to read the class of (demo data)")
+    parser.add_argument("--batch_size", type=int, default=64, help="images at once")
+    arguments = parser.parse_args()
+    try:
+        out = arguments.out or str(epath.Path(arguments.workdir) / "report")
+        figures = evaluate(arguments.workdir, out, arguments.samples, arguments.batch_size)
+    except ValueError as error:
+        parser.exit(2, f"error: {error}\n")
+    print("\n".join(f"{name:32s} {value:10.4f}" for name, value in figures.items()))
+    print(f"The report is {out}/report.md.")
+
+
+if __name__ == "__main__":
+    main()

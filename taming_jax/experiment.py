@@ -1,0 +1,90 @@
+"""What a configuration holds: one dataclass a program, made of the settings of its parts.
+
+A checkpoint keeps the same tree as JSON, with the `kind` of model beside it, so that it can be opened knowing only its
+path.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from taming_jax.conditioning import ConditionConfig
+from taming_jax.data.pipeline import DataConfig
+from taming_jax.models.discriminator import DiscriminatorConfig
+from taming_jax.models.gpt import GPTConfig
+from taming_jax.models.vqgan import VQGANConfig
+from taming_jax.settings import to_dict
+from taming_jax.sharding import MeshConfig
+from taming_jax.training.loop import TrainConfig
+from taming_jax.training.optim import OptimizerConfig
+from taming_jax.training.vqgan import VQGANLossConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleConfig:
+    """What `sample.py` draws.
+
+    n: images in all, spread over the classes. per_class: this many of each class instead. classes: numbers or names
+    with commas between them, empty for all. batch_size: drawn at once. temperature 0 is greedy; top_k, top_p: None for
+    no limit.
+    out: the folder, empty for `samples` in the working directory. step: the checkpoint, None for the newest.
+    """
+
+    n: int = 16
+    per_class: int | None = None
+    classes: str = ""
+    seed: int = 0
+    batch_size: int = 16
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    out: str = ""
+    step: int | None = None
+
+    def __post_init__(self):
+        for name in ("n", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"config.sample.{name}={getattr(self, name)}, but it must be at least 1.")
+        if self.per_class is not None and self.per_class < 1:
+            raise ValueError(f"config.sample.per_class={self.per_class}, but it must be at least 1, or None.")
+
+
+@dataclasses.dataclass(frozen=True)
+class VQGANExperiment:
+    """A training of the first stage. workdir: where `--workdir` is not given."""
+
+    workdir: str
+    data: DataConfig
+    model: VQGANConfig = VQGANConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    loss: VQGANLossConfig = VQGANLossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig(b1=0.5, b2=0.9)
+    mesh: MeshConfig = MeshConfig()
+    train: TrainConfig = TrainConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerExperiment:
+    """A training of the second stage, and what `sample.py` draws from it.
+
+    first_stage: the working directory of a trained first stage. order: a name of `permuters.ORDERS`.
+    pkeep: share of input image ids kept in training.
+    """
+
+    workdir: str
+    first_stage: str
+    data: DataConfig
+    transformer: GPTConfig = GPTConfig()
+    condition: ConditionConfig = ConditionConfig()
+    order: str = "row_major"
+    pkeep: float = 1.0
+    optimizer: OptimizerConfig = OptimizerConfig(weight_decay=0.01)
+    mesh: MeshConfig = MeshConfig()
+    train: TrainConfig = TrainConfig()
+    sample: SampleConfig = SampleConfig()
+
+
+def saved_form(experiment: VQGANExperiment | TransformerExperiment) -> Mapping[str, Any]:
+    """The JSON that goes into a checkpoint."""
+    kind = "vqgan" if isinstance(experiment, VQGANExperiment) else "two_stage"
+    return {"kind": kind, **to_dict(experiment)}

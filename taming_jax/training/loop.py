@@ -1,0 +1,249 @@
+"""The only training loop: resume, step, log, hooks, save, stop. Each program hands it its own stage."""
+
+import dataclasses
+import logging
+import math
+import signal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from clu import parameter_overview
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from taming_jax import sharding
+from taming_jax.checkpoint import Checkpoints, load_config
+from taming_jax.training.report import Report
+
+State = Any
+Batch = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """steps: updates in all. The other numbers are steps between two logs, evaluations, pictures, checkpoints.
+
+    keep: newest checkpoints kept; keep_best: besides them the best by `monitor`, a metric of the evaluation, where
+    monitor_mode (min or max) says what is better. show: the metrics beside the progress bar.
+    """
+
+    steps: int = 100_000
+    seed: int = 0
+    log_every: int = 50
+    eval_every: int = 2000
+    image_every: int = 2000
+    save_every: int = 2000
+    keep: int = 1
+    keep_best: int = 1
+    monitor: str = ""
+    monitor_mode: str = "min"
+    show: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for name in ("steps", "log_every", "eval_every", "image_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"config.train.{name}={getattr(self, name)}, but it must be at least 1.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Hook:
+    """Something to do every so many steps and after the last: run(state, step) may return metrics to log.
+
+    A checkpoint saved at the same step carries them.
+    """
+
+    name: str
+    every: int
+    run: Callable[[State, int], Mapping[str, float] | None]
+
+
+def train(
+    *,
+    config: TrainConfig,
+    init: Callable[[jax.Array], State],
+    step: Callable[[State, Batch], tuple[State, Mapping[str, jax.Array]]],
+    batches: Callable[[int], Iterator[Mapping[str, np.ndarray]]],
+    hooks: Sequence[Hook],
+    saved_config: Mapping[str, Any],
+    workdir: str,
+    mesh: jax.sharding.Mesh,
+    report: Report,
+) -> tuple[State, bool]:
+    """Train until `config.steps`, or until SIGTERM; returns the state and whether it got to the end.
+
+    init: key -> fresh state, with the fields `step` and `params`. step: compiled; takes the state, donated, and returns
+    it.
+    batches: first step -> this process's share of the batches from there on; a resumed run continues the same stream.
+    saved_config: goes into every checkpoint. Raises FloatingPointError for a loss that is not finite, naming it and the
+    step, and ValueError where the workdir holds a checkpoint of another model.
+    """
+    with _open(workdir, config) as checkpoints, _StopSignal() as stop:
+        state, start = _initial_state(config, init, checkpoints, saved_config, workdir, mesh)
+        report.rewind(start)
+        _describe(state.params, start, report)
+        with _History(config, report, start) as history:
+            stream = batches(start) if start < config.steps else iter(())
+            for number in range(start + 1, config.steps + 1):
+                state, metrics = step(state, sharding.put_batch(next(stream), mesh))
+                history.add(number, metrics)
+                last = number == config.steps
+                stopping = not last and stop.requested(number)
+                # A machine that is being taken away leaves time to save, not to evaluate.
+                measured = {} if stopping else _run_hooks(hooks, state, number, last, report)
+                if last or stopping or number % config.save_every == 0:
+                    history.flush()
+                    _check_finite(state.params, number, history.saved)
+                    params, rest = split_state(state)
+                    checkpoints.save(number, params=params, train=rest, config=saved_config, metrics=measured)
+                    history.saved = number
+                if stopping:
+                    break
+    finished = history.saved >= config.steps
+    if not finished:
+        logging.warning("Stopped by a signal at step %d, saved; the same command goes on from there.", history.saved)
+    return state, finished
+
+
+def split_state(state: State) -> tuple[Any, dict[str, Any]]:
+    """(params, everything else by field name): the two items of a checkpoint."""
+    fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
+    return fields.pop("params"), fields
+
+
+def _initial_state(config, init, checkpoints, saved_config, workdir, mesh) -> tuple[State, int]:
+    """A fresh state, or the newest checkpoint's, created with each array where it belongs on the mesh."""
+    key = jax.random.key(config.seed)
+    abstract = jax.eval_shape(init, key)
+    shardings = sharding.state_shardings(abstract, mesh)
+    latest = checkpoints.latest()
+    if latest is None:
+        return jax.jit(init, out_shardings=shardings)(key), 0
+    _check_same_model(load_config(workdir, latest), saved_config, workdir)
+    target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+    params, rest = split_state(target)
+    params, rest = checkpoints.restore(latest, params=params, train=rest)
+    logging.info("Resumed from step %d in %s.", latest, workdir)
+    return abstract.replace(params=params, **rest), latest
+
+
+def _check_same_model(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: str) -> None:
+    """Refuse to continue with settings that make another model of it."""
+    differences = [
+        f"config.{section}.{key}: saved {saved[section].get(key)!r}, given {current[section].get(key)!r}"
+        for section in ("model", "discriminator", "transformer", "condition")
+        if isinstance(saved.get(section), Mapping) and isinstance(current.get(section), Mapping)
+        for key in sorted(saved[section].keys() | current[section].keys())
+        if saved[section].get(key) != current[section].get(key)
+    ]
+    if saved.get("kind") != current.get("kind"):
+        differences = [f"kind: saved {saved.get('kind')!r}, given {current.get('kind')!r}"]
+    if differences:
+        raise ValueError(
+            f"{workdir!r} holds a checkpoint of another model ({'; '.join(differences)}); go on with the saved "
+            "settings or choose another --workdir."
+        )
+
+
+def _open(workdir: str, config: TrainConfig) -> Checkpoints:
+    return Checkpoints(
+        workdir, keep=config.keep, keep_best=config.keep_best, monitor=config.monitor, mode=config.monitor_mode
+    )
+
+
+def _describe(params: Any, step: int, report: Report) -> None:
+    """The table of all parameters, for the log and the workdir."""
+    overview = parameter_overview.get_parameter_overview(params, include_stats=False)
+    report.text(step, "parameters", overview)
+    logging.info("Parameters:\n%s", overview)
+
+
+def _run_hooks(hooks: Sequence[Hook], state: State, number: int, last: bool, report: Report) -> dict[str, float]:
+    """Run the hooks that are due, and log what they measure."""
+    measured: dict[str, float] = {}
+    for hook in hooks:
+        if last or number % hook.every == 0:
+            found = hook.run(state, number) or {}
+            measured |= {f"{hook.name}/{name}": value for name, value in found.items()}
+    if measured:
+        report.scalars(number, measured, prefix="")
+    return measured
+
+
+class _History:
+    """The metrics of all steps: fetched together every so often, so that the devices need not wait; checked and logged.
+
+    saved: the step of the newest checkpoint, for messages.
+    """
+
+    def __init__(self, config: TrainConfig, report: Report, start: int):
+        self.config, self.report, self.saved = config, report, start
+        self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
+        hidden = jax.process_index() != 0
+        self._progress = tqdm(total=config.steps, initial=start, disable=hidden, unit="step", mininterval=1.0)
+
+    def __enter__(self) -> "_History":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._progress.close()
+        self.report.close()
+
+    def add(self, number: int, metrics: Mapping[str, jax.Array]) -> None:
+        self._pending.append((number, metrics))
+        self._progress.update()
+        if number % self.config.log_every == 0 or number == self.config.steps:
+            self.flush()
+
+    def flush(self) -> None:
+        """Fetch what the devices have computed, look at every step of it, and log the steps that are due."""
+        for number, metrics in self._pending:
+            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+            for name, value in values.items():
+                if not math.isfinite(value):
+                    raise FloatingPointError(
+                        f"step {number}: {name} is {value}. {_last_good(self.saved)} Try a lower "
+                        "config.optimizer.learning_rate, config.optimizer.clip_norm=1.0, or float32."
+                    )
+            if number % self.config.log_every == 0 or number == self.config.steps:
+                self.report.scalars(number, values, prefix="train")
+                shown = {name: f"{values[name]:.4g}" for name in self.config.show if name in values}
+                self._progress.set_postfix(shown)
+        self._pending.clear()
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
+
+
+def _check_finite(params: Any, number: int, saved: int) -> None:
+    if not bool(_all_finite(params)):
+        raise FloatingPointError(f"step {number}: a parameter is not finite after the update. {_last_good(saved)}")
+
+
+def _last_good(saved: int) -> str:
+    return f"The checkpoint of step {saved} is intact." if saved else "No checkpoint had been saved before."
+
+
+class _StopSignal:
+    """Turns SIGTERM into a question that all processes answer alike."""
+
+    def __enter__(self):
+        self._received = False
+        self._several = jax.process_count() > 1
+        if not self._several:  # else the distributed runtime catches it and agrees on a step
+            self._previous = signal.signal(signal.SIGTERM, self._receive)
+        return self
+
+    def __exit__(self, *_):
+        if not self._several:
+            signal.signal(signal.SIGTERM, self._previous)
+
+    def requested(self, number: int) -> bool:
+        return multihost_utils.reached_preemption_sync_point(number) if self._several else self._received
+
+    def _receive(self, *_):
+        self._received = True

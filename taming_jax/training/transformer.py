@@ -1,0 +1,57 @@
+"""Stage two: the transformer's training state, its step and its evaluation, with stage one frozen."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from taming_jax.two_stage import TwoStage
+
+
+@struct.dataclass
+class TransformerState:
+    """step: int32, updates done. params: the transformer's. opt_state: the optimizer's."""
+
+    step: jax.Array
+    params: Any
+    opt_state: Any
+
+
+def make_state(key: jax.Array, model: TwoStage, optimizer: optax.GradientTransformation) -> TransformerState:
+    """A fresh state; pure, so that it can be compiled with shardings for its output."""
+    params = model.gpt.init(key, jnp.zeros((1, model.condition.length), jnp.int32))["params"]
+    return TransformerState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+
+
+def make_train_step(model: TwoStage, optimizer: optax.GradientTransformation, key: jax.Array) -> Callable:
+    """step(state, first_params, batch) -> (state, metrics): one update on the mean cross-entropy of the image tokens.
+
+    The randomness of a step is `key` folded with its number, so a resumed run needs no saved key.
+    """
+
+    def step(state: TransformerState, first_params: Any, batch: Mapping[str, jax.Array]):
+        def loss_of(params):
+            key_step = jax.random.fold_in(key, state.step)
+            return model.token_nll(params, first_params, batch, key=key_step).mean()
+
+        loss, gradients = jax.value_and_grad(loss_of)(state.params)
+        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradients)}
+        return TransformerState(state.step + 1, params, opt_state), metrics
+
+    return step
+
+
+def make_eval_step(model: TwoStage) -> Callable:
+    """evaluate(params, first_params, batch) -> {"nll": summed nats per token, "n": images}, over the valid images."""
+
+    def evaluate(params: Any, first_params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        nll = model.token_nll(params, first_params, batch).mean(axis=1)  # (b,)
+        valid = batch["valid"].astype(jnp.float32)
+        return {"nll": jnp.sum(nll * valid), "n": jnp.sum(valid)}
+
+    return evaluate

@@ -1,0 +1,186 @@
+"""The levels of the design, read from the import statements: a file imports its own folder and lower levels only."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ("train_vqgan.py", "train_transformer.py", "sample.py")
+
+# Looked up by the exact file first, then by its folder.
+LEVELS = {
+    "taming_jax/nn": 0,
+    "taming_jax/data": 0,
+    "taming_jax/permuters.py": 0,
+    "taming_jax/losses.py": 0,
+    "taming_jax/sharding.py": 0,
+    "taming_jax/checkpoint.py": 0,
+    "taming_jax/settings.py": 0,
+    "taming_jax/models": 1,
+    "taming_jax/conditioning.py": 2,
+    "taming_jax/two_stage.py": 2,
+    "taming_jax/metrics": 2,
+    "taming_jax/convert": 2,
+    "taming_jax/training": 3,
+    "taming_jax/sampling": 3,
+    "taming_jax/experiment.py": 4,
+    "taming_jax/evaluate.py": 4,
+    "taming_jax/generate.py": 4,
+    "taming_jax/convert/__main__.py": 4,
+    "taming_jax/__init__.py": 4,  # lazily: importing the package must cost nothing
+    **dict.fromkeys(SCRIPTS, 5),
+}
+
+# Third-party modules that only some places may import: module -> folders or files.
+OWNERS = {
+    "tensorflow": ("taming_jax/data",),
+    "tensorflow_datasets": ("taming_jax/data",),
+    "clu.metric_writers": ("taming_jax/training/report.py",),
+    "clu.periodic_actions": ("taming_jax/training/report.py",),
+    "torch": ("taming_jax/convert",),
+    "orbax": ("taming_jax/checkpoint.py",),
+    "ml_collections": SCRIPTS,
+    "absl.flags": SCRIPTS,
+}
+
+
+def level(path: str) -> int:
+    if path in LEVELS:
+        return LEVELS[path]
+    folder = path.rsplit("/", 1)[0]
+    if folder not in LEVELS:
+        raise KeyError(f"{path} has no level: add it to LEVELS here and to the layout in the README")
+    return LEVELS[folder]
+
+
+def imports(source: str, path: str) -> set[tuple[str, bool]]:
+    """(dotted name, whether it runs when the file is imported) of everything that the source of `path` imports."""
+    package = path.split("/")[:-1]
+    found: set[tuple[str, bool]] = set()
+
+    def visit(node: ast.AST, at_import: bool) -> None:
+        if isinstance(node, ast.Import):
+            found.update((alias.name, at_import) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            found.update((f"{module}.{alias.name}", at_import) for alias in node.names)
+        later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        never = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for child in ast.iter_child_nodes(node):
+            visit(child, at_import and not later and not never)
+
+    visit(ast.parse(source), True)
+    return found
+
+
+def own_file(name: str, files: set[str]) -> str | None:
+    """The project's file behind the dotted name of a module or of something inside one; None if it is foreign."""
+    parts = name.split(".")
+    for n in range(len(parts), 0, -1):
+        stem = "/".join(parts[:n])
+        for path in (f"{stem}.py", f"{stem}/__init__.py"):
+            if path in files:
+                return path
+    return None
+
+
+def violations(sources: dict[str, str]) -> list[str]:
+    """Every import among the files {path: source} that the levels or the owners forbid."""
+    found = []
+    files = set(sources)
+    for path, source in sources.items():
+        for name, at_import in imports(source, path):
+            target = own_file(name, files)
+            if target is None:
+                for module, owners in OWNERS.items():
+                    owned = any(path == owner or path.startswith(f"{owner}/") for owner in owners)
+                    if f"{name}.".startswith(f"{module}.") and not owned:
+                        found.append(f"{path} imports {name}, which belongs to {', '.join(owners)}")
+            elif path == "taming_jax/__init__.py":
+                if at_import and target != path:
+                    found.append(f"{path} imports {target} at once, not lazily")
+            else:
+                same_folder = target.rsplit("/", 1)[0] == path.rsplit("/", 1)[0]
+                if level(target) > level(path) or (level(target) == level(path) and not same_folder):
+                    found.append(f"{path} (level {level(path)}) imports {target} (level {level(target)})")
+    return sorted(found)
+
+
+@pytest.fixture(scope="module")
+def sources() -> dict[str, str]:
+    paths = [*(ROOT / "taming_jax").rglob("*.py"), *(ROOT / script for script in SCRIPTS)]
+    return {path.relative_to(ROOT).as_posix(): path.read_text() for path in paths}
+
+
+def test_a_file_imports_its_own_folder_and_lower_levels_only(sources):
+    assert violations(sources) == []
+
+
+def test_no_import_cycles(sources):
+    graph = {}
+    for path, source in sources.items():
+        targets = {own_file(name, set(sources)) for name, at_import in imports(source, path) if at_import}
+        graph[path] = targets - {None, path}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+def test_every_file_has_a_level(sources):
+    assert {level(path) for path in sources} == {0, 1, 2, 3, 4, 5}
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("taming_jax/nn/conv.py", "from taming_jax.models import vqgan"),
+        ("taming_jax/nn/conv.py", "from ..models.vqgan import VQGAN"),
+        ("taming_jax/nn/conv.py", "def f():\n    import taming_jax.models.vqgan"),
+        ("taming_jax/models/vqgan.py", "import taming_jax"),
+        ("taming_jax/training/loop.py", "from taming_jax.sampling import filters"),
+        ("taming_jax/sampling/filters.py", "from taming_jax.training.loop import run"),
+        ("taming_jax/__init__.py", "from taming_jax.models.vqgan import VQGAN"),
+        ("taming_jax/generate.py", "import tensorflow as tf"),
+        ("taming_jax/training/loop.py", "from clu import metric_writers"),
+        ("taming_jax/models/vqgan.py", "def f():\n    import torch.nn"),
+        ("taming_jax/training/loop.py", "import orbax.checkpoint as ocp"),
+        ("taming_jax/training/loop.py", "from absl import flags"),
+        ("taming_jax/generate.py", "import ml_collections"),
+    ],
+)
+def test_planted_violations_are_found(path, source):
+    names = ("__init__", "nn/conv", "models/__init__", "models/vqgan", "training/loop", "generate")
+    files = {f"taming_jax/{name}.py": "" for name in (*names, "sampling/__init__", "sampling/filters")}
+    assert len(violations({**files, path: source})) == 1
+
+
+def test_allowed_imports_pass():
+    files = {
+        "taming_jax/__init__.py": "def load(p):\n    from taming_jax.generate import load\n    return load(p)\n"
+        "if TYPE_CHECKING:\n    from taming_jax.generate import load",
+        "taming_jax/generate.py": "from taming_jax.sampling import filters",
+        "taming_jax/evaluate.py": "from taming_jax.generate import load",
+        "taming_jax/sampling/__init__.py": "",
+        "taming_jax/sampling/filters.py": "import jax",
+        "taming_jax/sampling/decode.py": "from taming_jax.sampling.filters import draw\nfrom clu import metrics",
+        "taming_jax/data/folder.py": "def f():\n    import tensorflow",
+        "train_vqgan.py": "import ml_collections\nimport taming_jax",
+    }
+    assert violations(files) == []
+
+
+def test_sampling_and_notebooks_need_neither_tensorflow_nor_torch():
+    program = """
+import sys
+for name in ("tensorflow", "tensorflow_datasets", "tensorboard", "torch"):
+    sys.modules[name] = None  # from here on importing it raises ImportError
+import taming_jax, taming_jax.generate, taming_jax.evaluate, taming_jax.data.demo
+import pkgutil, importlib, taming_jax.sampling
+for module in pkgutil.iter_modules(taming_jax.sampling.__path__):
+    importlib.import_module(f"taming_jax.sampling.{module.name}")
+"""
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,232 @@
+"""The programs through their own entry functions: train both stages for a few steps, stop, resume, sample, evaluate."""
+
+import dataclasses
+import importlib
+import json
+import os
+import signal
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import sample
+import taming_jax
+import train_transformer
+import train_vqgan
+from taming_jax import checkpoint, evaluate
+from taming_jax.data import pipeline
+from taming_jax.experiment import SampleConfig, TransformerExperiment, VQGANExperiment
+from taming_jax.models.vqgan import VQGANConfig
+from taming_jax.settings import from_dict
+from taming_jax.sharding import MeshConfig, make_mesh
+from taming_jax.training import loop
+
+ONE = MeshConfig(data=1)
+STEPS = 6
+
+
+def experiment(name, arg="tiny", **sections):
+    """A configuration's experiment at 16 pixels, for a few steps on one device."""
+    config = importlib.import_module(f"configs.{name}").get_config(arg).to_dict()
+    config["data"] |= {"size": 16, "n_train": 32, "n_val": 8}
+    config["train"] |= {"steps": STEPS, "log_every": 1, "eval_every": 3, "image_every": STEPS, "save_every": 3}
+    config["mesh"] |= {"data": 1}
+    for section, values in sections.items():
+        config[section] = config[section] | values if isinstance(values, dict) else values
+    return from_dict(TransformerExperiment if "transformer" in config else VQGANExperiment, config)
+
+
+def history(workdir):
+    return [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+@pytest.fixture(scope="module")
+def vqgan_dir(tmp_path_factory):
+    workdir = str(tmp_path_factory.mktemp("vqgan"))
+    loss = {"disc_learn_start": 0, "disc_start": 2, "disc_ramp": 2}
+    assert train_vqgan.train_and_evaluate(experiment("demo_vqgan", loss=loss | {"disc_weight": 0.8}), workdir)
+    return workdir
+
+
+def second_stage(vqgan_dir, **sections):
+    return experiment("imagenet_cond", first_stage=vqgan_dir, **sections)
+
+
+@pytest.fixture(scope="module")
+def class_dir(tmp_path_factory, vqgan_dir):
+    workdir = str(tmp_path_factory.mktemp("class"))
+    assert train_transformer.train_and_evaluate(second_stage(vqgan_dir), workdir)
+    return workdir
+
+
+def stop_at(monkeypatch, step):
+    """Send SIGTERM to this process, as a preempted machine does, while the batch of `step` is asked for."""
+    make_batches = pipeline.make_batches
+
+    def batches(data, split, **options):
+        for number, batch in enumerate(make_batches(data, split, **options), options.get("start_step", 0) + 1):
+            if split == "train" and number == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    monkeypatch.setattr(pipeline, "make_batches", batches)
+
+
+@pytest.mark.parametrize("stage", ["vqgan", "transformer"])
+def test_stopped_and_resumed_equals_uninterrupted(stage, vqgan_dir, class_dir, tmp_path, monkeypatch):
+    workdir = str(tmp_path)
+    if stage == "vqgan":
+        loss = {"disc_learn_start": 0, "disc_start": 2, "disc_ramp": 2, "disc_weight": 0.8}
+        run, whole = lambda: train_vqgan.train_and_evaluate(experiment("demo_vqgan", loss=loss), workdir), vqgan_dir
+    else:
+        run, whole = lambda: train_transformer.train_and_evaluate(second_stage(vqgan_dir), workdir), class_dir
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4)
+        assert not run()
+    assert checkpoint.find_step(workdir).name == "4"
+    assert run()
+    assert history(workdir) == history(whole)
+    saved, expected = checkpoint.load_params(workdir), checkpoint.load_params(whole)
+    jax.tree.map(np.testing.assert_array_equal, saved, expected)
+
+
+def test_first_stage_leaves_what_it_should(vqgan_dir):
+    lines = history(vqgan_dir)
+    assert [line["step"] for line in lines if "train/total_loss" in line] == list(range(1, STEPS + 1))
+    measured = [line for line in lines if "val/psnr" in line]
+    assert [line["step"] for line in measured] == [3, STEPS]
+    assert 0 < measured[-1]["val/usage"] <= 1 and 1 <= measured[-1]["val/perplexity"] <= 64
+    assert lines[0]["train/disc_factor"] == 0 and lines[STEPS - 1]["train/g_loss"] != 0
+    assert pixels(Path(vqgan_dir) / "images" / f"reconstructions_{STEPS:07d}.png").shape[1] > 100
+    assert "encoder/conv_in" in (Path(vqgan_dir) / "parameters.txt").read_text()
+
+
+def test_a_first_stage_is_loaded_knowing_only_its_path(vqgan_dir):
+    vqgan = taming_jax.load(vqgan_dir)
+    images = next(pipeline.make_batches(experiment("demo_vqgan").data, "val"))["image"]
+    ids = vqgan.encode(images[:3])  # three images on eight devices
+    assert ids.shape == (3, 4, 4) and ids.dtype == np.int32
+    np.testing.assert_array_equal(vqgan.decode(ids), vqgan.reconstruct(images[:3]))
+
+
+def test_a_second_stage_directory_stands_alone(class_dir, vqgan_dir):
+    generator = taming_jax.load(class_dir, mesh=make_mesh(ONE))
+    assert generator.model.condition.names[0] == pipeline.class_names(experiment("demo_vqgan").data)[0]
+    images = generator.sample(2, class_label=[0, generator.model.condition.names[1]], top_k=5)
+    assert images.shape == (2, 16, 16, 3) and np.isfinite(images).all()
+    own = generator.first_stage.params["quantizer"]["codebook"]
+    np.testing.assert_array_equal(own, checkpoint.load_params(vqgan_dir)["quantizer"]["codebook"])
+
+
+def test_sampling_writes_pictures_that_can_be_drawn_again(class_dir, tmp_path, capsys):
+    settings = SampleConfig(classes="1,0", per_class=3, batch_size=4, seed=1, top_p=0.9, out=str(tmp_path / "a"))
+    out = sample.draw(settings, class_dir)
+    names = sorted(path.name for path in out.iterdir())
+    assert len(names) == 7 and "grid.png" in names and names[0].startswith("00000_")
+    assert "images/s" in capsys.readouterr().out
+    again = sample.draw(dataclasses.replace(settings, batch_size=2, out=str(tmp_path / "b")), class_dir)
+    for name in names:
+        np.testing.assert_array_equal(pixels(out / name), pixels(again / name))
+    assert pixels(out / names[0]).shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"classes": "unicorn"}, "class 'unicorn' is unknown; known: "),
+        ({"classes": "10"}, "class 10 is out of range"),
+        ({"top_k": 0}, "top_k is 0"),
+        ({"temperature": -0.5}, "temperature is -0.5"),
+        ({"step": 1}, "no checkpoint of step 1"),
+    ],
+)
+def test_bad_sampling_settings_are_refused(class_dir, settings, message):
+    with pytest.raises(ValueError, match=message):
+        sample.draw(SampleConfig(**settings), class_dir)
+
+
+def test_sampling_without_a_second_stage_is_refused(vqgan_dir, tmp_path):
+    with pytest.raises(ValueError, match="no checkpoint directory at"):
+        sample.draw(SampleConfig(), str(tmp_path / "nothing"))
+    with pytest.raises(ValueError, match="holds a first stage, which cannot draw"):
+        sample.draw(SampleConfig(), vqgan_dir)
+
+
+def test_the_report_of_a_second_stage(class_dir, tmp_path):
+    figures = evaluate.evaluate(class_dir, str(tmp_path), samples=20, batch_size=8)
+    assert {"reconstruction/psnr", "transformer/nll", "samples/class_read_right"} <= set(figures)
+    assert json.loads((tmp_path / "report.json").read_text()) == figures
+    for name in ("reconstructions", "samples", "completions"):
+        assert (tmp_path / f"{name}.png").exists() and f"{name}.png" in (tmp_path / "report.md").read_text()
+    logged = [line["val/nll"] for line in history(class_dir) if "val/nll" in line][-1]
+    np.testing.assert_allclose(figures["transformer/nll"], logged, rtol=1e-5)
+
+
+def test_second_stage_on_eight_devices_is_that_on_one(vqgan_dir, class_dir, tmp_path):
+    mesh = {"data": 2, "fsdp": 2, "tensor": 2}
+    assert train_transformer.train_and_evaluate(second_stage(vqgan_dir, mesh=mesh, train={"steps": 2}), str(tmp_path))
+    one, eight = history(class_dir), history(tmp_path)
+    for step in range(2):
+        np.testing.assert_allclose(one[step]["train/loss"], eight[step]["train/loss"], rtol=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(vqgan_dir, tmp_path, monkeypatch):
+    make_batches = pipeline.make_batches
+
+    def batches(data, split, **options):
+        for number, batch in enumerate(make_batches(data, split, **options), 1):
+            broken = split == "train" and number == 5
+            yield {**batch, "image": batch["image"] * np.float32(np.nan)} if broken else batch
+
+    monkeypatch.setattr(pipeline, "make_batches", batches)
+    loss = {"disc_weight": 0.0}
+    with pytest.raises(FloatingPointError, match=r"step 5: \w+ is nan. The checkpoint of step 3 is intact"):
+        train_vqgan.train_and_evaluate(experiment("demo_vqgan", loss=loss), str(tmp_path))
+    assert checkpoint.find_step(str(tmp_path)).name == "3"
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(checkpoint.load_params(str(tmp_path))))
+
+
+def test_another_model_in_the_workdir_is_refused(vqgan_dir):
+    with pytest.raises(ValueError, match=r"config\.model\.n_embed: saved 64, given 32"):
+        train_vqgan.train_and_evaluate(experiment("demo_vqgan", model={"n_embed": 32}), vqgan_dir)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"data": {"batch_size": 6}, "mesh": {"data": 4}}, r"batch_size=6 .* not divisible by the 4 devices"),
+        ({"data": {"size": 18}}, r"18"),
+        ({"data": {"source": "folder", "path": "/nonexistent"}}, r"/nonexistent"),
+        ({"loss": {"perceptual_weight": 1.0, "lpips_path": "nowhere.npz"}}, r"nowhere\.npz"),
+    ],
+)
+def test_bad_training_settings_are_refused_before_anything_long(tmp_path, monkeypatch, sections, message):
+    monkeypatch.setattr(loop, "train", lambda **_: pytest.fail("training began"))
+    with pytest.raises(ValueError, match=message):
+        train_vqgan.train_and_evaluate(experiment("demo_vqgan", **sections), str(tmp_path))
+
+
+def test_stages_that_do_not_fit_are_refused(vqgan_dir, tmp_path):
+    with pytest.raises(ValueError, match=r"vocab_size=40, but the first stage has 64 codes"):
+        train_transformer.train_and_evaluate(second_stage(vqgan_dir, transformer={"vocab_size": 40}), str(tmp_path))
+    with pytest.raises(ValueError, match=r"no checkpoint directory at 'nowhere'"):
+        train_transformer.train_and_evaluate(second_stage("nowhere"), str(tmp_path))
+
+
+def test_unknown_keys_are_named():
+    with pytest.raises(ValueError, match=r"config.model has unknown key\(s\) chanels; known keys: .*ch_mult"):
+        experiment("demo_vqgan", model={"chanels": 3})
+    with pytest.raises(ValueError, match=r"unknown configuration argument 'tyni'; known: 16384, tiny"):
+        experiment("imagenet_vqgan", arg="tyni")
+
+
+def test_default_settings_are_the_published_network():
+    assert from_dict(VQGANConfig, {}, "config.model").ch_mult == (1, 1, 2, 2, 4)

@@ -1,0 +1,95 @@
+"""Train a second stage.
+
+python train_transformer.py --config=configs/demo_class.py [--workdir=DIR] [--config.a.b=value]
+"""
+
+import dataclasses
+import logging
+import sys
+
+import jax
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from taming_jax import evaluate, generate, sharding
+from taming_jax.data import pipeline
+from taming_jax.experiment import TransformerExperiment, saved_form
+from taming_jax.settings import from_dict
+from taming_jax.training import loop, optim, transformer
+from taming_jax.training.report import Report
+
+
+def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
+    """Train to the end, or go on where a checkpoint in `workdir` left off; False where a signal stopped it."""
+    mesh = sharding.make_mesh(experiment.mesh)
+    data, settings = experiment.data, experiment.train
+    sharding.check_batch(data.batch_size, mesh)
+    pipeline.num_examples(data, "train")  # refuses a folder that is missing or empty before anything long starts
+    experiment = _with_classes(experiment)
+    saved_config = saved_form(experiment)
+    first_stage = generate.keep_first_stage(experiment.first_stage, workdir, mesh)
+    model = generate.two_stage(saved_config, first_stage.model)
+
+    optimizer = optim.make_optimizer(experiment.optimizer, batch_size=data.batch_size, steps=settings.steps)
+    update = jax.jit(transformer.make_train_step(model, optimizer, jax.random.key(settings.seed)), donate_argnums=0)
+    report = Report(workdir, is_main=jax.process_index() == 0)
+    measure = evaluate.GeneratorEvaluation(model, first_stage, data)
+
+    def draw(state, number):
+        options = {key: getattr(experiment.sample, key) for key in ("temperature", "top_k", "top_p")}
+        for name, (images, labels) in measure.pictures(state.params, options).items():
+            report.images(number, name, images, columns=evaluate.PICTURES, labels=labels)
+
+    _, finished = loop.train(
+        config=settings,
+        init=lambda key: transformer.make_state(key, model, optimizer),
+        step=lambda state, batch: update(state, first_stage.params, batch),
+        batches=lambda start: pipeline.make_batches(
+            data, "train", start_step=start, process_index=jax.process_index(), process_count=jax.process_count()
+        ),
+        hooks=(
+            loop.Hook("val", settings.eval_every, lambda state, _: measure(state.params)),
+            loop.Hook("images", settings.image_every, draw),
+        ),
+        saved_config=saved_config,
+        workdir=workdir,
+        mesh=mesh,
+        report=report,
+    )
+    return finished
+
+
+def _with_classes(experiment: TransformerExperiment) -> TransformerExperiment:
+    """Take the number and the names of the classes from the data where the configuration leaves them open."""
+    condition = experiment.condition
+    if condition.kind != "class_label" or condition.class_names:
+        return experiment
+    names = pipeline.class_names(experiment.data)
+    if names is None:
+        raise ValueError(
+            f"config.condition.kind is class_label, but the data source {experiment.data.source!r} has no classes; put "
+            "the images into one folder a class, or train with config.condition.kind=none."
+        )
+    if condition.n_classes not in (0, len(names)):
+        raise ValueError(f"config.condition.n_classes={condition.n_classes}, but the data has {len(names)} classes.")
+    condition = dataclasses.replace(condition, n_classes=len(names), class_names=tuple(names))
+    return dataclasses.replace(experiment, condition=condition)
+
+
+def main(config: ConfigDict, workdir: str | None) -> None:
+    logging.getLogger("absl").setLevel(logging.INFO)
+    sharding.start_distributed()
+    try:
+        experiment = from_dict(TransformerExperiment, config.to_dict())
+        finished = train_and_evaluate(experiment, workdir or experiment.workdir)
+    except (ValueError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
+    if not finished:
+        sys.exit(143)  # as a program that SIGTERM ended, so that a script does not go on to the next command
+
+
+if __name__ == "__main__":
+    config_flag = config_flags.DEFINE_config_file("config", None, "What to train, such as configs/demo_class.py.")
+    workdir_flag = flags.DEFINE_string("workdir", None, "For checkpoints, logs, pictures; default: config.workdir.")
+    flags.mark_flag_as_required("config")
+    app.run(lambda _: main(config_flag.value, workdir_flag.value))

@@ -1,0 +1,89 @@
+"""Train a first stage.
+
+python train_vqgan.py --config=configs/demo_vqgan.py [--workdir=DIR] [--config.a.b=value]
+"""
+
+import logging
+import sys
+
+import jax
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+from taming_jax import evaluate, sharding
+from taming_jax.data import pipeline
+from taming_jax.experiment import VQGANExperiment, saved_form
+from taming_jax.models.discriminator import Discriminator
+from taming_jax.models.lpips import load_lpips
+from taming_jax.models.vqgan import VQGAN
+from taming_jax.settings import from_dict
+from taming_jax.training import loop, optim, vqgan
+from taming_jax.training.report import Report
+
+
+def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
+    """Train to the end, or go on where a checkpoint in `workdir` left off; False where a signal stopped it."""
+    mesh = sharding.make_mesh(experiment.mesh)
+    data, loss, settings = experiment.data, experiment.loss, experiment.train
+    sharding.check_batch(data.batch_size, mesh)
+    experiment.model.grid(data.size, data.size)
+    lpips_params = load_lpips(loss.lpips_path) if loss.perceptual_weight else None
+    pipeline.num_examples(data, "train")  # refuses a folder that is missing or empty before anything long starts
+
+    model = VQGAN(experiment.model)
+    discriminator = Discriminator(experiment.discriminator) if loss.disc_weight else None
+    optimizer, disc_optimizer = (
+        optim.make_optimizer(experiment.optimizer, batch_size=data.batch_size, steps=settings.steps) for _ in range(2)
+    )
+    key = jax.random.key(settings.seed)
+    update = vqgan.make_train_step(model, discriminator, loss, optimizer, disc_optimizer, lpips_params)
+
+    def init(key):
+        shape = (data.size, data.size, experiment.model.in_channels)
+        return vqgan.make_state(key, model, discriminator, (optimizer, disc_optimizer), shape)
+
+    def step(state, batch):
+        return update(state, batch, jax.random.fold_in(key, state.step))
+
+    report = Report(workdir, is_main=jax.process_index() == 0)
+    measure = evaluate.FirstStageEvaluation(model, data, mesh, lpips_params)
+
+    def draw(state, number):
+        report.images(number, "reconstructions", measure.pictures(state.params), columns=8)
+
+    _, finished = loop.train(
+        config=settings,
+        init=init,
+        step=jax.jit(step, donate_argnums=0),
+        batches=lambda start: pipeline.make_batches(
+            data, "train", start_step=start, process_index=jax.process_index(), process_count=jax.process_count()
+        ),
+        hooks=(
+            loop.Hook("val", settings.eval_every, lambda state, _: measure(state.params)),
+            loop.Hook("images", settings.image_every, draw),
+        ),
+        saved_config=saved_form(experiment),
+        workdir=workdir,
+        mesh=mesh,
+        report=report,
+    )
+    return finished
+
+
+def main(config: ConfigDict, workdir: str | None) -> None:
+    logging.getLogger("absl").setLevel(logging.INFO)
+    sharding.start_distributed()
+    try:
+        experiment = from_dict(VQGANExperiment, config.to_dict())
+        finished = train_and_evaluate(experiment, workdir or experiment.workdir)
+    except (ValueError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
+    if not finished:
+        sys.exit(143)  # as a program that SIGTERM ended, so that a script does not go on to the next command
+
+
+if __name__ == "__main__":
+    config_flag = config_flags.DEFINE_config_file("config", None, "What to train, such as configs/demo_vqgan.py.")
+    workdir_flag = flags.DEFINE_string("workdir", None, "For checkpoints, logs, pictures; default: config.workdir.")
+    flags.mark_flag_as_required("config")
+    app.run(lambda _: main(config_flag.value, workdir_flag.value))
