@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from taming_jax import generate
-from taming_jax.experiment import SampleConfig, TransformerExperiment
+from taming_jax.experiment import SampleConfig
 from taming_jax.sampling.filters import Filters
 from taming_jax.settings import from_dict
 from taming_jax.training.report import grid
@@ -104,8 +104,8 @@ def _safe(name: str) -> str:
 def main(config: ConfigDict, workdir: str | None) -> None:
     logging.getLogger("absl").setLevel(logging.INFO)
     try:
-        experiment = from_dict(TransformerExperiment, config.to_dict())
-        draw(experiment.sample, workdir or experiment.workdir)
+        settings = from_dict(SampleConfig, config.sample.to_dict(), "config.sample")
+        draw(settings, workdir or config.workdir)
     except ValueError as error:
         sys.exit(f"error: {error}")
 

@@ -48,7 +48,7 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
             data, "train", start_step=start, process_index=jax.process_index(), process_count=jax.process_count()
         ),
         hooks=(
-            loop.Hook("val", settings.eval_every, lambda state, _: measure(state.params)),
+            loop.Hook("val", settings.eval_every, lambda state, _: measure(state.params), measure.measures),
             loop.Hook("images", settings.image_every, draw),
         ),
         saved_config=saved_config,

@@ -3,6 +3,7 @@
 python train_vqgan.py --config=configs/demo_vqgan.py [--workdir=DIR] [--config.a.b=value]
 """
 
+import functools
 import logging
 import sys
 
@@ -36,14 +37,15 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
         optim.make_optimizer(experiment.optimizer, batch_size=data.batch_size, steps=settings.steps) for _ in range(2)
     )
     key = jax.random.key(settings.seed)
-    update = vqgan.make_train_step(model, discriminator, loss, optimizer, disc_optimizer, lpips_params)
+    train_step = vqgan.make_train_step(model, discriminator, loss, optimizer, disc_optimizer, lpips_params)
 
     def init(key):
         shape = (data.size, data.size, experiment.model.in_channels)
         return vqgan.make_state(key, model, discriminator, (optimizer, disc_optimizer), shape)
 
-    def step(state, batch):
-        return update(state, batch, jax.random.fold_in(key, state.step))
+    @functools.partial(jax.jit, donate_argnums=0)
+    def update(state, batch, lpips_params):
+        return train_step(state, batch, jax.random.fold_in(key, state.step), lpips_params)
 
     report = Report(workdir, is_main=jax.process_index() == 0)
     measure = evaluate.FirstStageEvaluation(model, data, mesh, lpips_params)
@@ -54,12 +56,12 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
     _, finished = loop.train(
         config=settings,
         init=init,
-        step=jax.jit(step, donate_argnums=0),
+        step=lambda state, batch: update(state, batch, lpips_params),
         batches=lambda start: pipeline.make_batches(
             data, "train", start_step=start, process_index=jax.process_index(), process_count=jax.process_count()
         ),
         hooks=(
-            loop.Hook("val", settings.eval_every, lambda state, _: measure(state.params)),
+            loop.Hook("val", settings.eval_every, lambda state, _: measure(state.params), measure.measures),
             loop.Hook("images", settings.image_every, draw),
         ),
         saved_config=saved_form(experiment),

@@ -42,6 +42,7 @@ def tiny_vqgan(config: ConfigDict, source: str = "demo") -> ConfigDict:
     config.discriminator.update({"ndf": 8, "n_layers": 2, "dtype": "float32"})
     config.loss.update({"perceptual_weight": 0.0, "disc_learn_start": 50, "disc_start": 60, "disc_ramp": 20})
     config.optimizer.update({"learning_rate": 2e-3, "per_sample": False, "warmup": 0})
+    config.train.update({"monitor": "val/psnr", "monitor_mode": "max", "show": ("l1_loss", "quant_loss", "usage")})
     return config
 
 

@@ -12,11 +12,11 @@ from configs import common
 
 def get_config(arg: str = ""):
     config = common.transformer("runs/demo_class", first_stage="runs/demo_vqgan")
-    config.data.update({"source": "demo", "size": 64, "batch_size": 32, "n_train": 4096, "n_val": 256})
+    config.data.update({"source": "demo", "size": 32, "batch_size": 16, "n_train": 8192, "n_val": 256})
     config.condition.kind = "class_label"
-    config.transformer.update({"vocab_size": 128, "block_size": 64, "n_layer": 4, "n_head": 4, "n_embd": 128})
+    config.transformer.update({"vocab_size": 256, "block_size": 64, "n_layer": 3, "n_head": 4, "n_embd": 192})
     config.optimizer.update({"learning_rate": 2e-3, "per_sample": False, "schedule": "cosine", "warmup": 50})
-    config.train.update({"steps": 1000, "log_every": 20, "eval_every": 500, "image_every": 500, "save_every": 500})
+    config.train.update({"steps": 1600, "log_every": 20, "eval_every": 800, "image_every": 400, "save_every": 400})
     config.train.update({"show": ("loss",), "monitor": "val/nll"})
-    config.sample.update({"n": 40, "batch_size": 40, "top_p": 0.95})
+    config.sample.update({"n": 40, "batch_size": 40, "top_p": 0.8})
     return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

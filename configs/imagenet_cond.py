@@ -3,7 +3,7 @@
 python train_transformer.py --config=configs/imagenet_cond.py --workdir=gs://BUCKET/imagenet_cond \
     --config.data.path=gs://BUCKET/tfds --config.first_stage=gs://BUCKET/imagenet_vqgan_16384 \
     --config.mesh.fsdp=-1 --config.mesh.data=1
-python sample.py --config=configs/imagenet_cond.py --config.sample.classes="red fox,282" --config.sample.per_class=8
+python sample.py --config=configs/imagenet_cond.py --config.sample.classes="n02119022,282" --config.sample.per_class=8
 
 Needs the first stage of configs/imagenet_vqgan.py:16384. Hardware: a v4-32 slice, or 8 GPUs with 80 GB, at the global
 batch of 256. Published result with 50,000 samples: FID 15.98 at top-k 250, 5.20 at top-k 600 when a classifier keeps

@@ -128,7 +128,7 @@ def find_step(workdir: str, step: int | str | None = None) -> epath.Path:
         with _reader(folder) as manager:
             scored = {s: m for s in steps if (m := manager.metrics(s))}
         settings = load_config(workdir, steps[-1])["train"]
-        if not scored:
+        if not scored or not settings["monitor"]:
             raise ValueError(f"no checkpoint in {workdir!r} was saved with metrics; use the newest (step=None).")
         choose = min if settings["monitor_mode"] == "min" else max
         step = choose(scored, key=lambda s: scored[s][settings["monitor"]])

@@ -1,7 +1,8 @@
 """What an image can be conditioned on: how long each kind is, its vocabulary, and how a batch becomes tokens.
 
 Condition tokens stand before the image's in the transformer's sequence and share its embedding table with no offset
-(paper, section 3.2). To add a kind: write a class with the members of `Condition` and name it in `CONDITIONS`.
+(paper, section 3.2). To add a kind: write a class with the members of `Condition`, and name it in `CONDITIONS` and
+`make_condition`.
 """
 
 import dataclasses

@@ -31,16 +31,21 @@ class FirstStageEvaluation:
     """Reconstruction quality and codebook use over the validation split; compiled once, called with parameters."""
 
     def __init__(self, model: VQGAN, data: pipeline.DataConfig, mesh: jax.sharding.Mesh, lpips_params: Any = None):
-        self.model, self.data, self.mesh = model, data, mesh
-        self._evaluate = jax.jit(make_image_eval(model, lpips_params))
-        self._pictures: np.ndarray | None = None
+        _require_images(data)
+        self.model, self.data, self.mesh, self.lpips_params = model, data, mesh, lpips_params
+        self._evaluate = jax.jit(make_image_eval(model))
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The names of what it measures."""
+        return ("psnr", "ssim", "l1", "usage", "perplexity", *(("lpips",) if self.lpips_params is not None else ()))
 
     def __call__(self, params: Any) -> dict[str, float]:
-        """Means over the images: psnr (dB), l1, ssim, quant_loss, lpips where there is one; of the codes: usage (share
+        """Means over the images: psnr (dB), ssim, l1, and lpips where its weights are there; of the codes: usage (share
         of the codebook that occurs) and perplexity."""
         sums: dict[str, jax.Array] = {}
         for batch in _validation(self.data, self.mesh):
-            for name, value in self._evaluate(params, batch).items():
+            for name, value in self._evaluate(params, batch, self.lpips_params).items():
                 if name != "reconstruction":
                     sums[name] = sums[name] + value if name in sums else value
         n = float(sums.pop("n"))
@@ -51,7 +56,7 @@ class FirstStageEvaluation:
     def pictures(self, params: Any) -> np.ndarray:
         """Held-out images and their reconstructions, alternating rows of `PICTURES`: float32 (n, H, W, 3)."""
         batch = next(_validation(self.data, self.mesh))
-        reconstruction = self._evaluate(params, batch)["reconstruction"]
+        reconstruction = self._evaluate(params, batch, self.lpips_params)["reconstruction"]
         return _rows(_whole(batch["image"]), _whole(reconstruction))
 
 
@@ -59,9 +64,12 @@ class GeneratorEvaluation:
     """Held-out likelihood, samples and completions of a transformer; compiled once, called with parameters."""
 
     def __init__(self, model: TwoStage, first_stage: FirstStage, data: pipeline.DataConfig):
+        _require_images(data)
         self.model, self.first_stage, self.data = model, first_stage, data
         self._evaluate = jax.jit(make_token_eval(model))
         self._generator: Generator | None = None
+
+    measures = ("nll", "bits_per_token")
 
     def __call__(self, params: Any) -> dict[str, float]:
         """nll: nats per token; bits_per_token."""
@@ -106,12 +114,15 @@ def class_accuracy(generator: Generator, n: int, options: Mapping[str, Any]) -> 
 
 
 def _validation(data: pipeline.DataConfig, mesh: jax.sharding.Mesh) -> Iterator[dict[str, jax.Array]]:
-    """The validation split as global batches. Raises ValueError where it is empty."""
-    if pipeline.num_examples(data, "val") == 0:
-        raise ValueError("the validation split has no images; raise config.data.val_share or set config.data.val_path.")
+    """The validation split as global batches."""
     process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     for batch in pipeline.make_batches(data, "val", **process):
         yield sharding.put_batch(batch, mesh)
+
+
+def _require_images(data: pipeline.DataConfig) -> None:
+    if pipeline.num_examples(data, "val") == 0:
+        raise ValueError("the validation split has no images; raise config.data.val_share or set config.data.val_path.")
 
 
 def _whole(array: jax.Array) -> np.ndarray:

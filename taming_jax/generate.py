@@ -12,7 +12,7 @@ from taming_jax import checkpoint, sharding
 from taming_jax.conditioning import ConditionConfig, make_condition
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
-from taming_jax.sampling.decode import image_keys, sample
+from taming_jax.sampling.decode import sample
 from taming_jax.sampling.filters import Filters
 from taming_jax.settings import from_dict
 from taming_jax.two_stage import TwoStage
@@ -26,8 +26,13 @@ class FirstStage:
     def __init__(self, model: VQGAN, params: Any, mesh: jax.sharding.Mesh | None = None):
         self.model, self.mesh = model, mesh or sharding.make_mesh()
         self.params = _place(params, self.mesh)
-        self._encode = jax.jit(lambda params, x: model.apply({"params": params}, x, method="encode").ids)
-        self._decode = jax.jit(lambda params, ids: model.apply({"params": params}, ids, method="decode_ids"))
+        whole = sharding.replicated(self.mesh)  # so that every process can read all of the result
+        self._encode = jax.jit(
+            lambda params, x: model.apply({"params": params}, x, method="encode").ids, out_shardings=whole
+        )
+        self._decode = jax.jit(
+            lambda params, ids: model.apply({"params": params}, ids, method="decode_ids"), out_shardings=whole
+        )
 
     @property
     def config(self) -> VQGANConfig:
@@ -63,7 +68,8 @@ class Generator:
     def __init__(self, model: TwoStage, params: Any, first_stage: FirstStage):
         self.model, self.first_stage, self.mesh = model, first_stage, first_stage.mesh
         self.params = _place(params, self.mesh)
-        self._sample = jax.jit(sample, static_argnums=0, static_argnames=("top_k", "greedy"))
+        whole = sharding.replicated(self.mesh)
+        self._sample = jax.jit(sample, static_argnums=0, static_argnames=("top_k", "greedy"), out_shardings=whole)
         self._log_likelihood = jax.jit(self._sequence_log_likelihood)
 
     def sample_ids(
@@ -92,17 +98,17 @@ class Generator:
         filters = Filters(temperature=temperature, top_k=top_k, top_p=top_p)
         batch = self.parse_condition(n, **condition)
         given, keep = self._completion(n, given, keep)
-        arrays = {"given": given, "keep": keep, **batch}
+        arrays = {"number": first + np.arange(n), "given": given, "keep": keep, **batch}
         shares = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         padded = -(-n // shares) * shares  # every device draws as many; the surplus is cut off
         arrays = {name: np.resize(value, (padded, *value.shape[1:])) for name, value in arrays.items()}
-        arrays = sharding.put_batch(arrays, self.mesh)
-        keys = jax.device_put(image_keys(seed, first, padded), sharding.batch_sharding(self.mesh))
+        arrays = sharding.put_whole(arrays, self.mesh)
         ids = self._sample(
             self.model,
             self.params,
             self.model.condition.tokens(arrays, padded),
-            keys,
+            jax.random.key(seed),
+            arrays["number"],
             jnp.float32(filters.temperature or 1.0),
             None if filters.top_p is None else jnp.float32(filters.top_p),
             arrays["given"],
@@ -230,4 +236,4 @@ def _in_shares(function: Any, params: Any, array: np.ndarray, mesh: jax.sharding
     """Run over the batch, padded to a multiple of the devices that share it."""
     n, shares = len(array), mesh.shape["data"] * mesh.shape["fsdp"]
     padded = np.resize(array, (-(-n // shares) * shares, *array.shape[1:]))
-    return function(params, sharding.put_batch({"x": padded}, mesh)["x"])[:n]
+    return function(params, sharding.put_whole({"x": padded}, mesh)["x"])[:n]

@@ -99,6 +99,12 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
 
 
+def put_whole(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """The whole batch, the same in every process, -> global arrays split over the mesh."""
+    sharding = batch_sharding(mesh)
+    return {key: jax.make_array_from_callback(a.shape, sharding, a.__getitem__) for key, a in batch.items()}
+
+
 def state_shardings(abstract_state: Any, mesh: Mesh, rules: tuple[tuple[str, P], ...] = RULES) -> Any:
     """For each array of the state (as `jax.eval_shape` gives it) the sharding that the rules name.
 

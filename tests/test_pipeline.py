@@ -171,8 +171,8 @@ def test_bad_requests():
         make_batches(cfg, "train", start_step=-1)
     with pytest.raises(ValueError, match="unknown split 'test'; known: train, val"):
         make_batches(cfg, "test")
-    with pytest.raises(ValueError, match="16 or more"):
-        make_batches(DataConfig(size=8), "train")
+    with pytest.raises(ValueError, match="size is 8; it must be from 16"):
+        DataConfig(size=8)
 
 
 def data_threads():

@@ -1,11 +1,12 @@
-"""The vector quantizer: nearest codes, straight-through gradient, both placements of beta, usage."""
+"""The quantizers: nearest codes, straight-through gradient, both placements of beta, averages that follow."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taming_jax.nn.quantize import QUANTIZERS, VectorQuantizer, code_usage, count_codes, nearest
+from taming_jax.nn.quantize import QUANTIZERS, EMAVectorQuantizer, VectorQuantizer, count_codes, ema_codebook, nearest
+from taming_jax.sharding import make_mesh, put_batch
 
 Z = np.random.RandomState(0).randn(2, 3, 4, 5).astype(np.float32)
 CODEBOOK = np.random.RandomState(1).randn(11, 5).astype(np.float32)
@@ -74,15 +75,66 @@ def test_latents_of_lower_precision_are_measured_in_float32():
     np.testing.assert_array_equal(quantized.ids, numpy_ids(np.asarray(z, np.float32), CODEBOOK))
 
 
-def test_usage_of_codes():
-    counts = count_codes(jnp.array([[0, 2], [2, 2]]), 4)
-    np.testing.assert_array_equal(counts, [1, 0, 3, 0])
-    usage = code_usage(counts)
-    np.testing.assert_allclose(usage["perplexity"], np.exp(-(0.25 * np.log(0.25) + 0.75 * np.log(0.75))), rtol=1e-6)
-    assert usage["codes_used"] == 0.5
-    np.testing.assert_allclose(code_usage(jnp.full((8,), 5.0))["perplexity"], 8, rtol=1e-6)
+def test_codes_are_counted_with_weights():
+    np.testing.assert_array_equal(count_codes(jnp.array([[0, 2], [2, 2]]), 4), [1, 0, 3, 0])
     weighted = count_codes(jnp.array([1, 1, 3]), 4, jnp.array([True, False, True]))
     np.testing.assert_array_equal(weighted, [0, 1, 0, 1])
+
+
+DECAY = 0.9
+AVERAGES = {"count": np.full(11, 2.0, np.float32), "total": 2.0 * CODEBOOK}
+FOLLOWING = EMAVectorQuantizer(11, 5, decay=DECAY, restart_below=0.0)
+
+
+def follow(z, quantizer=FOLLOWING, averages=AVERAGES, key=0):
+    """One training call: (result, moved averages)."""
+    variables = {**PARAMS, "ema": averages}
+    quantized, moved = quantizer.apply(
+        variables, z, train=True, mutable=["ema"], rngs={"quantize": jax.random.key(key)}
+    )
+    return quantized, moved["ema"]
+
+
+def test_averages_follow_the_latents_of_each_code():
+    quantized, moved = follow(Z)
+    ids, flat = numpy_ids(Z, CODEBOOK).reshape(-1), Z.reshape(-1, 5)
+    counts, sums = np.bincount(ids, minlength=11), np.zeros((11, 5))
+    np.add.at(sums, ids, flat)
+    np.testing.assert_allclose(moved["count"], DECAY * 2 + (1 - DECAY) * counts, rtol=1e-5)
+    np.testing.assert_allclose(moved["total"], DECAY * 2 * CODEBOOK + (1 - DECAY) * sums, rtol=1e-4, atol=1e-6)
+    expected = np.asarray(moved["total"]) / np.asarray(moved["count"])[:, None]
+    np.testing.assert_allclose(ema_codebook(moved), expected, rtol=1e-3)
+    np.testing.assert_allclose(quantized.loss, 0.25 * ((Z - CODEBOOK[numpy_ids(Z, CODEBOOK)]) ** 2).mean(), rtol=1e-5)
+
+
+def test_idle_codes_take_the_place_of_latents():
+    averages = {**AVERAGES, "count": np.where(np.arange(11) < 4, 0.0, 100.0).astype(np.float32)}
+    far = {"params": {"codebook": np.where(np.arange(11)[:, None] < 4, 1e3, CODEBOOK).astype(np.float32)}}
+    quantizer = EMAVectorQuantizer(11, 5, decay=DECAY, restart_below=0.5)
+    _, moved = quantizer.apply(
+        {**far, "ema": averages}, Z, train=True, mutable=["ema"], rngs={"quantize": jax.random.key(3)}
+    )
+    restarted = np.asarray(ema_codebook(moved["ema"]))[:4]
+    distances = np.abs(restarted[:, None] - Z.reshape(1, -1, 5)).max(-1).min(-1)
+    assert distances.max() < 1e-3
+    assert len(np.unique(restarted.round(3), axis=0)) > 1
+
+
+def test_evaluation_leaves_the_averages_alone_and_needs_none():
+    still = FOLLOWING.apply(PARAMS, Z)
+    _, moved = FOLLOWING.apply({**PARAMS, "ema": AVERAGES}, Z, train=False, mutable=["ema"])
+    jax.tree.map(np.testing.assert_array_equal, moved["ema"], AVERAGES)
+    np.testing.assert_array_equal(still.ids, follow(Z)[0].ids)
+
+
+def test_averages_are_those_of_the_global_batch_and_restart_alike():
+    z = np.random.RandomState(4).randn(8, 2, 2, 5).astype(np.float32)
+    quantizer = EMAVectorQuantizer(11, 5, decay=DECAY, restart_below=0.9)  # restarts some
+    one = jax.jit(lambda z: follow(z, quantizer)[1])(z)
+    mesh = make_mesh()
+    spread = jax.jit(lambda z: follow(z, quantizer)[1])(put_batch({"z": z}, mesh)["z"])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, spread)
+    assert spread["total"].sharding.is_fully_replicated
 
 
 def test_the_quantizers_are_named():

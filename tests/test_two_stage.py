@@ -93,7 +93,8 @@ def test_sampling_with_the_cache_is_sampling_without(small_params, order):
     ids = generator_of(model, small_params).sample_ids(2, class_label=labels, seed=5, top_k=9, temperature=0.8)
 
     walk, apply = model.sequence_order(), jax.jit(model.gpt.apply)
-    keys, tokens = image_keys(5, 0, 2), jnp.zeros((2, 20), jnp.int32).at[:, 0].set(labels)  # one size: one program
+    keys = image_keys(jax.random.key(5), jnp.arange(2))
+    tokens = jnp.zeros((2, 20), jnp.int32).at[:, 0].set(labels)  # one size: one program
     for i, place in enumerate(walk):
         logits = apply({"params": small_params}, tokens)[:, i, : model.n_codes]
         place_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, place)

@@ -64,7 +64,7 @@ class DataConfig:
             raise ValueError(f"unknown data source {self.source!r}; known: {', '.join(SOURCES)}")
         if self.source == "folder" and not self.path:
             raise ValueError("the data source 'folder' needs `path`: a folder of images or a list file (.txt)")
-        limits = {"size": (8, 4096), "batch_size": (1, 1 << 20), "val_share": (0, 0.9), "seed": (0, (1 << 32) - 1)}
+        limits = {"size": (16, 4096), "batch_size": (1, 1 << 20), "val_share": (0, 0.9), "seed": (0, (1 << 32) - 1)}
         limits |= {"n_train": (1, 1 << 40), "n_val": (1, 1 << 40), "shuffle_buffer": (1, 1 << 30), "workers": (0, 1024)}
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:

@@ -23,7 +23,8 @@ class VQGANConfig:
     z_channels: width of the encoder's output; embed_dim: of the codes; n_embed: how many codes.
     dropout: share dropped in each residual block in training, in [0, 1).
     norm_groups: groups of every GroupNorm; must divide all widths.
-    quantizer: a name in QUANTIZERS; beta, legacy_beta: weight of the quantizer's loss and on which term it lies.
+    quantizer: a name in QUANTIZERS. beta, legacy_beta: weight of the quantizer's loss and on which term it lies.
+    ema_decay, ema_restart_below: of the quantizer "ema", see EMAVectorQuantizer.
     dtype: "float32" or "bfloat16", of the convolutions; parameters, statistics, codes and output stay float32.
     """
 
@@ -42,6 +43,8 @@ class VQGANConfig:
     quantizer: str = "vq"
     beta: float = 0.25
     legacy_beta: bool = True
+    ema_decay: float = 0.99
+    ema_restart_below: float = 0.05
     dtype: str = "float32"
 
     def __post_init__(self):
@@ -62,6 +65,9 @@ class VQGANConfig:
                 f"resolution {self.resolution} is not divisible by the factor {self.factor} that the "
                 f"{len(self.ch_mult)} levels of ch_mult make"
             )
+        for name in ("ema_decay", "ema_restart_below"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must be in (0, 1), got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if self.quantizer not in QUANTIZERS:
@@ -159,7 +165,9 @@ class VQGAN(nn.Module):
         self.decoder = Decoder(cfg)
         self.quant_conv = conv1x1(cfg.embed_dim)
         self.post_quant_conv = conv1x1(cfg.z_channels)
-        self.quantizer = QUANTIZERS[cfg.quantizer](cfg.n_embed, cfg.embed_dim, beta=cfg.beta, legacy=cfg.legacy_beta)
+        options = {"decay": cfg.ema_decay, "restart_below": cfg.ema_restart_below} if cfg.quantizer == "ema" else {}
+        make_quantizer = QUANTIZERS[cfg.quantizer]
+        self.quantizer = make_quantizer(cfg.n_embed, cfg.embed_dim, beta=cfg.beta, legacy=cfg.legacy_beta, **options)
 
     def pre_quant(self, x: Array, train: bool = False) -> Array:
         """Images (b, H, W, in_channels) -> latents (b, h, w, embed_dim) before quantization."""

@@ -13,7 +13,8 @@ def sample(
     model: TwoStage,
     params: Any,
     condition: jax.Array,
-    keys: jax.Array,
+    key: jax.Array,
+    numbers: jax.Array,
     temperature: jax.Array,
     top_p: jax.Array | None,
     given: jax.Array,
@@ -24,14 +25,16 @@ def sample(
 ) -> jax.Array:
     """Draw ids with a static key/value cache; to be compiled with `model`, `top_k` and `greedy` static.
 
-    condition int32 (b, k); keys (b,), one an image; temperature and top_p scalars (see `filters.Filters`).
-    given int32 (b, h, w) stands where keep, bool (b, h, w), is True; the rest is drawn. Returns int32 (b, h, w).
+    condition int32 (b, k); key, and numbers int32 (b,), which image of the key's series each one is; temperature and
+    top_p scalars (see `filters.Filters`). given int32 (b, h, w) stands where keep, bool (b, h, w), is True; the rest is
+    drawn. Returns int32 (b, h, w).
 
     A token's key is its image's folded with its place on the grid, so neither the batch nor the order of drawing
     matters.
     """
     b, prefix = condition.shape
     order = jnp.asarray(model.sequence_order())  # (l,)
+    keys = image_keys(key, numbers)
     given, keep = model.to_sequence(given), model.to_sequence(keep)  # (b, l)
 
     def choose(logits, place, given_here, keep_here):
@@ -57,6 +60,6 @@ def sample(
     return model.to_grid(jnp.concatenate([first[:, None], rest.T], axis=1))
 
 
-def image_keys(seed: int, first: int, count: int) -> jax.Array:
-    """(count,) keys, one an image: image i of a seed has the same key in whatever batch it is drawn."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), first + jnp.arange(count))
+def image_keys(key: jax.Array, numbers: jax.Array) -> jax.Array:
+    """(b,) keys, one an image: image i of a key's series has the same in whatever batch it is drawn."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)

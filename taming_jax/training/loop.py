@@ -52,12 +52,13 @@ class TrainConfig:
 class Hook:
     """Something to do every so many steps and after the last: run(state, step) may return metrics to log.
 
-    A checkpoint saved at the same step carries them.
+    measures: their names. A checkpoint saved at the same step carries them, as "{name}/{metric}".
     """
 
     name: str
     every: int
     run: Callable[[State, int], Mapping[str, float] | None]
+    measures: tuple[str, ...] = ()
 
 
 def train(
@@ -80,6 +81,9 @@ def train(
     saved_config: goes into every checkpoint. Raises FloatingPointError for a loss that is not finite, naming it and the
     step, and ValueError where the workdir holds a checkpoint of another model.
     """
+    measures = [f"{hook.name}/{name}" for hook in hooks for name in hook.measures]
+    if config.monitor and config.monitor not in measures:
+        raise ValueError(f"config.train.monitor={config.monitor!r} is not measured here; known: {', '.join(measures)}.")
     with _open(workdir, config) as checkpoints, _StopSignal() as stop:
         state, start = _initial_state(config, init, checkpoints, saved_config, workdir, mesh)
         report.rewind(start)
@@ -138,8 +142,11 @@ def _check_same_model(saved: Mapping[str, Any], current: Mapping[str, Any], work
         for key in sorted(saved[section].keys() | current[section].keys())
         if saved[section].get(key) != current[section].get(key)
     ]
-    if saved.get("kind") != current.get("kind"):
-        differences = [f"kind: saved {saved.get('kind')!r}, given {current.get('kind')!r}"]
+    differences += [
+        f"config.{key}: saved {saved.get(key)!r}, given {current.get(key)!r}"
+        for key in ("kind", "order")
+        if saved.get(key) != current.get(key)
+    ]
     if differences:
         raise ValueError(
             f"{workdir!r} holds a checkpoint of another model ({'; '.join(differences)}); go on with the saved "

@@ -17,11 +17,13 @@ from flax import struct
 from jax import Array
 
 from taming_jax.losses import D_LOSSES, adaptive_weight, g_loss, l1
+from taming_jax.metrics.codebook import perplexity, usage
+from taming_jax.metrics.image import psnr, ssim
 from taming_jax.models.discriminator import Discriminator
 from taming_jax.models.lpips import LPIPS
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.nn.conv import SAME3, conv2d
-from taming_jax.nn.quantize import count_codes
+from taming_jax.nn.quantize import count_codes, ema_codebook
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class VQGANState:
 
     step: Array  # () int32, steps done
     params: Any  # generator; all that encoding and decoding need
+    ema: Any  # averages of a codebook that follows by them, else empty
     disc_params: Any
     batch_stats: Any  # the discriminator's running statistics
     opt_state: Any
@@ -99,13 +102,15 @@ def make_state(key: Array, model: VQGAN, disc: Discriminator | None, optimizers,
     tx, disc_tx = optimizers
     key, disc_key = jax.random.split(key)
     image = jnp.zeros((1, *image_shape[-3:]), jnp.float32)
-    params = model.init(key, image)["params"]
+    variables = model.init(key, image)
+    params, ema = variables["params"], variables.get("ema", {})
     disc_params, batch_stats, disc_opt_state = {}, {}, ()
     if disc is not None:
         variables = disc.init(disc_key, image)
         disc_params, batch_stats = variables["params"], variables["batch_stats"]
         disc_opt_state = disc_tx.init(disc_params)
-    return VQGANState(jnp.zeros((), jnp.int32), params, disc_params, batch_stats, tx.init(params), disc_opt_state)
+    step = jnp.zeros((), jnp.int32)
+    return VQGANState(step, params, ema, disc_params, batch_stats, tx.init(params), disc_opt_state)
 
 
 def make_train_step(
@@ -136,16 +141,19 @@ def make_train_step(
         images, keys = batch["image"], jax.random.split(key)
         grads, state, metrics = generator_gradients(state, images, keys[0], lpips_params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        state = state.replace(params=optax.apply_updates(state.params, updates), opt_state=opt_state)
+        params = _with_followed_codebook(optax.apply_updates(state.params, updates), state.ema)
+        state = state.replace(params=params, opt_state=opt_state)
         if adversarial:
             state, disc_metrics = update_discriminator(state, images, keys[1])
             metrics |= disc_metrics
         return state.replace(step=state.step + 1), metrics
 
-    def reconstruct(params, images, key):
+    def reconstruct(params, ema, images, key):
         names = ("dropout", "quantize")
         rngs = dict(zip(names, jax.random.split(key, len(names)), strict=True))
-        return model.apply({"params": params}, images, True, rngs=rngs, method=VQGAN.reconstruct)
+        variables = {"params": params, "ema": ema}
+        outputs, moved = model.apply(variables, images, True, rngs=rngs, mutable=["ema"], method=VQGAN.reconstruct)
+        return *outputs, moved.get("ema", {})
 
     def run_disc(params, batch_stats, images):
         variables = {"params": params, "batch_stats": batch_stats}
@@ -154,14 +162,18 @@ def make_train_step(
 
     def generator_gradients(state, images, key, lpips_params):
         def forward(params):
-            reconstruction, features, quantized = reconstruct(params, images, key)
-            return (reconstruction, quantized.loss), (features, quantized.metrics)
+            reconstruction, features, quantized, ema = reconstruct(params, state.ema, images, key)
+            counts = count_codes(quantized.ids, model.config.n_embed)
+            return (reconstruction, quantized.loss), (features, quantized.metrics, counts, ema)
 
-        (fake, quant_loss), backward, (features, quant_metrics) = jax.vjp(forward, state.params, has_aux=True)
+        (fake, quant_loss), backward, extras = jax.vjp(forward, state.params, has_aux=True)
+        features, quant_metrics, counts, ema = extras
+        state = state.replace(ema=ema)
         nll_of = partial(_nll, loss, LPIPS(jnp.dtype(model.config.dtype)), lpips_params, images)
         (nll, parts), fake_grad = jax.value_and_grad(nll_of, has_aux=True)(fake)
         total = nll + loss.codebook_weight * quant_loss
         metrics = {"nll_loss": nll, "rec_loss": nll, "quant_loss": quant_loss, **parts, **quant_metrics}
+        metrics |= {"perplexity": perplexity(counts), "usage": usage(counts)}
         if adversarial:
 
             def adversarial_loss(fake):
@@ -180,7 +192,7 @@ def make_train_step(
         return grads, state, {"total_loss": total, **metrics}
 
     def update_discriminator(state, images, key):
-        fake, _, _ = reconstruct(state.params, images, key)
+        fake = reconstruct(state.params, state.ema, images, key)[0]
         learns = loss.learns(state.step)
 
         def disc_loss(params):
@@ -203,8 +215,8 @@ def make_train_step(
 def make_eval_step(model: VQGAN, lpips_params: dict | None = None) -> Callable[[Any, dict], dict[str, Array]]:
     """The function `evaluate(params, batch) -> dict`, to be jitted.
 
-    Sums over the images of a batch, to be added up and divided by "n": "l1_sum", "mse_sum" (of values in [-1, 1]),
-    "psnr_sum" (dB, of images clipped to [-1, 1]), with LPIPS parameters "lpips_sum"; "code_counts" (n_embed,); and the
+    Sums over the images of a batch, to be added up and divided by "n": "l1_sum", "psnr_sum" and "ssim_sum" (of
+    reconstructions clipped to [-1, 1]), with LPIPS parameters "lpips_sum"; "code_counts" (n_embed,); and the
     "reconstruction" (b, H, W, c) itself. Images where `batch["valid"]` (b,) is False count nowhere; without it all do.
     """
     distance = LPIPS(jnp.dtype(model.config.dtype))
@@ -213,16 +225,14 @@ def make_eval_step(model: VQGAN, lpips_params: dict | None = None) -> Callable[[
         images = batch["image"]
         fake, quantized = model.apply({"params": params}, images)
         valid = batch.get("valid", jnp.ones(images.shape[:1], jnp.bool_)).astype(jnp.float32)
-        mean = lambda x: jnp.mean(x, axis=(1, 2, 3))
         total = lambda per_image: jnp.sum(jnp.where(valid > 0, per_image, 0.0))
         counted = jnp.broadcast_to(valid[:, None, None], quantized.ids.shape)
-        clipped = mean((jnp.clip(images, -1, 1) - jnp.clip(fake, -1, 1)) ** 2)
+        clipped = jnp.clip(fake, -1, 1)
         sums = {
             "n": valid.sum(),
-            "l1_sum": total(mean(jnp.abs(images - fake))),
-            "mse_sum": total(mean((images - fake) ** 2)),
-            # The range is 2, so the peak's square is 4; identical images stop at 100 dB.
-            "psnr_sum": total(-10 * jnp.log10(jnp.maximum(clipped / 4, 1e-10))),
+            "l1_sum": total(jnp.mean(jnp.abs(images - fake), axis=(1, 2, 3))),
+            "psnr_sum": total(psnr(images, clipped)),
+            "ssim_sum": total(ssim(images, clipped)),
             "code_counts": count_codes(quantized.ids, model.config.n_embed, counted),
             "reconstruction": fake,
         }
@@ -231,6 +241,14 @@ def make_eval_step(model: VQGAN, lpips_params: dict | None = None) -> Callable[[
         return sums
 
     return evaluate
+
+
+def _with_followed_codebook(params, ema):
+    """The parameters with the codebook that the averages name, where there are any."""
+    if not ema:
+        return params
+    codebook = ema_codebook(ema["quantizer"])
+    return {**params, "quantizer": {**params["quantizer"], "codebook": codebook}}
 
 
 def _nll(loss, distance, lpips_params, images, fake):
