@@ -3,18 +3,16 @@
 python sample.py --config=configs/imagenet_cond.py [--workdir=DIR] [--config.sample.n=64 ...]
 """
 
-import logging
-import sys
 import time
 
 import jax
 import numpy as np
-from absl import app, flags
 from etils import epath
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 from PIL import Image
 from tqdm import tqdm
 
+from configs.command import run
 from taming_jax import generate
 from taming_jax.experiment import SampleConfig
 from taming_jax.sampling.filters import Filters
@@ -101,17 +99,10 @@ def _safe(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "_-" else "" for letter in name)
 
 
-def main(config: ConfigDict, workdir: str | None) -> None:
-    logging.getLogger("absl").setLevel(logging.INFO)
-    try:
-        settings = from_dict(SampleConfig, config.sample.to_dict(), "config.sample")
-        draw(settings, workdir or config.workdir)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+def main(config: ConfigDict, workdir: str) -> bool:
+    draw(from_dict(SampleConfig, config.sample.to_dict(), "config.sample"), workdir)
+    return True
 
 
 if __name__ == "__main__":
-    config_flag = config_flags.DEFINE_config_file("config", None, "A second stage, such as configs/demo_class.py.")
-    workdir_flag = flags.DEFINE_string("workdir", None, "Folder of the trained model; default: config.workdir.")
-    flags.mark_flag_as_required("config")
-    app.run(lambda _: main(config_flag.value, workdir_flag.value))
+    run(main, example="configs/demo_class.py")

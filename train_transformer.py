@@ -4,13 +4,11 @@ python train_transformer.py --config=configs/demo_class.py [--workdir=DIR] [--co
 """
 
 import dataclasses
-import logging
-import sys
 
 import jax
-from absl import app, flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
+from configs.command import run
 from taming_jax import evaluate, generate, sharding
 from taming_jax.data import pipeline
 from taming_jax.experiment import TransformerExperiment, saved_form
@@ -76,20 +74,10 @@ def _with_classes(experiment: TransformerExperiment) -> TransformerExperiment:
     return dataclasses.replace(experiment, condition=condition)
 
 
-def main(config: ConfigDict, workdir: str | None) -> None:
-    logging.getLogger("absl").setLevel(logging.INFO)
+def main(config: ConfigDict, workdir: str) -> bool:
     sharding.start_distributed()
-    try:
-        experiment = from_dict(TransformerExperiment, config.to_dict())
-        finished = train_and_evaluate(experiment, workdir or experiment.workdir)
-    except (ValueError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
-    if not finished:
-        sys.exit(143)  # as a program that SIGTERM ended, so that a script does not go on to the next command
+    return train_and_evaluate(from_dict(TransformerExperiment, config.to_dict()), workdir)
 
 
 if __name__ == "__main__":
-    config_flag = config_flags.DEFINE_config_file("config", None, "What to train, such as configs/demo_class.py.")
-    workdir_flag = flags.DEFINE_string("workdir", None, "For checkpoints, logs, pictures; default: config.workdir.")
-    flags.mark_flag_as_required("config")
-    app.run(lambda _: main(config_flag.value, workdir_flag.value))
+    run(main, example="configs/demo_class.py")

@@ -16,7 +16,7 @@ from taming_jax.models.vqgan import VQGAN
 from taming_jax.settings import from_dict, to_dict
 
 ROOT = Path(__file__).parent.parent
-NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "common")
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("common", "command"))
 ARGUMENTS = {"imagenet_vqgan": ("", "16384", "tiny", "16384,tiny")} | dict.fromkeys(
     ("folder_vqgan", "folder_uncond"), ("", "small", "tiny")
 )

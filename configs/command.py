@@ -1,0 +1,43 @@
+"""The command line of the three programs: `--config`, `--workdir`, `--config.a.b=value`, and readable errors."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from absl import app, flags
+from ml_collections import ConfigDict, config_flags
+
+
+def run(main: Callable[[ConfigDict, str], bool], example: str) -> None:
+    """Parse the flags and call main(config, workdir); an error that the user can mend ends the program in one line.
+
+    Where main returns False, a signal has stopped it, and the exit status is that of a program ended by SIGTERM, so
+    that a script does not go on to its next command.
+    """
+    config = config_flags.DEFINE_config_file("config", None, f"A configuration file, such as {example}.")
+    workdir = flags.DEFINE_string("workdir", None, "For checkpoints, logs and pictures; default: config.workdir.")
+    flags.mark_flag_as_required("config")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow only reads files here, and need not narrate it
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return app.parse_flags_with_usage(argv)
+        except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+            sys.exit(f"error: in the flags or the configuration file: {str(error).strip()}")
+
+    def call(_: list[str]) -> None:
+        logging.getLogger("absl").setLevel(logging.INFO)
+        logging.getLogger("jax").setLevel(logging.WARNING)
+        try:
+            settings = config.value
+        except OSError as error:
+            sys.exit(f"error: {error}")
+        try:
+            finished = main(settings, workdir.value or settings.workdir)
+        except (ValueError, FloatingPointError) as error:
+            sys.exit(f"error: {error}")
+        if not finished:
+            sys.exit(143)
+
+    app.run(call, flags_parser=parse)
