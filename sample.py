@@ -4,6 +4,7 @@ python sample.py --config=configs/imagenet_cond.py [--workdir=DIR] [--config.sam
 """
 
 import time
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,9 +14,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from configs.command import run
-from taming_jax import generate
+from taming_jax import checkpoint, generate
+from taming_jax.conditioning import Condition, ConditionConfig, make_condition
 from taming_jax.experiment import SampleConfig
-from taming_jax.sampling.filters import Filters
 from taming_jax.settings import from_dict
 from taming_jax.training.report import grid
 
@@ -24,16 +25,20 @@ GRID_MOST = 100  # images in the overview
 
 def draw(settings: SampleConfig, workdir: str) -> epath.Path:
     """Write single PNGs and a labelled grid, print the rate, and return the folder."""
-    filters = Filters(settings.temperature, settings.top_k, settings.top_p)
-    generator = generate.load(workdir, step=settings.step)
-    if not isinstance(generator, generate.Generator):
+    step = settings.step or None
+    config = checkpoint.load_config(workdir, step)
+    if config["kind"] != "two_stage":
         raise ValueError(f"{workdir!r} holds a first stage, which cannot draw; name the directory of a second stage.")
-    condition = generator.model.condition
-    wanted = conditions(settings, generator)
+    condition = make_condition(from_dict(ConditionConfig, config["condition"], "config.condition"))
+    wanted = conditions(settings, condition)
+    generator = generate.load(workdir, step=step)
+    assert isinstance(generator, generate.Generator)
     n = len(next(iter(wanted.values()))) if wanted else settings.n
     labels = condition.describe(wanted.get(condition.key), n)
     out = epath.Path(settings.out or epath.Path(workdir) / "samples")
     out.mkdir(parents=True, exist_ok=True)
+    for old in out.glob("[0-9][0-9][0-9][0-9][0-9]*.png"):
+        old.unlink()  # of an earlier call: the folder holds the images of one
 
     kept, compiling, started = [], _CompileTime(), time.perf_counter()
     with tqdm(total=n, unit="image") as progress:
@@ -43,9 +48,9 @@ def draw(settings: SampleConfig, workdir: str) -> epath.Path:
                 settings.batch_size,
                 seed=settings.seed,
                 first=first,
-                temperature=filters.temperature,
-                top_k=filters.top_k,
-                top_p=filters.top_p,
+                temperature=settings.temperature,
+                top_k=settings.top_k,
+                top_p=settings.top_p,
                 **{name: value[numbers] for name, value in wanted.items()},
             )
             pixels = np.asarray(images)[: n - first]
@@ -63,15 +68,15 @@ def draw(settings: SampleConfig, workdir: str) -> epath.Path:
     return out
 
 
-def conditions(settings: SampleConfig, generator: generate.Generator) -> dict[str, np.ndarray]:
+def conditions(settings: SampleConfig, condition: Condition) -> dict[str, np.ndarray]:
     """One condition an image, as the settings ask. Raises ValueError for a class that the model does not know."""
-    condition = generator.model.condition
     if condition.key != "class_label":
         if settings.classes or settings.per_class:
             raise ValueError("config.sample.classes and per_class need a class-conditional model, and this one is not.")
         return {}
-    names = [name for name in settings.classes.split(",") if name.strip()] or [*map(str, range(condition.vocabulary))]
-    classes = np.asarray(condition.parse(names, len(names)))
+    names = [name for name in settings.classes.split(",") if name.strip()]
+    wanted: list[Any] = names or list(range(condition.vocabulary))
+    classes = np.asarray(condition.parse(wanted, len(wanted)))
     if settings.per_class:
         return {"class_label": np.repeat(classes, settings.per_class)}
     return {"class_label": classes[np.sort(np.arange(settings.n) % len(classes))]}

@@ -25,11 +25,10 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     pipeline.num_examples(data, "train")  # refuses a folder that is missing or empty before anything long starts
     experiment = _with_classes(experiment)
     saved_config = saved_form(experiment)
+    model = generate.two_stage(saved_config, generate.first_stage_model(experiment.first_stage, workdir))
     first_stage = generate.keep_first_stage(experiment.first_stage, workdir, mesh)
-    model = generate.two_stage(saved_config, first_stage.model)
 
     optimizer = optim.make_optimizer(experiment.optimizer, batch_size=data.batch_size, steps=settings.steps)
-    update = jax.jit(transformer.make_train_step(model, optimizer, jax.random.key(settings.seed)), donate_argnums=0)
     report = Report(workdir, is_main=jax.process_index() == 0)
     measure = evaluate.GeneratorEvaluation(model, first_stage, data)
 
@@ -41,7 +40,8 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     _, finished = loop.train(
         config=settings,
         init=lambda key: transformer.make_state(key, model, optimizer),
-        step=lambda state, batch: update(state, first_stage.params, batch),
+        step=transformer.make_train_step(model, optimizer, jax.random.key(settings.seed)),
+        frozen=first_stage.params,
         batches=lambda start: pipeline.make_batches(
             data, "train", start_step=start, process_index=jax.process_index(), process_count=jax.process_count()
         ),

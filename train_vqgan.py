@@ -3,8 +3,6 @@
 python train_vqgan.py --config=configs/demo_vqgan.py [--workdir=DIR] [--config.a.b=value]
 """
 
-import functools
-
 import jax
 from ml_collections import ConfigDict
 
@@ -25,8 +23,9 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
     mesh = sharding.make_mesh(experiment.mesh)
     data, loss, settings = experiment.data, experiment.loss, experiment.train
     sharding.check_batch(data.batch_size, mesh)
-    experiment.model.grid(data.size, data.size)
+    _check_images(experiment)
     lpips_params = load_lpips(loss.lpips_path) if loss.perceptual_weight else None
+    lpips_params = jax.device_put(lpips_params, sharding.replicated(mesh))
     pipeline.num_examples(data, "train")  # refuses a folder that is missing or empty before anything long starts
 
     model = VQGAN(experiment.model)
@@ -41,8 +40,7 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
         shape = (data.size, data.size, experiment.model.in_channels)
         return vqgan.make_state(key, model, discriminator, (optimizer, disc_optimizer), shape)
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def update(state, batch, lpips_params):
+    def step(state, lpips_params, batch):
         return train_step(state, batch, jax.random.fold_in(key, state.step), lpips_params)
 
     report = Report(workdir, is_main=jax.process_index() == 0)
@@ -54,7 +52,8 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
     _, finished = loop.train(
         config=settings,
         init=init,
-        step=lambda state, batch: update(state, batch, lpips_params),
+        step=step,
+        frozen=lpips_params,
         batches=lambda start: pipeline.make_batches(
             data, "train", start_step=start, process_index=jax.process_index(), process_count=jax.process_count()
         ),
@@ -68,6 +67,20 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
         report=report,
     )
     return finished
+
+
+def _check_images(experiment: VQGANExperiment) -> None:
+    """Raise ValueError where the network does not take what the data gives."""
+    model, size = experiment.model, experiment.data.size
+    channels = {"model.in_channels": model.in_channels, "model.out_channels": model.out_channels}
+    channels["discriminator.in_channels"] = experiment.discriminator.in_channels
+    for name, value in channels.items():
+        if value != 3:
+            raise ValueError(f"config.{name}={value}, but the images have 3 channels; set it to 3.")
+    try:
+        model.grid(size, size)
+    except ValueError as error:
+        raise ValueError(f"config.data.size={size}: {error}") from error
 
 
 def main(config: ConfigDict, workdir: str) -> bool:

@@ -24,17 +24,18 @@ def run(main: Callable[[ConfigDict, str], bool], example: str) -> None:
         try:
             return app.parse_flags_with_usage(argv)
         except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-            sys.exit(f"error: in the flags or the configuration file: {str(error).strip()}")
+            text = str(error.args[0] if error.args else error).strip().replace("\\n", " ").replace("\\'", "'")
+            sys.exit(f"error: in the flags or the configuration file: {text}")
 
     def call(_: list[str]) -> None:
         logging.getLogger("absl").setLevel(logging.INFO)
         logging.getLogger("jax").setLevel(logging.WARNING)
         try:
-            settings = config.value
+            folder = workdir.value or config.value.workdir  # a file that could not be read shows here
         except OSError as error:
             sys.exit(f"error: {error}")
         try:
-            finished = main(settings, workdir.value or settings.workdir)
+            finished = main(config.value, folder)
         except (ValueError, FloatingPointError) as error:
             sys.exit(f"error: {error}")
         if not finished:

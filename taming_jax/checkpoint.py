@@ -6,6 +6,7 @@ path.
 """
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,10 +34,15 @@ class Checkpoints:
             )
         if mode not in ("min", "max"):
             raise ValueError(f"config.train.monitor_mode={mode!r}; known: min, max.")
+        worst = math.inf if mode == "min" else -math.inf
+
+        def score(metrics: Mapping[str, float]) -> float:
+            return metrics.get(monitor, worst)  # an older checkpoint may lack a metric that is monitored now
+
         policies: list[checkpoint_managers.PreservationPolicy] = [checkpoint_managers.LatestN(keep)]
         if keep_best and monitor:
             best = checkpoint_managers.BestN(
-                get_metric_fn=lambda metrics: metrics[monitor],
+                get_metric_fn=score,
                 reverse=mode == "min",  # Orbax keeps the last ones of the sorted list
                 n=keep_best,
                 keep_checkpoints_without_metrics=False,
@@ -46,7 +52,7 @@ class Checkpoints:
             (epath.Path(workdir) / FOLDER).resolve(),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-                best_fn=(lambda metrics: metrics[monitor]) if monitor else None,
+                best_fn=score if monitor else None,
                 best_mode=mode,
                 cleanup_tmp_directories=True,  # what a killed save has left
             ),
@@ -125,13 +131,17 @@ def find_step(workdir: str, step: int | str | None = None) -> epath.Path:
             f"in it, found {content}. Name the directory that was given to training as --workdir."
         )
     if step == "best":
-        with _reader(folder) as manager:
-            scored = {s: m for s in steps if (m := manager.metrics(s))}
         settings = load_config(workdir, steps[-1])["train"]
-        if not scored or not settings["monitor"]:
-            raise ValueError(f"no checkpoint in {workdir!r} was saved with metrics; use the newest (step=None).")
-        choose = min if settings["monitor_mode"] == "min" else max
-        step = choose(scored, key=lambda s: scored[s][settings["monitor"]])
+        with _reader(folder) as manager:
+            found = {s: (manager.metrics(s) or {}).get(settings["monitor"]) for s in steps}
+        scored = {s: value for s, value in found.items() if value is not None}
+        if not scored:
+            raise ValueError(f"no checkpoint in {workdir!r} was saved with the monitored metric; use the newest.")
+        step = (min if settings["monitor_mode"] == "min" else max)(scored, key=scored.__getitem__)
+    elif isinstance(step, str):
+        if not step.isdigit():
+            raise ValueError(f"checkpoint {step!r} is unknown; give the number of a step, or 'best'.")
+        step = int(step)
     if step is not None and step not in steps:
         raise ValueError(f"{workdir!r} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}.")
     return folder / str(steps[-1] if step is None else step)
@@ -177,8 +187,9 @@ def save_model(workdir: str, *, params: Any, config: Mapping[str, Any]) -> None:
 
 def _steps(folder: epath.Path) -> list[int]:
     """The complete checkpoints in it."""
-    names = [child.name for child in folder.iterdir()] if folder.exists() else []
-    return sorted(int(name) for name in names if name.isdigit() and (folder / name / "config").exists())
+    children = [child for child in folder.iterdir() if child.name.isdigit()] if folder.exists() else []
+    complete = (c for c in children if ocp.utils.is_checkpoint_finalized(c) and (c / "config").exists())
+    return sorted(int(child.name) for child in complete)
 
 
 def _difference(path: epath.Path, targets: Any) -> str:

@@ -83,7 +83,7 @@ class ClassLabel:
                 f"this model needs class_label: a class or {size} classes, by number 0..{self.vocabulary - 1}"
                 + (f" or by name ({_few(self.names)})." if self.names else ".")
             )
-        values = [value] if isinstance(value, (str, int, np.integer)) else list(value)
+        values = [value] if isinstance(value, str) else list(np.atleast_1d(np.asarray(value, object)))
         labels = np.asarray([self._number(v) for v in values], np.int32)
         if len(labels) not in (1, size):
             raise ValueError(f"class_label has {len(labels)} entries for {size} images; give one for all or one each.")
@@ -95,21 +95,23 @@ class ClassLabel:
         return [self.names[label] if self.names else str(label) for label in value]
 
     def _number(self, value: Any) -> int:
+        """A text is a name first, since folders may be named by digits, and then a number."""
         text = str(value).strip()
-        if text.lstrip("-").isdigit():
+        if isinstance(value, str):
+            wanted = text.lower()
+            for i, name in enumerate(self.names):
+                if wanted == name.lower() or wanted in (part.strip().lower() for part in name.split(",")):
+                    return i
+        try:
             number = int(text)
-            if not 0 <= number < self.vocabulary:
-                raise ValueError(f"class {number} is out of range; this model knows 0..{self.vocabulary - 1}.")
-            return number
-        wanted = text.lower()
-        found = [i for i, name in enumerate(self.names) if wanted in (part.strip().lower() for part in name.split(","))]
-        found = found or [i for i, name in enumerate(self.names) if wanted == name.lower()]
-        if not found:
+        except ValueError:
             known = (
                 f"known: {_few(self.names)}" if self.names else "this model was saved without class names, use numbers"
             )
-            raise ValueError(f"class {text!r} is unknown; {known}.")
-        return found[0]
+            raise ValueError(f"class {text!r} is unknown; {known}.") from None
+        if not 0 <= number < self.vocabulary:
+            raise ValueError(f"class {number} is out of range; this model knows 0..{self.vocabulary - 1}.")
+        return number
 
 
 def _few(names: Sequence[str], most: int = 20) -> str:

@@ -5,6 +5,7 @@ python -m taming_jax.evaluate --workdir=runs/demo_class [--out=DIR] [--samples=2
 
 import argparse
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -49,6 +50,9 @@ class FirstStageEvaluation:
                 if name != "reconstruction":
                     sums[name] = sums[name] + value if name in sums else value
         n = float(sums.pop("n"))
+        if n == 0:
+            logging.warning("No image of the validation split could be read; nothing was measured.")
+            return {}
         counts = sums.pop("code_counts")
         means = {name.removesuffix("_sum"): float(value) / n for name, value in sums.items()}
         return {**means, "usage": float(usage(counts)), "perplexity": float(perplexity(counts))}
@@ -77,6 +81,9 @@ class GeneratorEvaluation:
         for batch in _validation(self.data, self.first_stage.mesh):
             sums = self._evaluate(params, self.first_stage.params, batch)
             nll, n = nll + float(sums["nll"]), n + float(sums["n"])
+        if n == 0:
+            logging.warning("No image of the validation split could be read; nothing was measured.")
+            return {}
         return {"nll": nll / n, "bits_per_token": nll / n / math.log(2)}
 
     def pictures(self, params: Any, options: Mapping[str, Any]) -> dict[str, tuple[np.ndarray, list[str]]]:
@@ -149,6 +156,7 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
     folder = epath.Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     first_stage = model.first_stage if isinstance(model, Generator) else model
+    sharding.check_batch(batch_size, first_stage.mesh)
     lines = [f"# Report on {workdir}", "", "| measure | value |", "|---|---|"]
 
     measure = FirstStageEvaluation(first_stage.model, data, first_stage.mesh)

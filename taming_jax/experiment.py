@@ -13,6 +13,7 @@ from taming_jax.data.pipeline import DataConfig
 from taming_jax.models.discriminator import DiscriminatorConfig
 from taming_jax.models.gpt import GPTConfig
 from taming_jax.models.vqgan import VQGANConfig
+from taming_jax.sampling.filters import Filters
 from taming_jax.settings import to_dict
 from taming_jax.sharding import MeshConfig
 from taming_jax.training.loop import TrainConfig
@@ -27,7 +28,8 @@ class SampleConfig:
     n: images in all, spread over the classes. per_class: this many of each class instead. classes: numbers or names
     with commas between them, empty for all. batch_size: drawn at once. temperature 0 is greedy; top_k, top_p: None for
     no limit.
-    out: the folder, empty for `samples` in the working directory. step: the checkpoint, None for the newest.
+    out: the folder, empty for `samples` in the working directory. step: the checkpoint, "" for the newest, "best" for
+    the best by its metric.
     """
 
     n: int = 16
@@ -39,9 +41,10 @@ class SampleConfig:
     top_k: int | None = None
     top_p: float | None = None
     out: str = ""
-    step: int | None = None
+    step: str = ""
 
     def __post_init__(self):
+        Filters(self.temperature, self.top_k, self.top_p)  # refuses what cannot be drawn with
         for name in ("n", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"config.sample.{name}={getattr(self, name)}, but it must be at least 1.")

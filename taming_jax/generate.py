@@ -10,6 +10,7 @@ import numpy as np
 
 from taming_jax import checkpoint, sharding
 from taming_jax.conditioning import ConditionConfig, make_condition
+from taming_jax.losses import token_cross_entropy
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sampling.decode import sample
@@ -161,9 +162,7 @@ class Generator:
 
     def _sequence_log_likelihood(self, params: Any, condition: jax.Array, ids: jax.Array) -> jax.Array:
         sequence = self.model.to_sequence(ids)
-        logits = self.model.logits(params, condition, sequence)
-        log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), sequence[..., None], axis=-1)
-        return log_p.sum(axis=(1, 2))
+        return -token_cross_entropy(self.model.logits(params, condition, sequence), sequence).sum(axis=1)
 
 
 def load(
@@ -193,6 +192,18 @@ def load_first_stage(path: str, **options: Any) -> FirstStage:
     if not isinstance(loaded, FirstStage):
         raise ValueError(f"{path!r} holds a two-stage model; name the working directory of a first stage.")
     return loaded
+
+
+def first_stage_model(source: str, workdir: str) -> VQGAN:
+    """The network that `keep_first_stage` will load, from its configuration. Raises ValueError where it cannot."""
+    if checkpoint.has_checkpoint(workdir):
+        if checkpoint.load_config(workdir)["kind"] != "two_stage":
+            raise ValueError(f"{workdir!r} holds a first stage; choose another --workdir for the second.")
+        source = os.path.join(workdir, FIRST_STAGE)
+    config = checkpoint.load_config(source)
+    if config.get("kind") != "vqgan":
+        raise ValueError(f"{source!r} holds no first stage; name the working directory of one as config.first_stage.")
+    return VQGAN(from_dict(VQGANConfig, config["model"], "config.model"))
 
 
 def keep_first_stage(source: str, workdir: str, mesh: jax.sharding.Mesh) -> FirstStage:

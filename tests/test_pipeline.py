@@ -148,7 +148,7 @@ def test_demo_scenes_are_drawn_once_within_bounded_memory(monkeypatch):
     [
         ({"source": "imagenet"}, "unknown data source 'imagenet'; known: demo, folder, tfds"),
         ({"source": "folder"}, "'folder' needs `path`"),
-        ({"size": 100_000}, "size is 100000; it must be from 8 to 4096"),
+        ({"size": 100_000}, "size is 100000; it must be from 16 to 4096"),
         ({"size": 0}, "size is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"val_share": 1.5}, "val_share is 1.5"),

@@ -5,6 +5,8 @@ import importlib
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -19,7 +21,6 @@ import train_vqgan
 from taming_jax import checkpoint, evaluate
 from taming_jax.data import pipeline
 from taming_jax.experiment import SampleConfig, TransformerExperiment, VQGANExperiment
-from taming_jax.models.vqgan import VQGANConfig
 from taming_jax.settings import from_dict
 from taming_jax.sharding import MeshConfig, make_mesh
 from taming_jax.training import loop
@@ -80,8 +81,8 @@ def stop_at(monkeypatch, step):
     monkeypatch.setattr(pipeline, "make_batches", batches)
 
 
-@pytest.mark.parametrize("stage", ["vqgan", "transformer"])
-def test_stopped_and_resumed_equals_uninterrupted(stage, vqgan_dir, class_dir, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("stage", "stop"), [("vqgan", 4), ("transformer", 4), ("transformer", 3)])  # 3: it evaluates
+def test_stopped_and_resumed_equals_uninterrupted(stage, stop, vqgan_dir, class_dir, tmp_path, monkeypatch):
     workdir = str(tmp_path)
     if stage == "vqgan":
         loss = {"disc_learn_start": 0, "disc_start": 2, "disc_ramp": 2, "disc_weight": 0.8}
@@ -89,9 +90,9 @@ def test_stopped_and_resumed_equals_uninterrupted(stage, vqgan_dir, class_dir, t
     else:
         run, whole = lambda: train_transformer.train_and_evaluate(second_stage(vqgan_dir), workdir), class_dir
     with monkeypatch.context() as patch:
-        stop_at(patch, 4)
+        stop_at(patch, stop)
         assert not run()
-    assert checkpoint.find_step(workdir).name == "4"
+    assert checkpoint.find_step(workdir).name == str(stop)
     assert run()
     assert history(workdir) == history(whole)
     saved, expected = checkpoint.load_params(workdir), checkpoint.load_params(whole)
@@ -143,9 +144,8 @@ def test_sampling_writes_pictures_that_can_be_drawn_again(class_dir, tmp_path, c
     [
         ({"classes": "unicorn"}, "class 'unicorn' is unknown; known: "),
         ({"classes": "10"}, "class 10 is out of range"),
-        ({"top_k": 0}, "top_k is 0"),
-        ({"temperature": -0.5}, "temperature is -0.5"),
-        ({"step": 1}, "no checkpoint of step 1"),
+        ({"step": "1"}, "no checkpoint of step 1"),
+        ({"step": "newest"}, "checkpoint 'newest' is unknown"),
     ],
 )
 def test_bad_sampling_settings_are_refused(class_dir, settings, message):
@@ -203,7 +203,8 @@ def test_another_model_in_the_workdir_is_refused(vqgan_dir):
     ("sections", "message"),
     [
         ({"data": {"batch_size": 6}, "mesh": {"data": 4}}, r"batch_size=6 .* not divisible by the 4 devices"),
-        ({"data": {"size": 18}}, r"18"),
+        ({"data": {"size": 18}}, r"config\.data\.size=18: .* not divisible by the factor 4"),
+        ({"model": {"in_channels": 1}}, r"config\.model\.in_channels=1, but the images have 3 channels"),
         ({"data": {"source": "folder", "path": "/nonexistent"}}, r"/nonexistent"),
         ({"loss": {"perceptual_weight": 1.0, "lpips_path": "nowhere.npz"}}, r"nowhere\.npz"),
     ],
@@ -219,6 +220,72 @@ def test_stages_that_do_not_fit_are_refused(vqgan_dir, tmp_path):
         train_transformer.train_and_evaluate(second_stage(vqgan_dir, transformer={"vocab_size": 40}), str(tmp_path))
     with pytest.raises(ValueError, match=r"no checkpoint directory at 'nowhere'"):
         train_transformer.train_and_evaluate(second_stage("nowhere"), str(tmp_path))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match=r"holds a first stage; choose another --workdir"):
+        train_transformer.train_and_evaluate(second_stage(vqgan_dir), vqgan_dir)
+
+
+@pytest.mark.parametrize(("settings", "message"), [({"top_k": 0}, "top_k is 0"), ({"temperature": -1}, "temperature")])
+def test_filters_are_checked_with_the_other_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        experiment("demo_class", sample=settings)
+
+
+def test_a_bad_array_anywhere_in_the_state_is_not_saved(vqgan_dir, tmp_path, monkeypatch):
+    run_hooks = loop._run_hooks
+
+    def poisoned(hooks, state, number, last, report):
+        if number == STEPS:  # after the last step's losses, before its save
+            count = state.ema["quantizer"]["count"]
+            state.ema["quantizer"]["count"] = count * np.float32(np.nan)
+        return run_hooks((), state, number, last, report)
+
+    monkeypatch.setattr(loop, "_run_hooks", poisoned)
+    settings = experiment("demo_vqgan", model={"quantizer": "ema"}, loss={"disc_weight": 0.0})
+    with pytest.raises(FloatingPointError, match=r"step 6: an array of the state .* checkpoint of step 3 is intact"):
+        train_vqgan.train_and_evaluate(settings, str(tmp_path))
+    assert checkpoint.find_step(str(tmp_path)).name == "3"
+
+
+@pytest.mark.parametrize("mesh", [{"data": 1, "fsdp": 1}, {"data": 2, "fsdp": 4}])
+def test_a_training_step_compiles_once_and_keeps_its_layout(tmp_path, mesh):
+    compiled, states = [], []
+    settings = experiment("demo_vqgan", mesh=mesh, loss={"disc_weight": 0.0}, train={"steps": 3, "eval_every": 1})
+    original, jit = loop._run_hooks, jax.jit
+
+    def record(hooks, state, *rest):
+        states.append(jax.tree.map(lambda leaf: leaf.sharding, state))
+        return original((), state, *rest)
+
+    def keep(function, **options):
+        result = jit(function, **options)
+        if "donate_argnums" in options:
+            compiled.append(result)
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_run_hooks", record)
+        patch.setattr(jax, "jit", keep)
+        train_vqgan.train_and_evaluate(settings, str(tmp_path))
+    assert [function._cache_size() for function in compiled] == [1]
+    assert states[0] == states[-1]
+    kernel = states[0].params["decoder"]["conv_out"]["kernel"]
+    assert kernel.mesh.shape["fsdp"] == mesh["fsdp"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train_vqgan.py --config=configs/demo_vqgan.py --config.model.chh=3", 'Did you mean "ch" instead of "chh"'),
+        ("train_vqgan.py --config=configs/demo_vqgan.py --config.model.ch=abc", "--config.model.ch=abc"),
+        ("train_transformer.py --config=configs/none.py", "No such file or directory"),
+        ("sample.py --config=configs/imagenet_cond.py --workdir=nowhere", "error: no checkpoint directory at 'now"),
+    ],
+)
+def test_a_bad_command_line_ends_with_an_error_and_no_traceback(arguments, message):
+    root = Path(__file__).parent.parent
+    result = subprocess.run([sys.executable, *arguments.split()], cwd=root, capture_output=True, text=True, timeout=60)
+    assert result.returncode != 0 and message in result.stderr and "Traceback" not in result.stderr
 
 
 def test_unknown_keys_are_named():
@@ -228,5 +295,3 @@ def test_unknown_keys_are_named():
         experiment("imagenet_vqgan", arg="tyni")
 
 
-def test_default_settings_are_the_published_network():
-    assert from_dict(VQGANConfig, {}, "config.model").ch_mult == (1, 1, 2, 2, 4)

@@ -177,6 +177,8 @@ def test_classes_go_by_number_and_by_any_of_their_names():
     condition = ClassLabel(3, ("tench, Tinca tinca", "goldfish", "shark"))
     np.testing.assert_array_equal(condition.parse(["Tinca tinca", "2", 1, "Goldfish"], 4), [0, 2, 1, 1])
     np.testing.assert_array_equal(condition.parse("shark", 2), [2, 2])
+    digits = ClassLabel(4, ("0", "1", "10", "2"))  # folders named by digits: a text is a name first
+    np.testing.assert_array_equal(digits.parse(["2", 2, "10", "3"], 4), [3, 2, 2, 3])
 
 
 def test_parts_that_do_not_fit_are_refused():

@@ -30,7 +30,7 @@ def state_of(params, disc_variables, tx, disc_tx) -> VQGANState:
     params, disc = jax.tree.map(jnp.array, (params, dict(disc_variables)))
     stats = disc.get("batch_stats", {})
     return VQGANState(
-        jnp.zeros((), jnp.int32), params, disc["params"], stats, tx.init(params), disc_tx.init(disc["params"])
+        jnp.zeros((), jnp.int32), params, {}, disc["params"], stats, tx.init(params), disc_tx.init(disc["params"])
     )
 
 

@@ -30,13 +30,16 @@ class GPTConfig:
     dtype: str = "float32"
 
     def __post_init__(self):
+        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"transformer.{name}={getattr(self, name)}, but it must be at least 1.")
+        for name in ("embedding_dropout", "residual_dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"transformer.{name}={getattr(self, name)}, but it is a share in [0, 1).")
         if self.n_embd % self.n_head:
             raise ValueError(
                 f"transformer.n_embd={self.n_embd} is not divisible by n_head={self.n_head}; choose a multiple."
             )
-        for name in ("vocab_size", "block_size", "n_layer", "n_head"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"transformer.{name}={getattr(self, name)}, but it must be at least 1.")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"transformer.dtype={self.dtype!r}; known: float32, bfloat16.")
 

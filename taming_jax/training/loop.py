@@ -65,7 +65,8 @@ def train(
     *,
     config: TrainConfig,
     init: Callable[[jax.Array], State],
-    step: Callable[[State, Batch], tuple[State, Mapping[str, jax.Array]]],
+    step: Callable[[State, Any, Batch], tuple[State, Mapping[str, jax.Array]]],
+    frozen: Any,
     batches: Callable[[int], Iterator[Mapping[str, np.ndarray]]],
     hooks: Sequence[Hook],
     saved_config: Mapping[str, Any],
@@ -75,8 +76,9 @@ def train(
 ) -> tuple[State, bool]:
     """Train until `config.steps`, or until SIGTERM; returns the state and whether it got to the end.
 
-    init: key -> fresh state, with the fields `step` and `params`. step: compiled; takes the state, donated, and returns
-    it.
+    init: key -> fresh state, with the fields `step` and `params`. step: (state, frozen, batch) -> (state, metrics), to
+    be compiled here with the state donated and kept where the sharding rules place it. frozen: arrays that it only
+    reads.
     batches: first step -> this process's share of the batches from there on; a resumed run continues the same stream.
     saved_config: goes into every checkpoint. Raises FloatingPointError for a loss that is not finite, naming it and the
     step, and ValueError where the workdir holds a checkpoint of another model.
@@ -84,31 +86,38 @@ def train(
     measures = [f"{hook.name}/{name}" for hook in hooks for name in hook.measures]
     if config.monitor and config.monitor not in measures:
         raise ValueError(f"config.train.monitor={config.monitor!r} is not measured here; known: {', '.join(measures)}.")
-    with _open(workdir, config) as checkpoints, _StopSignal() as stop:
-        state, start = _initial_state(config, init, checkpoints, saved_config, workdir, mesh)
+    with _StopSignal() as stop, _open(workdir, config) as checkpoints:
+        state, shardings, start = _initial_state(config, init, checkpoints, saved_config, workdir, mesh)
+        update = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
         report.rewind(start)
         _describe(state.params, start, report)
         with _History(config, report, start) as history:
             stream = batches(start) if start < config.steps else iter(())
             for number in range(start + 1, config.steps + 1):
-                state, metrics = step(state, sharding.put_batch(next(stream), mesh))
+                state, metrics = update(state, frozen, sharding.put_batch(next(stream), mesh))
                 history.add(number, metrics)
                 last = number == config.steps
                 stopping = not last and stop.requested(number)
-                # A machine that is being taken away leaves time to save, not to evaluate.
-                measured = {} if stopping else _run_hooks(hooks, state, number, last, report)
-                if last or stopping or number % config.save_every == 0:
-                    history.flush()
-                    _check_finite(state.params, number, history.saved)
-                    params, rest = split_state(state)
-                    checkpoints.save(number, params=params, train=rest, config=saved_config, metrics=measured)
-                    history.saved = number
+                if stopping:  # the machine may go any moment: first of all save
+                    _save(checkpoints, state, number, saved_config, history)
+                measured = _run_hooks(hooks, state, number, last, report)
                 if stopping:
                     break
+                if last or number % config.save_every == 0:
+                    _save(checkpoints, state, number, saved_config, history, measured)
     finished = history.saved >= config.steps
     if not finished:
         logging.warning("Stopped by a signal at step %d, saved; the same command goes on from there.", history.saved)
     return state, finished
+
+
+def _save(checkpoints, state, number, saved_config, history, measured=None) -> None:
+    """Save a state that has been found finite; a bad one leaves the last good checkpoint alone."""
+    history.flush()
+    _check_finite(state, number, history.saved)
+    params, rest = split_state(state)
+    checkpoints.save(number, params=params, train=rest, config=saved_config, metrics=measured)
+    history.saved = number
 
 
 def split_state(state: State) -> tuple[Any, dict[str, Any]]:
@@ -117,20 +126,20 @@ def split_state(state: State) -> tuple[Any, dict[str, Any]]:
     return fields.pop("params"), fields
 
 
-def _initial_state(config, init, checkpoints, saved_config, workdir, mesh) -> tuple[State, int]:
-    """A fresh state, or the newest checkpoint's, created with each array where it belongs on the mesh."""
+def _initial_state(config, init, checkpoints, saved_config, workdir, mesh) -> tuple[State, Any, int]:
+    """(state, its shardings, steps done): fresh or the newest checkpoint's, each array where it belongs on the mesh."""
     key = jax.random.key(config.seed)
     abstract = jax.eval_shape(init, key)
     shardings = sharding.state_shardings(abstract, mesh)
     latest = checkpoints.latest()
     if latest is None:
-        return jax.jit(init, out_shardings=shardings)(key), 0
+        return jax.jit(init, out_shardings=shardings)(key), shardings, 0
     _check_same_model(load_config(workdir, latest), saved_config, workdir)
     target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     params, rest = split_state(target)
     params, rest = checkpoints.restore(latest, params=params, train=rest)
     logging.info("Resumed from step %d in %s.", latest, workdir)
-    return abstract.replace(params=params, **rest), latest
+    return abstract.replace(params=params, **rest), shardings, latest
 
 
 def _check_same_model(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: str) -> None:
@@ -147,6 +156,8 @@ def _check_same_model(saved: Mapping[str, Any], current: Mapping[str, Any], work
         for key in ("kind", "order")
         if saved.get(key) != current.get(key)
     ]
+    if current["kind"] == "two_stage" and saved["data"]["size"] != current["data"]["size"]:
+        differences.append(f"config.data.size: saved {saved['data']['size']}, given {current['data']['size']}")
     if differences:
         raise ValueError(
             f"{workdir!r} holds a checkpoint of another model ({'; '.join(differences)}); go on with the saved "
@@ -226,9 +237,9 @@ def _all_finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
 
 
-def _check_finite(params: Any, number: int, saved: int) -> None:
-    if not bool(_all_finite(params)):
-        raise FloatingPointError(f"step {number}: a parameter is not finite after the update. {_last_good(saved)}")
+def _check_finite(state: State, number: int, saved: int) -> None:
+    if not bool(_all_finite(state)):
+        raise FloatingPointError(f"step {number}: an array of the state is not finite after it. {_last_good(saved)}")
 
 
 def _last_good(saved: int) -> str:

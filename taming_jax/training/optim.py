@@ -29,6 +29,10 @@ class OptimizerConfig:
             raise ValueError(f"config.optimizer.schedule={self.schedule!r} is unknown; known: constant, cosine.")
         if self.learning_rate <= 0:
             raise ValueError(f"config.optimizer.learning_rate={self.learning_rate}, but it must be above 0.")
+        if self.warmup < 0:
+            raise ValueError(f"config.optimizer.warmup={self.warmup}, but it must be 0 or more steps.")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ValueError(f"config.optimizer.clip_norm={self.clip_norm}, but it must be above 0, or None.")
 
 
 def learning_rate(config: OptimizerConfig, *, batch_size: int, steps: int) -> optax.Schedule:
