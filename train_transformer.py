@@ -35,7 +35,7 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     def draw(state, number):
         options = {key: getattr(experiment.sample, key) for key in ("temperature", "top_k", "top_p")}
         for name, (images, labels) in measure.pictures(state.params, options).items():
-            report.images(number, name, images, columns=evaluate.PICTURES, labels=labels)
+            report.images(number, name, images, evaluate.columns(data), labels)
 
     _, finished = loop.train(
         config=settings,

@@ -47,7 +47,7 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
     measure = evaluate.FirstStageEvaluation(model, data, mesh, lpips_params)
 
     def draw(state, number):
-        report.images(number, "reconstructions", measure.pictures(state.params), columns=8)
+        report.images(number, "reconstructions", measure.pictures(state.params), evaluate.columns(data))
 
     _, finished = loop.train(
         config=settings,

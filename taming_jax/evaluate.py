@@ -25,7 +25,7 @@ from taming_jax.training.transformer import make_eval_step as make_token_eval
 from taming_jax.training.vqgan import make_eval_step as make_image_eval
 from taming_jax.two_stage import TwoStage
 
-PICTURES = 8  # images in a grid's row
+PICTURES = 8  # images in a grid's row, where a batch has as many
 
 
 class FirstStageEvaluation:
@@ -58,7 +58,7 @@ class FirstStageEvaluation:
         return {**means, "usage": float(usage(counts)), "perplexity": float(perplexity(counts))}
 
     def pictures(self, params: Any) -> np.ndarray:
-        """Held-out images and their reconstructions, alternating rows of `PICTURES`: float32 (n, H, W, 3)."""
+        """Held-out images and their reconstructions, alternating rows of `columns`: float32 (n, H, W, 3)."""
         batch = next(_validation(self.data, self.mesh))
         reconstruction = self._evaluate(params, batch, self.lpips_params)["reconstruction"]
         return _rows(_whole(batch["image"]), _whole(reconstruction))
@@ -113,6 +113,11 @@ class GeneratorEvaluation:
         return self._generator
 
 
+def columns(data: pipeline.DataConfig) -> int:
+    """Images in a row of the grids that the evaluations make."""
+    return min(PICTURES, data.batch_size)
+
+
 def class_accuracy(generator: Generator, n: int, options: Mapping[str, Any]) -> float:
     """Share of `n` class-conditional samples that the demo's rule-based reader reads as the class asked for."""
     labels = np.arange(n) % demo.N_CLASSES
@@ -142,9 +147,10 @@ def _whole(array: jax.Array) -> np.ndarray:
 
 
 def _rows(above: Any, below: Any) -> np.ndarray:
-    """Two batches of the same length as alternating rows of `PICTURES`, at most two of each."""
+    """Two batches of the same length as alternating rows of `columns`, at most two of each."""
     above, below = np.asarray(above)[: 2 * PICTURES], np.asarray(below)[: 2 * PICTURES]
-    rows = [half[i : i + PICTURES] for i in range(0, len(above), PICTURES) for half in (above, below)]
+    width = min(PICTURES, len(above))
+    rows = [half[i : i + width] for i in range(0, len(above), width) for half in (above, below)]
     return np.concatenate(rows)
 
 
@@ -173,7 +179,7 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
     lines += [f"| {name} | {value:.4f} |" for name, value in figures.items()]
     for name, (images, labels) in pictures.items():
         with (folder / f"{name}.png").open("wb") as file:
-            grid(images, PICTURES, labels).save(file, format="PNG")
+            grid(images, columns(data), labels).save(file, format="PNG")
         lines += ["", f"## {name.capitalize()}", "", f"![{name}]({name}.png)"]
     (folder / "report.json").write_text(json.dumps(figures, indent=2))
     (folder / "report.md").write_text("\n".join(lines) + "\n")
