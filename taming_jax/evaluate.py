@@ -61,7 +61,8 @@ class FirstStageEvaluation:
         """Held-out images and their reconstructions, alternating rows of `columns`: float32 (n, H, W, 3)."""
         batch = next(_validation(self.data, self.mesh))
         reconstruction = self._evaluate(params, batch, self.lpips_params)["reconstruction"]
-        return _rows(_whole(batch["image"]), _whole(reconstruction))
+        valid = _shown(batch)
+        return _rows(_whole(batch["image"])[valid], _whole(reconstruction)[valid])
 
 
 class GeneratorEvaluation:
@@ -92,10 +93,11 @@ class GeneratorEvaluation:
         generator = self._with(params)
         condition = self.model.condition
         batch = next(_validation(self.data, self.first_stage.mesh))
-        batch = {key: _whole(value)[:PICTURES] for key, value in batch.items()}
-        n = len(batch["image"])
-        given = {condition.key: batch[condition.key]} if condition.key else {}
-        ids = np.asarray(self.first_stage.encode(batch["image"]))
+        valid = _shown(batch)
+        shown = {key: _whole(value)[valid][:PICTURES] for key, value in batch.items()}
+        n = len(shown["image"])
+        given = {condition.key: shown[condition.key]} if condition.key else {}
+        ids = np.asarray(self.first_stage.encode(shown["image"]))
         keep = np.zeros(ids.shape, bool)
         keep[:, : ids.shape[1] // 2] = True
         samples = generator.sample(n, **given, **options)
@@ -115,7 +117,7 @@ class GeneratorEvaluation:
 
 def columns(data: pipeline.DataConfig) -> int:
     """Images in a row of the grids that the evaluations make."""
-    return min(PICTURES, data.batch_size)
+    return min(PICTURES, data.batch_size, pipeline.num_examples(data, "val"))
 
 
 def class_accuracy(generator: Generator, n: int, options: Mapping[str, Any]) -> float:
@@ -144,6 +146,12 @@ def _whole(array: jax.Array) -> np.ndarray:
     from jax.experimental import multihost_utils
 
     return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+def _shown(batch: Mapping[str, jax.Array]) -> np.ndarray:
+    """Which images of a batch to draw: those that are no padding; all where none is, so that there is a picture."""
+    valid = _whole(batch["valid"])
+    return valid if valid.any() else np.ones_like(valid)
 
 
 def _rows(above: Any, below: Any) -> np.ndarray:

@@ -170,6 +170,16 @@ def test_the_report_of_a_second_stage(class_dir, tmp_path):
     np.testing.assert_allclose(figures["transformer/nll"], logged, rtol=1e-5)
 
 
+def test_pictures_leave_out_the_padding_of_a_batch(vqgan_dir):
+    first_stage = taming_jax.load(vqgan_dir, mesh=make_mesh(ONE))
+    data = experiment("demo_vqgan", data={"n_val": 3}).data
+    measure = evaluate.FirstStageEvaluation(first_stage.model, data, first_stage.mesh)
+    pictures = measure.pictures(first_stage.params)
+    assert pictures.shape == (6, 16, 16, 3) and evaluate.columns(data) == 3
+    scenes = next(pipeline.make_batches(data, "val"))["image"][:3]
+    np.testing.assert_array_equal(pictures[:3], scenes)
+
+
 def test_second_stage_on_eight_devices_is_that_on_one(vqgan_dir, class_dir, tmp_path):
     mesh = {"data": 2, "fsdp": 2, "tensor": 2}
     assert train_transformer.train_and_evaluate(second_stage(vqgan_dir, mesh=mesh, train={"steps": 2}), str(tmp_path))
