@@ -18,7 +18,7 @@ from taming_jax import checkpoint, generate
 from taming_jax.conditioning import Condition, ConditionConfig, make_condition
 from taming_jax.experiment import SampleConfig
 from taming_jax.settings import from_dict
-from taming_jax.training.report import grid
+from taming_jax.training.report import grid, to_pixels
 
 GRID_MOST = 100  # images in the overview
 
@@ -37,8 +37,9 @@ def draw(settings: SampleConfig, workdir: str) -> epath.Path:
     labels = condition.describe(wanted.get(condition.key), n)
     out = epath.Path(settings.out or epath.Path(workdir) / "samples")
     out.mkdir(parents=True, exist_ok=True)
-    for old in out.glob("[0-9][0-9][0-9][0-9][0-9]*.png"):
-        old.unlink()  # of an earlier call: the folder holds the images of one
+    if not settings.out:  # our own folder holds the images of one call; in the user's nothing is removed
+        for old in out.glob("[0-9][0-9][0-9][0-9][0-9]*.png"):
+            old.unlink()
 
     kept, compiling, started = [], _CompileTime(), time.perf_counter()
     with tqdm(total=n, unit="image") as progress:
@@ -48,9 +49,7 @@ def draw(settings: SampleConfig, workdir: str) -> epath.Path:
                 settings.batch_size,
                 seed=settings.seed,
                 first=first,
-                temperature=settings.temperature,
-                top_k=settings.top_k,
-                top_p=settings.top_p,
+                **settings.filters(),
                 **{name: value[numbers] for name, value in wanted.items()},
             )
             pixels = np.asarray(images)[: n - first]
@@ -95,9 +94,8 @@ class _CompileTime:
 
 
 def _save(image: np.ndarray, path: epath.Path) -> None:
-    pixels = np.round((image.clip(-1, 1) + 1) * 127.5).astype(np.uint8)
     with path.open("wb") as file:
-        Image.fromarray(pixels).save(file, format="PNG")
+        Image.fromarray(to_pixels(image)).save(file, format="PNG")
 
 
 def _safe(name: str) -> str:

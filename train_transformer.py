@@ -33,8 +33,7 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     measure = evaluate.GeneratorEvaluation(model, first_stage, data)
 
     def draw(state, number):
-        options = {key: getattr(experiment.sample, key) for key in ("temperature", "top_k", "top_p")}
-        for name, (images, labels) in measure.pictures(state.params, options).items():
+        for name, (images, labels) in measure.pictures(state.params, experiment.sample.filters()).items():
             report.images(number, name, images, evaluate.columns(data), labels)
 
     _, finished = loop.train(
@@ -42,9 +41,7 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
         init=lambda key: transformer.make_state(key, model, optimizer),
         step=transformer.make_train_step(model, optimizer, jax.random.key(settings.seed)),
         frozen=first_stage.params,
-        batches=lambda start: pipeline.make_batches(
-            data, "train", start_step=start, process_index=jax.process_index(), process_count=jax.process_count()
-        ),
+        batches=lambda start: pipeline.make_batches(data, "train", start_step=start, **sharding.this_process()),
         hooks=(
             loop.Hook("val", settings.eval_every, lambda state, _: measure(state.params), measure.measures),
             loop.Hook("images", settings.image_every, draw),

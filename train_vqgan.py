@@ -54,9 +54,7 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
         init=init,
         step=step,
         frozen=lpips_params,
-        batches=lambda start: pipeline.make_batches(
-            data, "train", start_step=start, process_index=jax.process_index(), process_count=jax.process_count()
-        ),
+        batches=lambda start: pipeline.make_batches(data, "train", start_step=start, **sharding.this_process()),
         hooks=(
             loop.Hook("val", settings.eval_every, lambda state, _: measure(state.params), measure.measures),
             loop.Hook("images", settings.image_every, draw),

@@ -16,6 +16,7 @@ from etils import epath
 
 from taming_jax import checkpoint, sharding
 from taming_jax.data import demo, pipeline
+from taming_jax.experiment import SampleConfig
 from taming_jax.generate import FirstStage, Generator, load
 from taming_jax.metrics.codebook import perplexity, usage
 from taming_jax.models.vqgan import VQGAN
@@ -129,8 +130,7 @@ def class_accuracy(generator: Generator, n: int, options: Mapping[str, Any]) -> 
 
 def _validation(data: pipeline.DataConfig, mesh: jax.sharding.Mesh) -> Iterator[dict[str, jax.Array]]:
     """The validation split as global batches."""
-    process = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    for batch in pipeline.make_batches(data, "val", **process):
+    for batch in pipeline.make_batches(data, "val", **sharding.this_process()):
         yield sharding.put_batch(batch, mesh)
 
 
@@ -178,7 +178,7 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
     pictures: dict[str, tuple[np.ndarray, list[str] | None]]
     pictures = {"reconstructions": (measure.pictures(first_stage.params), None)}
     if isinstance(model, Generator):
-        options = {key: config["sample"][key] for key in ("temperature", "top_k", "top_p")}
+        options = from_dict(SampleConfig, config["sample"], "config.sample").filters()
         held_out = GeneratorEvaluation(model.model, first_stage, data)
         figures |= {f"transformer/{name}": value for name, value in held_out(model.params).items()}
         pictures |= held_out.pictures(model.params, options)

@@ -44,12 +44,16 @@ class SampleConfig:
     step: str = ""
 
     def __post_init__(self):
-        Filters(self.temperature, self.top_k, self.top_p)  # refuses what cannot be drawn with
+        Filters(**self.filters())  # refuses what cannot be drawn with
         for name in ("n", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"config.sample.{name}={getattr(self, name)}, but it must be at least 1.")
         if self.per_class is not None and self.per_class < 1:
             raise ValueError(f"config.sample.per_class={self.per_class}, but it must be at least 1, or None.")
+
+    def filters(self) -> dict[str, Any]:
+        """How tokens are drawn, as keywords of `Generator.sample`."""
+        return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,14 +100,11 @@ class Generator:
         batch = self.parse_condition(n, **condition)
         given, keep = self._completion(n, given, keep)
         arrays = {"number": first + np.arange(n), "given": given, "keep": keep, **batch}
-        shares = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
-        padded = -(-n // shares) * shares  # every device draws as many; the surplus is cut off
-        arrays = {name: np.resize(value, (padded, *value.shape[1:])) for name, value in arrays.items()}
         arrays = sharding.put_whole(arrays, self.mesh)
         ids = self._sample(
             self.model,
             self.params,
-            self.model.condition.tokens(arrays, padded),
+            self.model.condition.tokens(arrays, len(arrays["number"])),
             jax.random.key(seed),
             arrays["number"],
             jnp.float32(filters.temperature or 1.0),
@@ -115,7 +112,7 @@ class Generator:
             arrays["given"],
             arrays["keep"],
             top_k=filters.top_k,
-            greedy=filters.temperature == 0,
+            greedy=filters.greedy,
         )
         return ids[:n]
 
@@ -244,7 +241,5 @@ def _place(params: Any, mesh: jax.sharding.Mesh) -> Any:
 
 
 def _in_shares(function: Any, params: Any, array: np.ndarray, mesh: jax.sharding.Mesh) -> jax.Array:
-    """Run over the batch, padded to a multiple of the devices that share it."""
-    n, shares = len(array), mesh.shape["data"] * mesh.shape["fsdp"]
-    padded = np.resize(array, (-(-n // shares) * shares, *array.shape[1:]))
-    return function(params, sharding.put_whole({"x": padded}, mesh)["x"])[:n]
+    """Run over the batch, split over the devices."""
+    return function(params, sharding.put_whole({"x": array}, mesh)["x"])[: len(array)]

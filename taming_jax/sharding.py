@@ -74,9 +74,19 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: list | None = None) ->
     return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def this_process() -> dict[str, int]:
+    """Which process this is, as keywords of `pipeline.make_batches`."""
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
+
+def batch_shares(mesh: Mesh) -> int:
+    """Devices that share a batch."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
 def check_batch(batch_size: int, mesh: Mesh) -> None:
     """Raise ValueError when the global batch does not split evenly over the devices that share it."""
-    shares = mesh.shape["data"] * mesh.shape["fsdp"]
+    shares = batch_shares(mesh)
     if batch_size % shares:
         raise ValueError(
             f"config.data.batch_size={batch_size} (the global batch) is not divisible by the {shares} devices that "
@@ -100,9 +110,17 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 
 
 def put_whole(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """The whole batch, the same in every process, -> global arrays split over the mesh."""
-    sharding = batch_sharding(mesh)
-    return {key: jax.make_array_from_callback(a.shape, sharding, a.__getitem__) for key, a in batch.items()}
+    """The whole batch, the same in every process, -> global arrays split over the mesh.
+
+    Repeated up to a multiple of the devices that share it; what is computed of the surplus is to be cut off.
+    """
+    sharding, shares = batch_sharding(mesh), batch_shares(mesh)
+
+    def put(array: np.ndarray) -> jax.Array:
+        padded = np.resize(array, (-(-len(array) // shares) * shares, *array.shape[1:]))
+        return jax.make_array_from_callback(padded.shape, sharding, padded.__getitem__)
+
+    return {key: put(array) for key, array in batch.items()}
 
 
 def state_shardings(abstract_state: Any, mesh: Mesh, rules: tuple[tuple[str, P], ...] = RULES) -> Any:

@@ -139,6 +139,16 @@ def test_sampling_writes_pictures_that_can_be_drawn_again(class_dir, tmp_path, c
     assert pixels(out / names[0]).shape == (16, 16, 3)
 
 
+def test_only_the_programs_own_folder_is_emptied(class_dir, tmp_path):
+    theirs, ours = tmp_path / "00099.png", Path(class_dir) / "samples" / "00099.png"
+    ours.parent.mkdir(exist_ok=True)
+    for path in (theirs, ours):
+        path.write_bytes(b"a picture of the user's, or of an earlier call")
+    sample.draw(SampleConfig(n=2, batch_size=2, out=str(tmp_path)), class_dir)
+    sample.draw(SampleConfig(n=2, batch_size=2), class_dir)
+    assert theirs.exists() and not ours.exists()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -36,8 +36,7 @@ def grid(images: Any, columns: int | None = None, labels: Sequence[str] | None =
         raise ValueError(f"a grid of {n} images needs {n} labels, but {len(labels)} were given")
 
     scale = max(1, math.ceil(VISIBLE / max(h, w)))
-    pixels = np.round((np.nan_to_num(images, nan=-1.0).clip(-1, 1) + 1) * 127.5).astype(np.uint8)
-    pixels = np.broadcast_to(pixels, (n, h, w, 3)).repeat(scale, axis=1).repeat(scale, axis=2)
+    pixels = np.broadcast_to(to_pixels(images), (n, h, w, 3)).repeat(scale, axis=1).repeat(scale, axis=2)
     h, w = h * scale, w * scale
     cell_h, cell_w = h + PAD + (LINE if labels is not None else 0), w + PAD
 
@@ -50,6 +49,11 @@ def grid(images: Any, columns: int | None = None, labels: Sequence[str] | None =
         if labels is not None:
             pen.text((left, top + h), _fit(labels[i], w, font), fill="black", font=font)
     return picture
+
+
+def to_pixels(images: np.ndarray) -> np.ndarray:
+    """Floats in [-1, 1] -> uint8 of the same shape; what is outside is clipped, NaN becomes black."""
+    return np.round((np.nan_to_num(images, nan=-1.0).clip(-1, 1) + 1) * 127.5).astype(np.uint8)
 
 
 class Report:
