@@ -3,7 +3,9 @@
 python sample.py --config=configs/imagenet_cond.py [--workdir=DIR] [--config.sample.n=64 ...]
 """
 
+import dataclasses
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,8 +16,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from configs.command import run
-from taming_jax import checkpoint, generate
-from taming_jax.conditioning import Condition, ConditionConfig, make_condition
+from taming_jax import checkpoint, condition_files, generate
+from taming_jax.conditioning import Condition
+from taming_jax.data import pipeline
 from taming_jax.experiment import SampleConfig
 from taming_jax.settings import from_dict
 from taming_jax.training.report import grid, to_pixels
@@ -23,43 +26,53 @@ from taming_jax.training.report import grid, to_pixels
 GRID_MOST = 100  # images in the overview
 
 
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Images to draw together: their conditions as entries of a batch, their labels, and where they are known the
+    pictures that have these conditions."""
+
+    batch: dict[str, np.ndarray]
+    pixels: tuple[int, int]
+    labels: list[str]
+    truth: np.ndarray | None = None
+
+
 def draw(settings: SampleConfig, workdir: str) -> epath.Path:
-    """Write single PNGs and a labelled grid, print the rate, and return the folder."""
+    """Write single PNGs and a grid, print the rate, and return the folder."""
     step = settings.step or None
     config = checkpoint.load_config(workdir, step)
     if config["kind"] != "two_stage":
-        raise ValueError(f"{workdir!r} holds a first stage, which cannot draw; name the directory of a second stage.")
-    condition = make_condition(from_dict(ConditionConfig, config["condition"], "config.condition"))
-    wanted = conditions(settings, condition)
+        raise ValueError(f"{workdir!r} holds no second stage, and only that can draw; name the directory of one.")
     generator = generate.load(workdir, step=step)
     assert isinstance(generator, generate.Generator)
-    n = len(next(iter(wanted.values()))) if wanted else settings.n
-    labels = condition.describe(wanted.get(condition.key), n)
+    wanted = list(requests(settings, generator, config))
+    n = sum(len(request.labels) for request in wanted)
     out = epath.Path(settings.out or epath.Path(workdir) / "samples")
     out.mkdir(parents=True, exist_ok=True)
     if not settings.out:  # our own folder holds the images of one call; in the user's nothing is removed
         for old in out.glob("[0-9][0-9][0-9][0-9][0-9]*.png"):
             old.unlink()
 
-    kept, compiling, started = [], _CompileTime(), time.perf_counter()
+    shown: list[tuple[np.ndarray, str]] = []
+    compiling, started, first = _CompileTime(), time.perf_counter(), 0
     with tqdm(total=n, unit="image") as progress:
-        for first in range(0, n, settings.batch_size):
-            numbers = np.arange(first, first + settings.batch_size) % n  # every batch of one size: one program for all
-            images = generator.sample(
-                settings.batch_size,
-                seed=settings.seed,
-                first=first,
-                **settings.filters(),
-                **{name: value[numbers] for name, value in wanted.items()},
-            )
-            pixels = np.asarray(images)[: n - first]
-            for number, image in enumerate(pixels, start=first):
-                name = "_".join([f"{number:05d}", *labels[number].split()])
-                _save(image, out / f"{_safe(name)}.png")
-            kept += list(pixels[: max(0, GRID_MOST - first)])
-            progress.update(len(pixels))
+        for request in wanted:
+            images = _draw(generator, request, settings, first)
+            drawn = generator.model.condition.picture(request.batch, len(images), request.pixels)
+            for i, image in enumerate(images):
+                name = _safe("_".join([f"{first + i:05d}", *request.labels[i].split()]))
+                _save(image, out / f"{name}.png")
+                beside = [rows[i] for rows in (drawn, images, request.truth) if rows is not None]
+                if len(beside) > 1:
+                    _save(np.concatenate(beside, axis=1), out / f"{name}_beside.png")
+                if len(shown) < GRID_MOST:
+                    shown.append((np.concatenate(beside, axis=1), request.labels[i]))
+            first += len(images)
+            progress.update(len(images))
     seconds = time.perf_counter() - started - compiling.seconds
-    picture = grid(np.stack(kept), None, labels[: len(kept)] if any(labels) else None)
+    same = [entry for entry in shown if entry[0].shape == shown[0][0].shape]  # a grid has cells of one size
+    labels = [label for _, label in same]
+    picture = grid(np.stack([image for image, _ in same]), None, labels if any(labels) else None)
     with (out / "grid.png").open("wb") as file:
         picture.save(file, format="PNG")
     print(f"{n} images in {seconds:.1f} s: {n / seconds:.2f} images/s (compiling took {compiling.seconds:.1f} s more)")
@@ -67,18 +80,90 @@ def draw(settings: SampleConfig, workdir: str) -> epath.Path:
     return out
 
 
-def conditions(settings: SampleConfig, condition: Condition) -> dict[str, np.ndarray]:
-    """One condition an image, as the settings ask. Raises ValueError for a class that the model does not know."""
-    if condition.key != "class_label":
-        if settings.classes or settings.per_class:
-            raise ValueError("config.sample.classes and per_class need a class-conditional model, and this one is not.")
-        return {}
+def _draw(generator: generate.Generator, request: Request, settings: SampleConfig, first: int) -> np.ndarray:
+    """The images of a request, float32 (n, H, W, 3); every batch is filled up to one size, so that it compiles once."""
+    n = len(request.labels)
+    numbers = np.arange(settings.batch_size) % n
+    batch = {name: value[numbers] for name, value in request.batch.items()}
+    ids = generator.sample_ids_like(
+        batch, n=settings.batch_size, pixels=request.pixels, seed=settings.seed, first=first, **settings.filters()
+    )
+    return np.asarray(generator.decode(ids[:n]))
+
+
+def requests(settings: SampleConfig, generator: generate.Generator, config: Mapping[str, Any]) -> Iterator[Request]:
+    """What the settings ask for, in batches. Raises ValueError for what the model does not know."""
+    condition = generator.model.condition
+    by_class = condition.keys == ("class_label",)
+    if not by_class and (settings.classes or settings.per_class):
+        raise ValueError("config.sample.classes and per_class need a class-conditional model, and this one is not.")
+    if by_class or condition.keys in ((), ("coordinate",)):
+        if settings.condition:
+            condition_files.find_files(settings.condition, condition)  # says why not
+        yield from _counted(settings, generator, _classes(settings, condition) if by_class else {})
+    elif settings.condition:
+        yield from _from_files(settings, generator)
+    else:
+        yield from _from_data(settings, generator, config)
+
+
+def _counted(settings: SampleConfig, generator: generate.Generator, wanted: dict[str, np.ndarray]) -> Iterator[Request]:
+    """Images of classes, or of no condition."""
+    condition, pixels = generator.model.condition, _size(settings) or generator.training_pixels
+    n = len(wanted["class_label"]) if wanted else settings.n
+    for first in range(0, n, settings.batch_size):
+        here = min(settings.batch_size, n - first)
+        batch = condition.parse({name: value[first : first + here] for name, value in wanted.items()}, here, pixels)
+        yield Request(batch, pixels, condition.describe(batch, here))
+
+
+def _from_files(settings: SampleConfig, generator: generate.Generator) -> Iterator[Request]:
+    """`n` images in all, spread over the files."""
+    condition, factor = generator.model.condition, generator.first_stage.config.factor
+    files = condition_files.find_files(settings.condition, condition)
+    shares = np.bincount(np.arange(settings.n) % len(files), minlength=len(files))
+    for file, share in zip(files, shares):
+        for first in range(0, share, settings.batch_size):
+            here = min(settings.batch_size, int(share) - first)
+            given = condition_files.read_condition(file, condition, factor, _size(settings), settings.unlabelled)
+            pixels = condition.pixels(given) or _size(settings) or generator.training_pixels
+            truth = np.broadcast_to(given["image"], (here, *pixels, 3)) if "image" in given else None
+            try:
+                batch = condition.parse(given, here, pixels)
+            except ValueError as error:
+                raise ValueError(f"{file}: {error}") from error
+            yield Request(batch, pixels, [file.stem] * here, truth)
+
+
+def _from_data(settings: SampleConfig, generator: generate.Generator, config: Mapping[str, Any]) -> Iterator[Request]:
+    """One image for each of the first `n` held-out ones, under its condition."""
+    if settings.size:
+        raise ValueError("config.sample.size needs config.sample.condition: held-out images have the training size.")
+    data = from_dict(pipeline.DataConfig, {**config["data"], "batch_size": settings.batch_size}, "config.data")
+    left = min(settings.n, pipeline.num_examples(data, "val"))
+    if left < settings.n:
+        print(f"only {left} held-out images: as many are drawn instead of {settings.n}")
+    for batch in pipeline.make_batches(data, "val"):
+        here = min(left, settings.batch_size)
+        batch = {name: value[:here] for name, value in batch.items()}
+        yield Request(batch, batch["image"].shape[1:3], [""] * here, batch["image"])
+        left -= here
+        if not left:
+            return
+
+
+def _classes(settings: SampleConfig, condition: Condition) -> dict[str, np.ndarray]:
+    """One class an image, as the settings ask. Raises ValueError for a class that the model does not know."""
     names = [name for name in settings.classes.split(",") if name.strip()]
     wanted: list[Any] = names or list(range(condition.vocabulary))
-    classes = np.asarray(condition.parse(wanted, len(wanted)))
+    classes = condition.parse({"class_label": wanted}, len(wanted), (0, 0))["class_label"]
     if settings.per_class:
         return {"class_label": np.repeat(classes, settings.per_class)}
     return {"class_label": classes[np.sort(np.arange(settings.n) % len(classes))]}
+
+
+def _size(settings: SampleConfig) -> tuple[int, int] | None:
+    return (settings.size[0], settings.size[1]) if settings.size else None
 
 
 class _CompileTime:

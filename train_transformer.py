@@ -9,7 +9,8 @@ import jax
 from ml_collections import ConfigDict
 
 from configs.command import run
-from taming_jax import evaluate, generate, sharding
+from taming_jax import checkpoint, evaluate, generate, sharding
+from taming_jax.conditioning import has_stage
 from taming_jax.data import pipeline
 from taming_jax.experiment import TransformerExperiment, saved_form
 from taming_jax.settings import from_dict
@@ -24,13 +25,25 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     sharding.check_batch(data.batch_size, mesh)
     pipeline.num_examples(data, "train")  # refuses a folder that is missing or empty before anything long starts
     experiment = _with_classes(experiment)
-    saved_config = saved_form(experiment)
-    model = generate.two_stage(saved_config, generate.first_stage_model(experiment.first_stage, workdir))
-    first_stage = generate.keep_first_stage(experiment.first_stage, workdir, mesh)
+    condition = experiment.condition
+    first = generate.stage_model(experiment.first_stage, workdir)
+    second = generate.stage_model(condition.stage, workdir, generate.CONDITION_STAGE) if has_stage(condition) else None
+    model = generate.two_stage(saved_form(experiment), first, second)
+    data = dataclasses.replace(
+        data,
+        annotations=model.condition.annotations,
+        max_objects=condition.max_objects,
+        whole_boxes=condition.encode_crop,
+    )
+    experiment = dataclasses.replace(experiment, data=data)
+    initial = {"params": checkpoint.load_params(experiment.init_from)} if experiment.init_from else {}
+    first_stage = generate.keep_stage(experiment.first_stage, workdir, mesh)
+    second_stage = generate.keep_stage(condition.stage, workdir, mesh, generate.CONDITION_STAGE) if second else None
+    generator = generate.Generator(model, None, first_stage, generate.condition_stage(model, first_stage, second_stage))
 
     optimizer = optim.make_optimizer(experiment.optimizer, batch_size=data.batch_size, steps=settings.steps)
     report = Report(workdir, is_main=jax.process_index() == 0)
-    measure = evaluate.GeneratorEvaluation(model, first_stage, data)
+    measure = evaluate.GeneratorEvaluation(generator, data)
 
     def draw(state, number):
         for name, (images, labels) in measure.pictures(state.params, experiment.sample.filters()).items():
@@ -40,16 +53,17 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
         config=settings,
         init=lambda key: transformer.make_state(key, model, optimizer),
         step=transformer.make_train_step(model, optimizer, jax.random.key(settings.seed)),
-        frozen=first_stage.params,
+        frozen=generator.stages,
         batches=lambda start: pipeline.make_batches(data, "train", start_step=start, **sharding.this_process()),
         hooks=(
             loop.Hook("val", settings.eval_every, lambda state, _: measure(state.params), measure.measures),
             loop.Hook("images", settings.image_every, draw),
         ),
-        saved_config=saved_config,
+        saved_config=saved_form(experiment),
         workdir=workdir,
         mesh=mesh,
         report=report,
+        initial=initial,
     )
     return finished
 
@@ -57,13 +71,15 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
 def _with_classes(experiment: TransformerExperiment) -> TransformerExperiment:
     """Take the number and the names of the classes from the data where the configuration leaves them open."""
     condition = experiment.condition
-    if condition.kind != "class_label" or condition.class_names:
+    of_objects = condition.kind in ("boxes", "points")
+    if not (condition.kind == "class_label" or of_objects) or condition.class_names:
         return experiment
-    names = pipeline.class_names(experiment.data)
+    names = (pipeline.object_names if of_objects else pipeline.class_names)(experiment.data)
     if names is None:
         raise ValueError(
-            f"config.condition.kind is class_label, but the data source {experiment.data.source!r} has no classes; put "
-            "the images into one folder a class, or train with config.condition.kind=none."
+            f"config.condition.kind is {condition.kind}, but the data source {experiment.data.source!r} has no "
+            f"{'objects; take a source that has' if of_objects else 'classes; put images into one folder a class'}, or "
+            "train with config.condition.kind=none."
         )
     if condition.n_classes not in (0, len(names)):
         raise ValueError(f"config.condition.n_classes={condition.n_classes}, but the data has {len(names)} classes.")

@@ -3,12 +3,16 @@
 python train_vqgan.py --config=configs/demo_vqgan.py [--workdir=DIR] [--config.a.b=value]
 """
 
+import dataclasses
+from typing import Any
+
 import jax
 from ml_collections import ConfigDict
 
 from configs.command import run
-from taming_jax import evaluate, sharding
+from taming_jax import checkpoint, evaluate, sharding
 from taming_jax.data import pipeline
+from taming_jax.data.pipeline import DataConfig
 from taming_jax.experiment import VQGANExperiment, saved_form
 from taming_jax.models.discriminator import Discriminator
 from taming_jax.models.lpips import load_lpips
@@ -21,6 +25,7 @@ from taming_jax.training.report import Report
 def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
     """Train to the end, or go on where a checkpoint in `workdir` left off; False where a signal stopped it."""
     mesh = sharding.make_mesh(experiment.mesh)
+    experiment = dataclasses.replace(experiment, data=_annotated(experiment))
     data, loss, settings = experiment.data, experiment.loss, experiment.train
     sharding.check_batch(data.batch_size, mesh)
     _check_images(experiment)
@@ -43,6 +48,7 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
     def step(state, lpips_params, batch):
         return train_step(state, batch, jax.random.fold_in(key, state.step), lpips_params)
 
+    initial = _start(experiment)
     report = Report(workdir, is_main=jax.process_index() == 0)
     measure = evaluate.FirstStageEvaluation(model, data, mesh, lpips_params)
 
@@ -63,18 +69,45 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
         workdir=workdir,
         mesh=mesh,
         report=report,
+        initial=initial,
     )
     return finished
 
 
+def _annotated(experiment: VQGANExperiment) -> DataConfig:
+    """The data, with what the network reads."""
+    needed = {"segmentation": ("segmentation",), "depth": ("depth",), "pose": ("keypoints",)}
+    annotations = needed.get(experiment.model.content, ())
+    return dataclasses.replace(experiment.data, annotations=annotations)
+
+
+def _start(experiment: VQGANExperiment) -> dict[str, Any]:
+    """The fields of the state that come from the model named by `init_from`."""
+    if not experiment.init_from:
+        return {}
+    if checkpoint.load_config(experiment.init_from).get("kind") != "vqgan":
+        raise ValueError(f"config.init_from={experiment.init_from!r} holds no first stage.")
+    fields = {"params": checkpoint.load_params(experiment.init_from)}
+    found = checkpoint.load_discriminator(experiment.init_from) if experiment.loss.disc_weight else None
+    return fields | ({"disc_params": found["params"], "batch_stats": found["batch_stats"]} if found else {})
+
+
 def _check_images(experiment: VQGANExperiment) -> None:
-    """Raise ValueError where the network does not take what the data gives."""
+    """Raise ValueError where the parts do not fit."""
     model, size = experiment.model, experiment.data.size
-    channels = {"model.in_channels": model.in_channels, "model.out_channels": model.out_channels}
-    channels["discriminator.in_channels"] = experiment.discriminator.in_channels
-    for name, value in channels.items():
-        if value != 3:
-            raise ValueError(f"config.{name}={value}, but the images have 3 channels; set it to 3.")
+    labels = pipeline.num_labels(experiment.data) if model.content == "segmentation" else 0
+    expected, what = {"image": (3, "channels"), "segmentation": (labels, "labels")}.get(model.content, (0, ""))
+    if expected and model.in_channels != expected:
+        raise ValueError(
+            f"config.model.in_channels={model.in_channels}, but the data has {expected} {what}; set it and "
+            "out_channels to that."
+        )
+    found = experiment.discriminator.in_channels
+    if experiment.loss.disc_weight and found != model.out_channels:
+        raise ValueError(
+            f"config.discriminator.in_channels={found}, but the images have {model.out_channels} channels; set "
+            "it to that."
+        )
     try:
         model.grid(size, size)
     except ValueError as error:

@@ -69,12 +69,15 @@ class Checkpoints:
         params: Any,
         config: Mapping[str, Any],
         train: Any = None,
+        discriminator: Any = None,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
         """Start to save; returns when the arrays are copied, and writes in the background."""
         items = {"params": ocp.args.StandardSave(params), "config": ocp.args.JsonSave(dict(config))}
         if train is not None:
             items["train"] = ocp.args.StandardSave(train)
+        if discriminator is not None:
+            items["discriminator"] = ocp.args.StandardSave(discriminator)
         self._manager.save(
             step,
             args=ocp.args.Composite(**items),
@@ -155,9 +158,16 @@ def load_config(workdir: str, step: int | str | None = None) -> dict[str, Any]:
 
 def load_params(workdir: str, step: int | str | None = None, dtype: Any = None) -> Any:
     """The parameters of a checkpoint, and nothing else of it, as numpy arrays, cast to `dtype` where floating."""
-    path = (find_step(workdir, step) / "params").resolve()
+    return _load_tree(find_step(workdir, step) / "params", dtype)
+
+
+def _load_tree(path: epath.Path, dtype: Any = None, only: tuple[str, ...] | None = None) -> Any:
+    """The arrays of one item as numpy, of all its entries or of those named."""
+    path = path.resolve()
     with ocp.PyTreeCheckpointer() as reader:
         tree = reader.metadata(path).item_metadata.tree
+        if only is not None:
+            tree = {name: tree[name] for name in only if name in tree}
         targets = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
 
         def arguments(leaf):
@@ -175,14 +185,32 @@ def has_checkpoint(workdir: str) -> bool:
     return bool(_steps(epath.Path(workdir) / FOLDER))
 
 
-def save_model(workdir: str, *, params: Any, config: Mapping[str, Any]) -> None:
-    """Write a checkpoint that holds a model alone, with nothing to train on from, in place of what was there."""
+def load_discriminator(workdir: str, step: int | str | None = None) -> dict[str, Any] | None:
+    """The discriminator saved with a first stage, as numpy: {"params", "batch_stats"}; None where there is none."""
+    folder = find_step(workdir, step)
+    if (folder / "discriminator").exists():
+        return _load_tree(folder / "discriminator")
+    if not (folder / "train").exists():
+        return None
+    found = _load_tree(folder / "train", only=("disc_params", "batch_stats"))
+    if not found.get("disc_params"):
+        return None
+    return {"params": found["disc_params"], "batch_stats": found["batch_stats"]}
+
+
+def save_model(
+    workdir: str, *, params: Any, config: Mapping[str, Any], discriminator: Any = None, step: int = 0
+) -> None:
+    """Write a checkpoint that holds a model alone, with nothing to resume from, in place of what was there.
+
+    discriminator: of a first stage, {"params", "batch_stats"}, so that its training can go on.
+    """
     folder = epath.Path(workdir) / FOLDER
     if jax.process_index() == 0 and folder.exists():
         folder.rmtree()
     multihost_utils.sync_global_devices("old model removed")
     with Checkpoints(workdir) as checkpoints:
-        checkpoints.save(0, params=params, config=config)
+        checkpoints.save(step, params=params, config=config, discriminator=discriminator)
 
 
 def _steps(folder: epath.Path) -> list[int]:

@@ -15,16 +15,16 @@ import numpy as np
 from etils import epath
 
 from taming_jax import checkpoint, sharding
+from taming_jax.conditioning import content_picture
 from taming_jax.data import demo, pipeline
 from taming_jax.experiment import SampleConfig
-from taming_jax.generate import FirstStage, Generator, load
+from taming_jax.generate import Generator, load
 from taming_jax.metrics.codebook import perplexity, usage
-from taming_jax.models.vqgan import VQGAN
+from taming_jax.models.vqgan import VQGAN, network_input
 from taming_jax.settings import from_dict
 from taming_jax.training.report import grid
 from taming_jax.training.transformer import make_eval_step as make_token_eval
 from taming_jax.training.vqgan import make_eval_step as make_image_eval
-from taming_jax.two_stage import TwoStage
 
 PICTURES = 8  # images in a grid's row, where a batch has as many
 
@@ -36,15 +36,19 @@ class FirstStageEvaluation:
         _require_images(data)
         self.model, self.data, self.mesh, self.lpips_params = model, data, mesh, lpips_params
         self._evaluate = jax.jit(make_image_eval(model))
+        self._read = jax.jit(lambda batch: network_input(model.config, batch))
 
     @property
     def measures(self) -> tuple[str, ...]:
         """The names of what it measures."""
+        if self.model.config.content == "segmentation":
+            return ("accuracy", "usage", "perplexity")
         return ("psnr", "ssim", "l1", "usage", "perplexity", *(("lpips",) if self.lpips_params is not None else ()))
 
     def __call__(self, params: Any) -> dict[str, float]:
-        """Means over the images: psnr (dB), ssim, l1, and lpips where its weights are there; of the codes: usage (share
-        of the codebook that occurs) and perplexity."""
+        """Means over the images: psnr (dB), ssim, l1, and lpips where its weights are there; for label maps accuracy,
+        the share of pixels of the right label. Of the codes: usage (share of the codebook that occurs) and
+        perplexity."""
         sums: dict[str, jax.Array] = {}
         for batch in _validation(self.data, self.mesh):
             for name, value in self._evaluate(params, batch, self.lpips_params).items():
@@ -63,25 +67,25 @@ class FirstStageEvaluation:
         batch = next(_validation(self.data, self.mesh))
         reconstruction = self._evaluate(params, batch, self.lpips_params)["reconstruction"]
         valid = _shown(batch)
-        return _rows(_whole(batch["image"])[valid], _whole(reconstruction)[valid])
+        inputs = _whole(self._read(batch))
+        return _rows(*(content_picture(self.model.config.content, x[valid]) for x in (inputs, _whole(reconstruction))))
 
 
 class GeneratorEvaluation:
     """Held-out likelihood, samples and completions of a transformer; compiled once, called with parameters."""
 
-    def __init__(self, model: TwoStage, first_stage: FirstStage, data: pipeline.DataConfig):
+    def __init__(self, generator: Generator, data: pipeline.DataConfig):
         _require_images(data)
-        self.model, self.first_stage, self.data = model, first_stage, data
-        self._evaluate = jax.jit(make_token_eval(model))
-        self._generator: Generator | None = None
+        self.generator, self.data, self.mesh = generator, data, generator.mesh
+        self._evaluate = jax.jit(make_token_eval(generator.model))
 
     measures = ("nll", "bits_per_token")
 
     def __call__(self, params: Any) -> dict[str, float]:
         """nll: nats per token; bits_per_token."""
         nll, n = 0.0, 0.0
-        for batch in _validation(self.data, self.first_stage.mesh):
-            sums = self._evaluate(params, self.first_stage.params, batch)
+        for batch in _validation(self.data, self.mesh):
+            sums = self._evaluate(params, self.generator.stages, batch)
             nll, n = nll + float(sums["nll"]), n + float(sums["n"])
         if n == 0:
             logging.warning("No image of the validation split could be read; nothing was measured.")
@@ -89,31 +93,25 @@ class GeneratorEvaluation:
         return {"nll": nll / n, "bits_per_token": nll / n / math.log(2)}
 
     def pictures(self, params: Any, options: Mapping[str, Any]) -> dict[str, tuple[np.ndarray, list[str]]]:
-        """Name -> (images, labels): samples, and completions of the upper half of held-out images below the originals'
-        reconstructions."""
-        generator = self._with(params)
-        condition = self.model.condition
-        batch = next(_validation(self.data, self.first_stage.mesh))
+        """Name -> (images, labels): samples, below their conditions where these can be drawn and above the images that
+        have them, and completions of the upper half of held-out images below the originals' reconstructions."""
+        self.generator.params = params
+        generator, condition = self.generator, self.generator.model.condition
+        batch = next(_validation(self.data, self.mesh))
         valid = _shown(batch)
         shown = {key: _whole(value)[valid][:PICTURES] for key, value in batch.items()}
-        n = len(shown["image"])
-        given = {condition.key: shown[condition.key]} if condition.key else {}
-        ids = np.asarray(self.first_stage.encode(shown["image"]))
+        n, pixels = len(shown["image"]), shown["image"].shape[1:3]
+        ids = np.asarray(generator.first_stage.encode(shown["image"]))
         keep = np.zeros(ids.shape, bool)
         keep[:, : ids.shape[1] // 2] = True
-        samples = generator.sample(n, **given, **options)
-        completed = generator.sample(n, **given, **options, given=ids, keep=keep)
-        labels = condition.describe(given.get(condition.key), n)
+        samples = generator.decode(generator.sample_ids_like(shown, **options))
+        completed = generator.decode(generator.sample_ids_like(shown, **options, given=ids, keep=keep))
+        labels, drawn = condition.describe(shown, n), condition.picture(shown, n, pixels)
+        rows = [samples] if drawn is None else [drawn, samples, shown["image"]]
         return {
-            "samples": (np.asarray(samples), labels),
-            "completions": (_rows(self.first_stage.decode(ids), completed), labels * 2),
+            "samples": (_rows(*rows), labels * len(rows)),
+            "completions": (_rows(generator.decode(ids), completed), labels * 2),
         }
-
-    def _with(self, params: Any) -> Generator:
-        if self._generator is None:
-            self._generator = Generator(self.model, params, self.first_stage)
-        self._generator.params = params
-        return self._generator
 
 
 def columns(data: pipeline.DataConfig) -> int:
@@ -154,11 +152,11 @@ def _shown(batch: Mapping[str, jax.Array]) -> np.ndarray:
     return valid if valid.any() else np.ones_like(valid)
 
 
-def _rows(above: Any, below: Any) -> np.ndarray:
-    """Two batches of the same length as alternating rows of `columns`, at most two of each."""
-    above, below = np.asarray(above)[: 2 * PICTURES], np.asarray(below)[: 2 * PICTURES]
-    width = min(PICTURES, len(above))
-    rows = [half[i : i + width] for i in range(0, len(above), width) for half in (above, below)]
+def _rows(*batches: Any) -> np.ndarray:
+    """Batches of the same length as alternating rows of `columns`, at most two of each."""
+    arrays = [np.asarray(batch)[: 2 * PICTURES] for batch in batches]
+    width = min(PICTURES, len(arrays[0]))
+    rows = [array[i : i + width] for i in range(0, len(arrays[0]), width) for array in arrays]
     return np.concatenate(rows)
 
 
@@ -179,10 +177,10 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
     pictures = {"reconstructions": (measure.pictures(first_stage.params), None)}
     if isinstance(model, Generator):
         options = from_dict(SampleConfig, config["sample"], "config.sample").filters()
-        held_out = GeneratorEvaluation(model.model, first_stage, data)
+        held_out = GeneratorEvaluation(model, data)
         figures |= {f"transformer/{name}": value for name, value in held_out(model.params).items()}
         pictures |= held_out.pictures(model.params, options)
-        if data.source == "demo" and model.model.condition.key == "class_label":
+        if data.source == "demo" and model.model.condition.keys == ("class_label",):
             figures["samples/class_read_right"] = class_accuracy(model, samples, options)
     lines += [f"| {name} | {value:.4f} |" for name, value in figures.items()]
     for name, (images, labels) in pictures.items():

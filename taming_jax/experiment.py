@@ -28,6 +28,11 @@ class SampleConfig:
     n: images in all, spread over the classes. per_class: this many of each class instead. classes: numbers or names
     with commas between them, empty for all. batch_size: drawn at once. temperature 0 is greedy; top_k, top_p: None for
     no limit.
+    size: height and width in pixels, () for the size of the condition or of the training images; others than the
+    training's are drawn by a sliding window.
+    condition: for maps and objects, a file or a folder to read them from: label maps (PNG), depth (PNG, NPY),
+    photographs for edges, low_res and image, pose maps (NPY), JSON lists of objects; empty for the validation data of
+    the training. unlabelled: the value in label maps for "no label", as in the data's settings.
     out: the folder, empty for `samples` in the working directory. step: the checkpoint, "" for the newest, "best" for
     the best by its metric.
     """
@@ -37,6 +42,9 @@ class SampleConfig:
     classes: str = ""
     seed: int = 0
     batch_size: int = 16
+    size: tuple[int, ...] = ()
+    condition: str = ""
+    unlabelled: int = -1
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
@@ -48,6 +56,8 @@ class SampleConfig:
         for name in ("n", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"config.sample.{name}={getattr(self, name)}, but it must be at least 1.")
+        if len(self.size) not in (0, 2) or min(self.size, default=1) < 1:
+            raise ValueError(f"config.sample.size={self.size}, but it must be (height, width) in pixels, or ().")
         if self.per_class is not None and self.per_class < 1:
             raise ValueError(f"config.sample.per_class={self.per_class}, but it must be at least 1, or None.")
 
@@ -58,10 +68,14 @@ class SampleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VQGANExperiment:
-    """A training of the first stage. workdir: where `--workdir` is not given."""
+    """A training of the first stage. workdir: where `--workdir` is not given.
+
+    init_from: the directory of a model to start from, such as a converted one, with its discriminator.
+    """
 
     workdir: str
     data: DataConfig
+    init_from: str = ""
     model: VQGANConfig = VQGANConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     loss: VQGANLossConfig = VQGANLossConfig()
@@ -75,12 +89,13 @@ class TransformerExperiment:
     """A training of the second stage, and what `sample.py` draws from it.
 
     first_stage: the working directory of a trained first stage. order: a name of `permuters.ORDERS`.
-    pkeep: share of input image ids kept in training.
+    pkeep: share of input image ids kept in training. init_from: the directory of a second stage to start from.
     """
 
     workdir: str
     first_stage: str
     data: DataConfig
+    init_from: str = ""
     transformer: GPTConfig = GPTConfig()
     condition: ConditionConfig = ConditionConfig()
     order: str = "row_major"

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,16 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from taming_jax import checkpoint, sharding
-from taming_jax.conditioning import ConditionConfig, make_condition
+from taming_jax.conditioning import ConditionConfig, StageCondition, has_stage, make_condition
 from taming_jax.losses import token_cross_entropy
 from taming_jax.models.gpt import GPT, GPTConfig
-from taming_jax.models.vqgan import VQGAN, VQGANConfig
-from taming_jax.sampling.decode import sample
+from taming_jax.models.vqgan import VQGAN, VQGANConfig, network_input
+from taming_jax.sampling.decode import choose_token, draw_sequence, image_keys, sample
 from taming_jax.sampling.filters import Filters
+from taming_jax.sampling.wavefront import Schedule
+from taming_jax.sampling.window import cache_bytes, check_window, sample_window, schedule_for
 from taming_jax.settings import from_dict
 from taming_jax.two_stage import TwoStage
 
-FIRST_STAGE = "first_stage"  # where a two-stage directory keeps its own copy of the first stage
+CACHE_BYTES = 6 << 30  # what a device may give to the keys and values of sliding windows
+# Where a two-stage directory keeps its own copies of the networks that make tokens.
+FIRST_STAGE, CONDITION_STAGE = "first_stage", "condition_stage"
 
 
 class FirstStage:
@@ -28,35 +33,31 @@ class FirstStage:
         self.model, self.mesh = model, mesh or sharding.make_mesh()
         self.params = _place(params, self.mesh)
         whole = sharding.replicated(self.mesh)  # so that every process can read all of the result
-        self._encode = jax.jit(
-            lambda params, x: model.apply({"params": params}, x, method="encode").ids, out_shardings=whole
-        )
-        self._decode = jax.jit(
-            lambda params, ids: model.apply({"params": params}, ids, method="decode_ids"), out_shardings=whole
-        )
+
+        def encode(params, batch):
+            return model.apply({"params": params}, network_input(model.config, batch), method="encode_ids")
+
+        def decode(params, batch):
+            return model.apply({"params": params}, batch["ids"], method="decode_ids")
+
+        self._encode = jax.jit(encode, out_shardings=whole)
+        self._decode = jax.jit(decode, out_shardings=whole)
 
     @property
     def config(self) -> VQGANConfig:
         return self.model.config
 
     def encode(self, images: Any) -> jax.Array:
-        """float32 (b, H, W, c) in [-1, 1] -> int32 (b, h, w). Raises ValueError for another shape or range."""
-        images = np.asarray(images)
-        channels = self.config.in_channels
-        if images.ndim != 4 or images.shape[-1] != channels:
-            raise ValueError(f"images have shape {images.shape}; expected (b, H, W, {channels}).")
-        if not np.issubdtype(images.dtype, np.floating) or np.abs(images).max(initial=0) > 1.5:
-            raise ValueError(
-                f"images are {images.dtype} with values up to {images.max():g}; expected floats in [-1, 1]: "
-                "use images / 127.5 - 1 for 8-bit pictures."
-            )
-        self.config.grid(*images.shape[1:3])
-        return _in_shares(self._encode, self.params, images.astype(np.float32), self.mesh)
+        """What the model reads -> int32 (b, h, w): images float32 (b, H, W, 3) in [-1, 1]; label maps int (b, H, W);
+        depth or edges float32 (b, H, W) in [-1, 1]. Raises ValueError for another shape or range."""
+        batch = {self.config.content: _check_images(images, self.config)}
+        return _in_shares(self._encode, self.params, batch, self.mesh)
 
     def decode(self, ids: Any) -> jax.Array:
-        """int32 (b, h, w) -> float32 (b, H, W, c), about [-1, 1]. Raises ValueError for ids that are not codes."""
-        ids = _check_ids(ids, self.config.n_embed)
-        return _in_shares(self._decode, self.params, ids, self.mesh)
+        """int32 (b, h, w) -> float32 (b, H, W, c), about [-1, 1]; logits of the labels from a first stage of label
+        maps. Raises ValueError for ids that are not codes."""
+        ids = _check_ids(ids, self.config.n_codes)
+        return _in_shares(self._decode, self.params, {"ids": ids}, self.mesh)
 
     def reconstruct(self, images: Any) -> jax.Array:
         """Encode and decode: what the codes keep of the images."""
@@ -64,19 +65,38 @@ class FirstStage:
 
 
 class Generator:
-    """A trained two-stage model: draws images, completes them, and tells how likely they are."""
+    """A trained two-stage model: draws images, completes them, and tells how likely they are.
 
-    def __init__(self, model: TwoStage, params: Any, first_stage: FirstStage):
+    first_stage, and condition_stage where the condition is a map (both may be the same), are its parts.
+    """
+
+    def __init__(
+        self, model: TwoStage, params: Any, first_stage: FirstStage, condition_stage: FirstStage | None = None
+    ):
         self.model, self.first_stage, self.mesh = model, first_stage, first_stage.mesh
+        self.condition_stage = condition_stage
         self.params = _place(params, self.mesh)
         whole = sharding.replicated(self.mesh)
         self._sample = jax.jit(sample, static_argnums=0, static_argnames=("top_k", "greedy"), out_shardings=whole)
+        self._sample_window = jax.jit(
+            sample_window, static_argnums=0, static_argnames=("top_k", "greedy"), out_shardings=whole
+        )
+        self._tokens = jax.jit(lambda stages, batch: model.condition.tokens(batch, len(batch["number"]), stages))
         self._log_likelihood = jax.jit(self._sequence_log_likelihood)
+
+    @property
+    def stages(self) -> dict[str, Any]:
+        """The parameters that make tokens, as the functions of `model` take them."""
+        stages = {"first_stage": self.first_stage.params}
+        if self.condition_stage not in (None, self.first_stage):
+            stages["condition_stage"] = self.condition_stage.params
+        return stages
 
     def sample_ids(
         self,
         n: int,
         *,
+        size: int | tuple[int, int] | None = None,
         seed: int = 0,
         temperature: float = 1.0,
         top_k: int | None = None,
@@ -88,33 +108,78 @@ class Generator:
     ) -> jax.Array:
         """Draw the ids of `n` images, int32 (n, h, w).
 
+        size: height and width in pixels, default that of the condition's map, of `given`, or else of the training
+        images; anything else than the training size is drawn by a sliding window.
         temperature 0 is greedy; top_k and top_p each work alone or together (see `sampling.filters`).
         given, int (h, w) or (n, h, w), with keep, bool of the same shape: ids that stay, for completing an image.
         first: the number of the first image; image i of a seed is the same in whatever batch it is drawn.
-        The condition goes under its name, such as `class_label=...`: one for all or one an image.
+        The condition goes under its name, such as `class_label=...` or `segmentation=...`: one for all or one an image.
         Raises ValueError for anything that does not fit the model, before compiling.
         """
         if n < 1:
             raise ValueError(f"n={n} images were asked for; give 1 or more.")
         filters = Filters(temperature=temperature, top_k=top_k, top_p=top_p)
-        batch = self.parse_condition(n, **condition)
-        given, keep = self._completion(n, given, keep)
+        pixels = self._pixels(size, given, condition)
+        batch = self.parse_condition(n, pixels, **condition)
+        return self._draw(n, batch, pixels, seed, filters, given, keep, first)
+
+    def sample_ids_like(
+        self,
+        batch: Mapping[str, np.ndarray],
+        *,
+        n: int | None = None,
+        pixels: tuple[int, int] | None = None,
+        seed: int = 0,
+        given: Any = None,
+        keep: Any = None,
+        first: int = 0,
+        **filters: Any,
+    ) -> jax.Array:
+        """As `sample_ids`, under conditions that are entries of a batch already: those that `parse_condition` or the
+        data pipeline makes. n, pixels: how many and how large, default as the batch's images."""
+        n, pixels = n or len(batch["image"]), pixels or batch["image"].shape[1:3]
+        return self._draw(n, batch, pixels, seed, Filters(**filters), given, keep, first)
+
+    @property
+    def training_pixels(self) -> tuple[int, int]:
+        """Height and width of the images it was trained on."""
+        factor = self.first_stage.config.factor
+        return self.model.grid[0] * factor, self.model.grid[1] * factor
+
+    def _draw(self, n, batch, pixels, seed, filters, given, keep, first=0) -> jax.Array:
+        grid = self.first_stage.config.grid(*pixels)
+        sliding = grid != self.model.grid
+        if sliding:
+            check_window(self.model, grid)
+        given, keep = self._completion((n, *grid), given, keep)
         arrays = {"number": first + np.arange(n), "given": given, "keep": keep, **batch}
         arrays = sharding.put_whole(arrays, self.mesh)
-        ids = self._sample(
+        tokens = self._tokens(self.stages, {name: arrays[name] for name in ("number", *batch)})
+        arguments = (
             self.model,
             self.params,
-            self.model.condition.tokens(arrays, len(arrays["number"])),
+            tokens,
             jax.random.key(seed),
             arrays["number"],
             jnp.float32(filters.temperature or 1.0),
             None if filters.top_p is None else jnp.float32(filters.top_p),
             arrays["given"],
             arrays["keep"],
-            top_k=filters.top_k,
-            greedy=filters.greedy,
         )
+        options = {"top_k": filters.top_k, "greedy": filters.greedy}
+        if sliding:
+            schedule = self._schedule(tokens.shape, arrays["given"].shape, keep.all(axis=0))
+            ids = self._sample_window(*arguments, schedule, **options)
+        else:
+            ids = self._sample(*arguments, **options)
         return ids[:n]
+
+    def _schedule(self, tokens: tuple[int, ...], ids: tuple[int, ...], keep: np.ndarray) -> Schedule:
+        """How the window slides: keeping what columns of windows have read, where memory allows."""
+        schedule = schedule_for(self.model, tokens, ids, keep=keep)
+        if cache_bytes(self.model.gpt.config, schedule, -(-ids[0] // sharding.batch_shares(self.mesh))) > CACHE_BYTES:
+            schedule = schedule_for(self.model, tokens, ids, keep=keep, keep_columns=False)
+        return schedule
 
     def decode(self, ids: Any) -> jax.Array:
         """int32 (b, h, w) -> float32 (b, H, W, c)."""
@@ -129,21 +194,31 @@ class Generator:
         ids = _check_ids(ids, self.model.n_codes)
         if ids.shape[1:] != self.model.grid:
             raise ValueError(f"ids have shape {ids.shape}; expected (b, {self.model.grid[0]}, {self.model.grid[1]}).")
-        batch = self.parse_condition(len(ids), **condition)
-        return self._log_likelihood(self.params, self.model.condition.tokens(batch, len(ids)), ids)
+        batch = self.parse_condition(len(ids), self._pixels(None, ids, condition), **condition)
+        tokens = self._tokens(self.stages, {"number": np.arange(len(ids)), **batch})
+        return self._log_likelihood(self.params, tokens, ids)
 
-    def parse_condition(self, n: int, **condition: Any) -> dict[str, np.ndarray]:
+    def parse_condition(self, n: int, pixels: tuple[int, int] | None = None, **condition: Any) -> dict[str, np.ndarray]:
         """The user's keywords for `n` images, checked, as batch entries. Raises ValueError."""
-        key = self.model.condition.key
-        unknown = sorted(set(condition) - {key})
+        keys = self.model.condition.keys
+        unknown = sorted(set(condition) - set(keys))
         if unknown:
-            takes = f"takes {key}" if key else "is unconditional"
+            takes = f"takes {' or '.join(keys)}" if keys else "is unconditional"
             raise ValueError(f"unknown argument(s) {', '.join(unknown)}; this model {takes}.")
-        value = self.model.condition.parse(condition.get(key), n)
-        return {} if value is None else {key: value}
+        return self.model.condition.parse(condition, n, pixels or self._pixels(None, None, condition))
 
-    def _completion(self, n: int, given: Any, keep: Any) -> tuple[np.ndarray, np.ndarray]:
-        grid = (n, *self.model.grid)
+    def _pixels(self, size: Any, given: Any, condition: Mapping[str, Any]) -> tuple[int, int]:
+        """Height and width of the images to draw."""
+        if size is not None:
+            height, width = (size, size) if np.ndim(size) == 0 else tuple(size)
+            return int(height), int(width)
+        from_condition = self.model.condition.pixels(condition)
+        if from_condition:
+            return from_condition
+        h, w = self.model.grid if given is None or np.ndim(given) < 2 else np.shape(given)[-2:]
+        return h * self.first_stage.config.factor, w * self.first_stage.config.factor
+
+    def _completion(self, grid: tuple[int, int, int], given: Any, keep: Any) -> tuple[np.ndarray, np.ndarray]:
         if (given is None) != (keep is None):
             raise ValueError("given and keep go together: the ids, and where they stay; one of them is missing.")
         if given is None:
@@ -162,10 +237,55 @@ class Generator:
         return -token_cross_entropy(self.model.logits(params, condition, sequence), sequence).sum(axis=1)
 
 
+class TokenModel:
+    """A trained transformer alone: what comes next in sequences of ids."""
+
+    def __init__(self, model: GPT, params: Any, mesh: jax.sharding.Mesh | None = None):
+        self.model, self.mesh = model, mesh or sharding.make_mesh()
+        self.params = _place(params, self.mesh)
+        whole = sharding.replicated(self.mesh)
+        self._logits = jax.jit(lambda params, batch: model.apply({"params": params}, batch["ids"]), out_shardings=whole)
+        self._extend = jax.jit(self._draw, static_argnames=("n", "top_k", "greedy"), out_shardings=whole)
+
+    def logits(self, ids: Any) -> jax.Array:
+        """int32 (b, l) -> float32 (b, l, n): the prediction of what follows each."""
+        return _in_shares(self._logits, self.params, {"ids": self._check(ids, 0)}, self.mesh)
+
+    def extend(self, ids: Any, n: int, *, seed: int = 0, temperature: float = 1.0, top_k=None, top_p=None) -> jax.Array:
+        """Draw the `n` ids that follow int32 (b, l) -> int32 (b, n); filters as in `Generator.sample_ids`."""
+        filters = Filters(temperature=temperature, top_k=top_k, top_p=top_p)
+        ids = self._check(ids, n - 1)
+        arrays = sharding.put_whole({"ids": ids, "number": np.arange(len(ids))}, self.mesh)
+        temperature, top_p = jnp.float32(filters.temperature or 1.0), filters.top_p
+        key = jax.random.key(seed)
+        drawn = self._extend(self.params, arrays, key, temperature, top_p, n=n, top_k=top_k, greedy=filters.greedy)
+        return drawn[: len(ids)]
+
+    def _draw(self, params, arrays, key, temperature, top_p, *, n, top_k, greedy):
+        keys, vocabulary = image_keys(key, arrays["number"]), self.model.config.vocab_size
+        choose = partial(choose_token, keys, vocabulary, temperature, top_p, top_k=top_k, greedy=greedy)
+        nothing = jnp.zeros((len(arrays["ids"]), n), jnp.int32)
+        return draw_sequence(self.model, params, arrays["ids"], jnp.arange(n), nothing, nothing > 0, choose)
+
+    def _check(self, ids: Any, further: int) -> np.ndarray:
+        ids, config = np.asarray(ids), self.model.config
+        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer) or ids.shape[1] < 1 or further < 0:
+            raise ValueError(
+                f"ids have shape {ids.shape} and type {ids.dtype}; expected integers (b, l), l and n from 1."
+            )
+        if ids.size and (ids.min() < 0 or ids.max() >= config.vocab_size):
+            raise ValueError(
+                f"ids reach from {ids.min()} to {ids.max()}; this transformer knows 0..{config.vocab_size - 1}."
+            )
+        if ids.shape[1] + further > config.block_size:
+            raise ValueError(f"{ids.shape[1] + further} tokens do not fit transformer.block_size={config.block_size}.")
+        return ids.astype(np.int32)
+
+
 def load(
     path: str, *, step: int | str | None = None, dtype: Any = None, mesh: jax.sharding.Mesh | None = None
-) -> FirstStage | Generator:
-    """Open a checkpoint directory; what is in it decides: a first stage or a two-stage generator.
+) -> FirstStage | Generator | TokenModel:
+    """Open a checkpoint directory; what is in it decides: a first stage, a two-stage generator, a transformer alone.
 
     step: which checkpoint, default the newest; "best" for the best by its monitored metric.
     dtype: keep the parameters in this type, such as jnp.bfloat16, in half the memory.
@@ -173,58 +293,99 @@ def load(
     Raises ValueError for a missing or foreign directory.
     """
     config = checkpoint.load_config(path, step)
-    if config.get("kind") == "vqgan":
+    kind = config.get("kind")
+    if kind == "vqgan":
         vqgan = VQGAN(from_dict(VQGANConfig, config["model"], "config.model"))
         return FirstStage(vqgan, checkpoint.load_params(path, step, dtype), mesh)
-    if config.get("kind") != "two_stage":
-        raise ValueError(f"{path!r} holds a checkpoint of kind {config.get('kind')!r}; known: vqgan, two_stage.")
-    first_stage = load_first_stage(os.path.join(path, FIRST_STAGE), dtype=dtype, mesh=mesh)
-    model = two_stage(config, first_stage.model)
-    return Generator(model, checkpoint.load_params(path, step, dtype), first_stage)
+    if kind == "transformer":
+        gpt = GPT(from_dict(GPTConfig, config["transformer"], "config.transformer"))
+        return TokenModel(gpt, checkpoint.load_params(path, step, dtype), mesh)
+    if kind != "two_stage":
+        raise ValueError(f"{path!r} holds a checkpoint of kind {kind!r}; known: vqgan, two_stage, transformer.")
+    first = load_first_stage(os.path.join(path, FIRST_STAGE), dtype=dtype, mesh=mesh)
+    second = None
+    if has_stage(from_dict(ConditionConfig, config["condition"], "config.condition")):
+        second = load_first_stage(os.path.join(path, CONDITION_STAGE), dtype=dtype, mesh=mesh)
+    model = two_stage(config, first.model, second.model if second else None)
+    return Generator(model, checkpoint.load_params(path, step, dtype), first, condition_stage(model, first, second))
 
 
 def load_first_stage(path: str, **options: Any) -> FirstStage:
     """`load` where only a first stage will do. Raises ValueError for anything else."""
     loaded = load(path, **options)
     if not isinstance(loaded, FirstStage):
-        raise ValueError(f"{path!r} holds a two-stage model; name the working directory of a first stage.")
+        raise ValueError(f"{path!r} holds no first stage; name the working directory of one.")
     return loaded
 
 
-def first_stage_model(source: str, workdir: str) -> VQGAN:
-    """The network that `keep_first_stage` will load, from its configuration. Raises ValueError where it cannot."""
+def condition_stage(model: TwoStage, first: FirstStage, second: FirstStage | None) -> FirstStage | None:
+    """Which of the two networks reads the condition, if any does."""
+    return second or (first if isinstance(model.condition, StageCondition) else None)
+
+
+def stage_model(source: str, workdir: str, name: str = FIRST_STAGE) -> VQGAN:
+    """The network that `keep_stage` will load, from its configuration. Raises ValueError where it cannot."""
     if checkpoint.has_checkpoint(workdir):
         if checkpoint.load_config(workdir)["kind"] != "two_stage":
             raise ValueError(f"{workdir!r} holds a first stage; choose another --workdir for the second.")
-        source = os.path.join(workdir, FIRST_STAGE)
+        source = os.path.join(workdir, name)
     config = checkpoint.load_config(source)
     if config.get("kind") != "vqgan":
-        raise ValueError(f"{source!r} holds no first stage; name the working directory of one as config.first_stage.")
+        setting = "config.first_stage" if name == FIRST_STAGE else "config.condition.stage"
+        raise ValueError(f"{source!r} holds no first stage; name the working directory of one as {setting}.")
     return VQGAN(from_dict(VQGANConfig, config["model"], "config.model"))
 
 
-def keep_first_stage(source: str, workdir: str, mesh: jax.sharding.Mesh) -> FirstStage:
-    """The first stage for a training in `workdir`, which keeps a copy of it, so that the directory stands alone.
+def keep_stage(source: str, workdir: str, mesh: jax.sharding.Mesh, name: str = FIRST_STAGE) -> FirstStage:
+    """A network that makes tokens for a training in `workdir`, which keeps a copy of it, so that it stands alone.
 
     A training that goes on uses its own copy, whatever has become of `source`.
     """
-    own = os.path.join(workdir, FIRST_STAGE)
+    own = os.path.join(workdir, name)
     if not checkpoint.has_checkpoint(workdir):
         found = load_first_stage(source, mesh=mesh)
         checkpoint.save_model(own, params=found.params, config=checkpoint.load_config(source))
     return load_first_stage(own, mesh=mesh)
 
 
-def two_stage(config: Mapping[str, Any], first_stage: VQGAN) -> TwoStage:
-    """The two-stage model that a saved or composed configuration names, around its first stage."""
+def two_stage(config: Mapping[str, Any], first_stage: VQGAN, condition_stage: VQGAN | None = None) -> TwoStage:
+    """The two-stage model that a saved or composed configuration names, around its networks."""
+    size = config["data"]["size"]
+    condition = from_dict(ConditionConfig, config["condition"], "config.condition")
     return TwoStage(
         first_stage=first_stage,
         gpt=GPT(from_dict(GPTConfig, config["transformer"], "config.transformer")),
-        condition=make_condition(from_dict(ConditionConfig, config["condition"], "config.condition")),
-        grid=first_stage.config.grid(config["data"]["size"], config["data"]["size"]),
+        condition=make_condition(condition, first_stage, size, condition_stage),
+        grid=first_stage.config.grid(size, size),
         order=config["order"],
         pkeep=float(config["pkeep"]),
     )
+
+
+def _check_images(images: Any, config: VQGANConfig) -> np.ndarray:
+    """What a first stage reads, as a batch entry. Raises ValueError for another shape or range."""
+    images = np.asarray(images)
+    channels = config.in_channels
+    if config.content == "segmentation":
+        if images.ndim != 3 or not np.issubdtype(images.dtype, np.integer):
+            raise ValueError(
+                f"label maps have shape {images.shape} and type {images.dtype}; expected integers (b, H, W)."
+            )
+        if images.size and (images.min() < 0 or images.max() >= channels):
+            raise ValueError(f"labels reach from {images.min()} to {images.max()}; this model knows 0..{channels - 1}.")
+        config.grid(*images.shape[1:3])
+        return images.astype(np.int32)
+    if images.ndim == 3 and channels == 1:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[-1] != channels:
+        raise ValueError(f"images have shape {images.shape}; expected (b, H, W, {channels}).")
+    if not np.issubdtype(images.dtype, np.floating) or not np.abs(images).max(initial=0) <= 1.5:
+        raise ValueError(
+            f"images are {images.dtype} with values up to {images.max(initial=0):g}; expected floats in [-1, 1]: "
+            "use images / 127.5 - 1 for 8-bit pictures."
+        )
+    config.grid(*images.shape[1:3])
+    return images.astype(np.float32)
 
 
 def _check_ids(ids: Any, n_codes: int) -> np.ndarray:
@@ -240,6 +401,6 @@ def _place(params: Any, mesh: jax.sharding.Mesh) -> Any:
     return jax.device_put(params, sharding.state_shardings(params, mesh))
 
 
-def _in_shares(function: Any, params: Any, array: np.ndarray, mesh: jax.sharding.Mesh) -> jax.Array:
+def _in_shares(function: Any, params: Any, batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> jax.Array:
     """Run over the batch, split over the devices."""
-    return function(params, sharding.put_whole({"x": array}, mesh)["x"])[: len(array)]
+    return function(params, sharding.put_whole(batch, mesh))[: len(next(iter(batch.values())))]

@@ -10,6 +10,12 @@ def l1(x: Array, y: Array) -> Array:
     return jnp.mean(jnp.abs(x.astype(jnp.float32) - y.astype(jnp.float32)))
 
 
+def binary_cross_entropy(logits: Array, targets: Array) -> Array:
+    """Mean over everything of the cross-entropy in nats of independent yes-or-no predictions; targets in [0, 1]."""
+    logits, targets = logits.astype(jnp.float32), targets.astype(jnp.float32)
+    return jnp.mean(jax.nn.softplus(logits) - targets * logits)
+
+
 def hinge_d_loss(real: Array, fake: Array) -> Array:
     """Discriminator's hinge loss on its logits (Lim & Ye 2017), halved: 1 for an undecided one, 0 at best."""
     return 0.5 * (jnp.mean(jax.nn.relu(1.0 - real)) + jnp.mean(jax.nn.relu(1.0 + fake)))

@@ -1,4 +1,8 @@
-"""VQGAN, condition, token order and GPT as one model: batch to sequence, logits to loss positions, ids to pixels."""
+"""VQGAN, condition, token order and GPT as one model: batch to sequence, logits to loss positions, ids to pixels.
+
+`stages` in the functions below are the parameters of the networks that make tokens: {"first_stage": ...} and, for a
+condition that is read by a network of its own, "condition_stage".
+"""
 
 import dataclasses
 import functools
@@ -13,7 +17,7 @@ from taming_jax import permuters
 from taming_jax.conditioning import Condition
 from taming_jax.losses import token_cross_entropy
 from taming_jax.models.gpt import GPT
-from taming_jax.models.vqgan import VQGAN
+from taming_jax.models.vqgan import VQGAN, network_input
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +57,7 @@ class TwoStage:
     @property
     def n_codes(self) -> int:
         """Ids an image token can take."""
-        return self.first_stage.config.n_embed
+        return self.first_stage.config.n_codes
 
     @property
     def length(self) -> int:
@@ -73,17 +77,20 @@ class TwoStage:
         inverse = permuters.inverse(self.sequence_order())
         return sequence[:, inverse].reshape(sequence.shape[0], *self.grid)
 
-    def encode(self, first_params: Any, images: jax.Array) -> jax.Array:
-        """float32 (b, H, W, c) in [-1, 1] -> int32 (b, h, w), nothing flowing back."""
-        quantized = self.first_stage.apply({"params": first_params}, images, method="encode")
-        return jax.lax.stop_gradient(quantized.ids)
+    def encode(self, stages: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
+        """The batch's images, float32 (b, H, W, c) in [-1, 1] -> int32 (b, h, w), nothing flowing back."""
+        images = network_input(self.first_stage.config, batch)
+        ids = self.first_stage.apply({"params": stages["first_stage"]}, images, method="encode_ids")
+        return jax.lax.stop_gradient(ids)
 
-    def decode(self, first_params: Any, ids: jax.Array) -> jax.Array:
+    def decode(self, stages: Mapping[str, Any], ids: jax.Array) -> jax.Array:
         """int32 (b, h, w) -> float32 (b, H, W, c) in about [-1, 1]."""
-        return self.first_stage.apply({"params": first_params}, ids, method="decode_ids")
+        return self.first_stage.apply({"params": stages["first_stage"]}, ids, method="decode_ids")
 
     def logits(self, params: Any, condition: jax.Array, sequence: jax.Array, **options: Any) -> jax.Array:
-        """Condition (b, k) and image tokens (b, l) -> float32 (b, l, n): the prediction of each image token."""
+        """Condition (b, k), or (b, h, w) with places, and image tokens (b, l) -> float32 (b, l, n): the prediction of
+        each image token."""
+        condition = condition.reshape(condition.shape[0], -1)
         inputs = jnp.concatenate([condition, sequence[:, :-1]], axis=1)  # (b, k + l - 1)
         logits = self.gpt.apply({"params": params}, inputs, **options)
         return logits[:, condition.shape[1] - 1 :]
@@ -97,14 +104,19 @@ class TwoStage:
         return jnp.where(keep, sequence, jax.random.randint(key_ids, sequence.shape, 0, self.n_codes))
 
     def token_nll(
-        self, params: Any, first_params: Any, batch: Mapping[str, jax.Array], *, key: jax.Array | None = None
+        self,
+        params: Any,
+        stages: Mapping[str, Any],
+        batch: Mapping[str, jax.Array],
+        *,
+        key: jax.Array | None = None,
     ) -> jax.Array:
         """Negative log-likelihood of each image token in nats, float32 (b, l) in sequence order (paper, equation 6).
 
         With a key it is training: dropout and `corrupt` are on.
         """
-        sequence = self.to_sequence(self.encode(first_params, batch["image"]))
-        condition = self.condition.tokens(batch, sequence.shape[0])
+        sequence = self.to_sequence(self.encode(stages, batch))
+        condition = self.condition.tokens(batch, sequence.shape[0], stages)
         inputs, options = sequence, {}
         if key is not None:
             key_corrupt, key_dropout = jax.random.split(key)

@@ -14,7 +14,8 @@ RULES = [
     (r"\.mid\.attn_1\.", ".mid_attn."),
     (r"\.mid\.block_2\.", ".mid_block_1."),
     (r"\.nin_shortcut\.", ".shortcut."),
-    (r"^quantize\.embedding\.weight$", "quantizer.codebook"),
+    (r"^quantize\.embed(ding)?\.weight$", "quantizer.codebook"),
+    (r"^quantize\.proj", "quantizer.proj"),
 ]
 
 
@@ -31,7 +32,8 @@ def layout(array: np.ndarray) -> np.ndarray:
 
 def vqgan_params(state_dict: dict[str, np.ndarray]) -> dict:
     """Generator's parameters."""
-    flat = {rename(k): layout(v) for k, v in state_dict.items() if not k.startswith("loss.")}
+    unused = ("loss.", "colorize")
+    flat = {rename(k): layout(v) for k, v in state_dict.items() if not k.startswith(unused)}
     return unflatten_dict(flat, sep=".")
 
 
@@ -119,9 +121,8 @@ def weights(arrays: dict[str, np.ndarray], group: str = "weight/") -> dict[str, 
     return {name.removeprefix(group): value for name, value in arrays.items() if name.startswith(group)}
 
 
-def first_stage_params(state_dict: dict[str, np.ndarray]) -> dict:
-    """Parameters of the first stage inside a two-stage state dict."""
-    prefix = "first_stage_model."
+def first_stage_params(state_dict: dict[str, np.ndarray], prefix: str = "first_stage_model.") -> dict:
+    """Parameters of the first stage, or of the condition's, inside a two-stage state dict."""
     return vqgan_params({k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)})
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from taming_jax.conditioning import ConditionConfig, make_condition
+from taming_jax.conditioning import NoCondition
 from taming_jax.experiment import SampleConfig, TransformerExperiment, VQGANExperiment, saved_form
 from taming_jax.models.gpt import GPT
 from taming_jax.models.vqgan import VQGAN
@@ -61,7 +61,7 @@ def test_both_stages_fit(name, arg):
     first_stage = experiment(first.get(stage, "imagenet_vqgan"), words)
     assert first_stage.workdir == second.first_stage
     h, w = first_stage.model.grid(second.data.size, second.data.size)
-    length = make_condition(ConditionConfig()).length + h * w - 1
+    length = NoCondition().length + h * w - 1
     assert second.transformer.block_size >= length
     assert second.transformer.vocab_size >= max(first_stage.model.n_embed, second.condition.n_classes)
 

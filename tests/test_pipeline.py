@@ -10,7 +10,17 @@ import pytest
 from PIL import Image
 
 from taming_jax.data import demo
-from taming_jax.data.pipeline import DataConfig, Prefetched, class_names, make_batches, num_examples
+from taming_jax.data.pipeline import (
+    DataConfig,
+    Prefetched,
+    class_names,
+    label_names,
+    make_batches,
+    num_examples,
+    num_labels,
+    object_names,
+    skipped,
+)
 
 N = 22
 
@@ -57,11 +67,48 @@ def test_batches_have_the_promised_shapes_and_types(cfg):
     assert batch["image"].shape == (4, 16, 16, 3) and batch["image"].dtype == np.float32
     assert batch["image"].min() >= -1 and batch["image"].max() <= 1
     assert batch["class_label"].shape == (4,) and batch["class_label"].dtype == np.int32
-    if cfg.source == "demo":
-        assert batch["segmentation"].shape == (4, 16, 16) and batch["segmentation"].dtype == np.int32
-        assert batch["depth"].shape == (4, 16, 16) and batch["depth"].dtype == np.float32
+    assert set(batch) == {"image", "class_label"}
     assert num_examples(cfg, "train") == 15 and num_examples(cfg, "val") == 7
     assert class_names(cfg) == (demo.CLASS_NAMES if cfg.source == "demo" else None)
+
+
+def test_the_demo_has_every_annotation():
+    asked = ("class_label", "segmentation", "depth", "crop", "objects", "keypoints")
+    cfg = DataConfig(size=32, batch_size=6, n_val=9, max_objects=4, annotations=asked)
+    batches = list(make_batches(cfg, "val"))
+    shapes = {key: (value.shape[1:], value.dtype) for key, value in batches[0].items()}
+    assert shapes == {
+        "image": ((32, 32, 3), np.float32),
+        "class_label": ((), np.int32),
+        "valid": ((), bool),
+        "segmentation": ((32, 32), np.int32),
+        "depth": ((32, 32), np.float32),
+        "crop": ((4,), np.int32),
+        "flip": ((), bool),
+        "object_boxes": ((4, 4), np.float32),
+        "object_category": ((4,), np.int32),
+        "object_flags": ((4,), np.int32),
+        "keypoints": ((4, 5, 3), np.float32),
+    }
+    assert num_labels(cfg) == 12 and label_names(cfg) == demo.LABELS and object_names(cfg) == demo.CLASS_NAMES
+    batch = {key: np.concatenate([batch[key] for batch in batches])[:9] for key in batches[0]}
+    np.testing.assert_array_equal(batch["crop"], [[0, 0, 32, 32]] * 9)
+    np.testing.assert_array_equal(batch["object_category"][:, 0], batch["class_label"])
+    there = batch["object_category"] >= 0
+    assert set(there.sum(1)) <= {1, 2, 3, 4} and (np.diff(there.astype(int)) <= 0).all()
+    for i, j in zip(*np.nonzero(there)):
+        x, y = (batch["keypoints"][i, j, 0, :2] * 32).astype(int)  # the centre, which an object before it may hide
+        assert batch["segmentation"][i, y, x] in batch["object_category"][i, : j + 1] + demo.FIRST_OBJECT or (
+            demo.CLASS_NAMES[batch["object_category"][i, j]] == "turquoise ring"
+        )
+        x, y, w, h = batch["object_boxes"][i, j]
+        points = batch["keypoints"][i, j]
+        np.testing.assert_allclose([x, y, x + w, y + h], [*points[:, :2].min(0), *points[:, :2].max(0)], atol=1e-6)
+    assert (batch["keypoints"][..., 2] == there[..., None]).all() and not batch["object_boxes"][~there].any()
+    few = DataConfig(size=32, batch_size=40, n_train=40, max_objects=2, annotations=("objects",))
+    batch = next(make_batches(few, "train"))
+    assert batch["object_category"].shape == (40, 2) and (batch["object_category"].min(1) >= 0).any()
+    assert list(skipped(few, "train")) == ["objects or figures left out because an image has more than max_objects"]
 
 
 def test_every_epoch_holds_every_example_once(cfg):
@@ -126,12 +173,12 @@ def test_a_batch_may_be_larger_than_the_data(cfg):
 
 
 def test_demo_scenes_are_drawn_once_within_bounded_memory(monkeypatch):
-    from taming_jax.data import pipeline
+    from taming_jax.data import demo_source
 
     drawn = []
     real = demo.DemoScenes.__getitem__
     monkeypatch.setattr(demo.DemoScenes, "__getitem__", lambda self, i: drawn.append(i) or real(self, i))
-    monkeypatch.setattr(pipeline, "DEMO_MEMORY", 16 * 16 * 8 * 10)  # room for ten scenes
+    monkeypatch.setattr(demo_source, "MEMORY", (16 * 16 * 3 + 5) * 10)  # room for ten scenes
     kept = DataConfig(size=16, batch_size=10, n_train=10, seed=77)
     batches = take(make_batches(kept, "train"), 5)
     assert sorted(drawn) == list(range(10))
@@ -146,7 +193,7 @@ def test_demo_scenes_are_drawn_once_within_bounded_memory(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"source": "imagenet"}, "unknown data source 'imagenet'; known: demo, folder, tfds"),
+        ({"source": "pictures"}, "unknown data source 'pictures'; known: demo, folder, tfds, imagenet, ffhq"),
         ({"source": "folder"}, "'folder' needs `path`"),
         ({"size": 100_000}, "size is 100000; it must be from 16 to 4096"),
         ({"size": 0}, "size is 0"),

@@ -166,7 +166,7 @@ def test_bad_sampling_settings_are_refused(class_dir, settings, message):
 def test_sampling_without_a_second_stage_is_refused(vqgan_dir, tmp_path):
     with pytest.raises(ValueError, match="no checkpoint directory at"):
         sample.draw(SampleConfig(), str(tmp_path / "nothing"))
-    with pytest.raises(ValueError, match="holds a first stage, which cannot draw"):
+    with pytest.raises(ValueError, match="holds no second stage, and only that can draw"):
         sample.draw(SampleConfig(), vqgan_dir)
 
 
@@ -224,7 +224,11 @@ def test_another_model_in_the_workdir_is_refused(vqgan_dir):
     [
         ({"data": {"batch_size": 6}, "mesh": {"data": 4}}, r"batch_size=6 .* not divisible by the 4 devices"),
         ({"data": {"size": 18}}, r"config\.data\.size=18: .* not divisible by the factor 4"),
-        ({"model": {"in_channels": 1}}, r"config\.model\.in_channels=1, but the images have 3 channels"),
+        ({"model": {"in_channels": 1, "out_channels": 1}}, r"in_channels=1, but the data has 3 channels"),
+        (
+            {"model": {"in_channels": 5, "out_channels": 5, "content": "segmentation"}, "loss": {"disc_weight": 0.0}},
+            r"in_channels=5, but the data has 12 labels",
+        ),
         ({"data": {"source": "folder", "path": "/nonexistent"}}, r"/nonexistent"),
         ({"loss": {"perceptual_weight": 1.0, "lpips_path": "nowhere.npz"}}, r"nowhere\.npz"),
     ],
@@ -313,5 +317,3 @@ def test_unknown_keys_are_named():
         experiment("demo_vqgan", model={"chanels": 3})
     with pytest.raises(ValueError, match=r"unknown configuration argument 'tyni'; known: 16384, tiny"):
         experiment("imagenet_vqgan", arg="tyni")
-
-

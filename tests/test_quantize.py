@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taming_jax.nn.quantize import QUANTIZERS, EMAVectorQuantizer, VectorQuantizer, count_codes, ema_codebook, nearest
+from taming_jax.nn.quantize import (
+    QUANTIZERS,
+    EMAVectorQuantizer,
+    GumbelQuantizer,
+    Remap,
+    VectorQuantizer,
+    count_codes,
+    ema_codebook,
+    nearest,
+)
 from taming_jax.sharding import make_mesh, put_batch
 
 Z = np.random.RandomState(0).randn(2, 3, 4, 5).astype(np.float32)
@@ -139,3 +148,60 @@ def test_averages_are_those_of_the_global_batch_and_restart_alike():
 
 def test_the_quantizers_are_named():
     assert QUANTIZERS["vq"] is VectorQuantizer
+
+
+GUMBEL = GumbelQuantizer(6, 4, kl_weight=0.1)
+
+
+@pytest.fixture(scope="module")
+def gumbel():
+    return GUMBEL.init(jax.random.key(0), Z[..., :4])
+
+
+def test_gumbel_draws_in_training_and_takes_the_likeliest_otherwise(gumbel):
+    z = Z[..., :4] * 3
+    still = GUMBEL.apply(gumbel, z)
+    logits = z @ gumbel["params"]["proj"]["kernel"][0, 0]
+    np.testing.assert_array_equal(still.ids, np.argmax(logits, axis=-1))
+    np.testing.assert_array_equal(still.z, gumbel["params"]["codebook"][still.ids])
+    drawn = [
+        GUMBEL.apply(gumbel, z, train=True, temperature=1.0, rngs={"quantize": jax.random.key(i)}) for i in range(2)
+    ]
+    assert (drawn[0].ids != drawn[1].ids).any()
+    np.testing.assert_allclose(drawn[0].z, gumbel["params"]["codebook"][drawn[0].ids], atol=1e-5)
+    assert float(drawn[0].loss) == pytest.approx(0.1 * float(drawn[0].metrics["kl"]))
+    assert float(drawn[0].metrics["temperature"]) == 1.0
+
+
+def test_gumbel_draws_each_code_as_often_as_its_softmax_says(gumbel):
+    z = jnp.broadcast_to(Z[:1, :1, :1, :4] * 2, (1, 100, 100, 4))
+    ids = GUMBEL.apply(gumbel, z, train=True, rngs={"quantize": jax.random.key(3)}).ids
+    expected = jax.nn.softmax(z[0, 0, 0] @ gumbel["params"]["proj"]["kernel"][0, 0])
+    np.testing.assert_allclose(count_codes(ids, 6) / 10_000, expected, atol=0.02)
+
+
+def test_gumbel_passes_a_gradient_to_the_latents_and_all_codes(gumbel):
+    def loss(variables, z):
+        quantized = GUMBEL.apply(variables, z, train=True, temperature=0.5, rngs={"quantize": jax.random.key(0)})
+        return jnp.sum(quantized.z**2)
+
+    of_params, of_z = jax.grad(loss, argnums=(0, 1))(gumbel, Z[..., :4])
+    assert np.abs(of_z).max() > 0 and np.abs(of_params["params"]["proj"]["kernel"]).max() > 0
+
+
+def test_remap_goes_to_the_places_of_used_codes_and_back():
+    ids = jnp.asarray([[7, 2, 2, 5]])
+    remap, key = Remap((2, 5, 7)), jax.random.key(0)
+    np.testing.assert_array_equal(remap.forward(ids, 10, key), [[2, 0, 0, 1]])
+    np.testing.assert_array_equal(remap.backward(remap.forward(ids, 10, key)), ids)
+    strange = jnp.arange(10)
+    for unknown, expected in (("extra", 3), ("1", 1)):
+        there = Remap((2, 5, 7), unknown).forward(strange, 10, key)
+        np.testing.assert_array_equal(np.delete(there, [2, 5, 7]), [expected] * 7)
+    random = Remap((2, 5, 7)).forward(jnp.zeros(3000, jnp.int32), 10, key)
+    assert np.bincount(random, minlength=3).min() > 800
+    assert Remap((2, 5, 7), "extra").size == 4 and Remap((2, 5, 7)).size == 3
+    assert int(Remap((2, 5, 7), "extra").backward(jnp.asarray(3))) == 2
+    for used, unknown in (((1, 1), "random"), ((-1, 2), "random"), ((1, 2), "2"), ((1, 2), "near")):
+        with pytest.raises(ValueError):
+            Remap(used, unknown)

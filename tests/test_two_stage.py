@@ -54,7 +54,7 @@ def test_ids_logits_and_loss_are_the_originals(case):
     ids = generator.first_stage.encode(arrays["image"])
     np.testing.assert_array_equal(ids.reshape(2, -1), arrays["indices"])
     sequence = model.to_sequence(ids)
-    logits = jax.jit(model.logits)(generator.params, model.condition.tokens(given, 2), sequence)
+    logits = jax.jit(model.logits)(generator.params, model.condition.tokens(given, 2, {}), sequence)
     np.testing.assert_allclose(logits, arrays["logits"], atol=1e-4 * np.abs(arrays["logits"]).max(), rtol=0)
     nll = token_cross_entropy(logits, sequence)
     np.testing.assert_allclose(nll.mean(), arrays["loss"], rtol=1e-4)
@@ -160,7 +160,7 @@ def test_pkeep_replaces_that_share_of_inputs():
         ({"class_label": 1, "given": np.zeros((4, 4), int)}, r"given and keep go together"),
         (
             {"class_label": 1, "given": np.zeros((3, 4), int), "keep": np.ones((4, 4), bool)},
-            r"given has shape \(3, 4\)",
+            r"keep has shape \(4, 4\); expected \(3, 4\)",
         ),
         ({"class_label": 1, "given": np.full((4, 4), 20), "keep": np.ones((4, 4), bool)}, r"codes 0\.\.19"),
         ({"class_label": 1, "given": np.zeros((4, 4), int), "keep": np.ones((4, 4))}, r"keep is float64"),
@@ -173,12 +173,16 @@ def test_bad_requests_are_refused(small_params, options, message):
         generator.sample_ids(2, **options)
 
 
+def classes_of(condition, value, n):
+    return condition.parse({"class_label": value}, n, (32, 32))["class_label"]
+
+
 def test_classes_go_by_number_and_by_any_of_their_names():
     condition = ClassLabel(3, ("tench, Tinca tinca", "goldfish", "shark"))
-    np.testing.assert_array_equal(condition.parse(["Tinca tinca", "2", 1, "Goldfish"], 4), [0, 2, 1, 1])
-    np.testing.assert_array_equal(condition.parse("shark", 2), [2, 2])
+    np.testing.assert_array_equal(classes_of(condition, ["Tinca tinca", "2", 1, "Goldfish"], 4), [0, 2, 1, 1])
+    np.testing.assert_array_equal(classes_of(condition, "shark", 2), [2, 2])
     digits = ClassLabel(4, ("0", "1", "10", "2"))  # folders named by digits: a text is a name first
-    np.testing.assert_array_equal(digits.parse(["2", 2, "10", "3"], 4), [3, 2, 2, 3])
+    np.testing.assert_array_equal(classes_of(digits, ["2", 2, "10", "3"], 4), [3, 2, 2, 3])
 
 
 def test_parts_that_do_not_fit_are_refused():
@@ -191,10 +195,10 @@ def test_parts_that_do_not_fit_are_refused():
         small(NoCondition(), order="zigzag")
     with pytest.raises(ValueError, match=r"pkeep=0"):
         small(NoCondition(), pkeep=0.0)
-    with pytest.raises(ValueError, match=r"kind='pose' is unknown; known: none, class_label"):
-        make_condition(ConditionConfig(kind="pose"))
+    with pytest.raises(ValueError, match=r"kind='smell' is unknown; known: none, class_label"):
+        make_condition(ConditionConfig(kind="smell"), SMALL, 8)
     with pytest.raises(ValueError, match=r"n_classes=0"):
-        make_condition(ConditionConfig(kind="class_label"))
+        make_condition(ConditionConfig(kind="class_label"), SMALL, 8)
 
 
 def test_images_of_another_range_or_shape_are_refused(case):

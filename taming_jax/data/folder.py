@@ -1,35 +1,43 @@
-"""Images in a folder or a list file: what is there, how it is split, and its records."""
+"""Images in a folder or a list file, with label and depth maps in folders beside them: what is there, and its split."""
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 
-from .records import Reader, Record, Shard, augmentation_rng, epoch_order, read_parallel, tensorflow
+from .files import Listing
+from .map_files import DEPTH_SUFFIXES, LABEL_SUFFIXES
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 
 
-def find_images(path: str, root: str = "") -> tuple[Path, list[str]]:
+def walk(place: Path, suffixes: tuple[str, ...]) -> list[str]:
+    """The sorted relative names of the files below a folder with these (lower-case) suffixes; links are followed."""
+    names = []
+    for folder, subfolders, files in os.walk(place, followlinks=True):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        here = os.path.relpath(folder, place)
+        good = [name for name in files if name.lower().endswith(suffixes) and not name.startswith(".")]
+        names += [os.path.normpath(os.path.join(here, name)) for name in good]
+    return sorted(names)
+
+
+def find_images(path: str, root: str = "", suffixes: tuple[str, ...] = SUFFIXES) -> tuple[Path, list[str]]:
     """(root, names relative to it) of the images of a folder, searched with its subfolders, or of a list file.
 
     A list file ends in .txt and names one image a line, relative to `root` or, without one, to the list file's folder.
     Raises ValueError where there is nothing to find, or where entries of a list do not exist.
     """
-    expected = f"expected a folder of images ({', '.join(SUFFIXES)}) or a list file (.txt, one image a line)"
+    expected = f"expected a folder of images ({', '.join(suffixes)}) or a list file (.txt, one image a line)"
     place = Path(path)
     if not path or not place.exists():
         raise ValueError(f"no such folder or file: {path!r}; {expected}: set `path`")
     if place.is_dir():
-        names = []
-        for folder, subfolders, files in os.walk(place, followlinks=True):
-            subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-            here = os.path.relpath(folder, place)
-            good = [name for name in files if name.lower().endswith(SUFFIXES) and not name.startswith(".")]
-            names += [os.path.normpath(os.path.join(here, name)) for name in good]
+        names = walk(place, suffixes)
         if not names:
             raise ValueError(f"no images in the folder {path!r} or its subfolders; {expected}: set `path`")
-        return place, sorted(names)
+        return place, names
     if place.suffix.lower() != ".txt":
         raise ValueError(f"{path!r} is neither a folder nor a list file; {expected}: set `path`")
     base = Path(root) if root else place.parent
@@ -66,60 +74,129 @@ def class_of(name: str) -> str | None:
     return parts[0] if len(parts) > 1 and not PurePath(name).is_absolute() else None
 
 
-class Folder:
-    """One split of a folder or list file. `class_names` is None unless every image of `path` lies in a subfolder."""
-
-    def __init__(self, cfg, split: str):
-        self.cfg, self.train = cfg, split == "train"
-        root, names = find_images(cfg.path, cfg.root)
-        if cfg.val_path:
-            training, (val_root, validation) = names, find_images(cfg.val_path, cfg.root)
-        else:
-            (training, validation), val_root = split_off(names, cfg.val_share), root
-        if split == "val" and not validation:
-            raise ValueError(
-                f"{cfg.path!r} has {len(names)} image(s), and val_share={cfg.val_share} leaves none for validation; "
-                "give more images, a larger `val_share`, or a folder or list of their own by `val_path`"
-            )
-        classes = sorted({class_of(name) or "" for name in names})
-        self.class_names = None if "" in classes else tuple(classes)
-        self.root, self.names = (root, training) if self.train else (val_root, validation)
-        self.labels = self._labels()
-        self.reader = Reader(cfg.size, cfg.random_crop, cfg.flip)
-
-    def _labels(self) -> list[int]:
-        if self.class_names is None:
-            return [0] * len(self.names)
-        number: dict[str | None, int] = {name: i for i, name in enumerate(self.class_names)}
-        foreign = sorted({str(class_of(name)) for name in self.names} - set(number))
+def list_folder(cfg, split: str) -> Listing:
+    """A folder or list file; there are classes only where every image of `path` lies in a subfolder."""
+    root, names = find_images(cfg.path, cfg.root)
+    if cfg.val_path:
+        val_root, val_names = find_images(cfg.val_path, cfg.root)
+        chosen_root, chosen = (root, names) if split == "train" else (val_root, val_names)
+    else:
+        val_names = []
+        chosen_root, chosen = root, hold_out(cfg, names, split)
+    classes = sorted({class_of(name) or "" for name in names})
+    listing = Listing([], class_names=None if "" in classes else tuple(classes))
+    if listing.class_names:
+        listing.class_names = choose_classes(cfg.classes, listing.class_names)
+        number: dict[str | None, int] = {name: i for i, name in enumerate(listing.class_names)}
+        foreign = sorted({str(class_of(name)) for name in chosen} - set(classes))
         if foreign:
             raise ValueError(
-                f"{self.cfg.val_path!r} has classes (subfolders) that {self.cfg.path!r} does not have: {foreign[:5]}; "
-                f"known: {list(number)[:10]}{' ...' if len(number) > 10 else ''}"
+                f"{cfg.val_path!r} has classes (subfolders) that {cfg.path!r} does not have: {foreign[:5]}; "
+                f"known: {classes[:10]}{' ...' if len(classes) > 10 else ''}"
             )
-        return [number[class_of(name)] for name in self.names]
+        chosen = [name for name in chosen if class_of(name) in number]
+        listing.labels = [number[class_of(name)] for name in chosen]
+    elif cfg.classes:
+        raise ValueError(
+            f"`classes` is {cfg.classes!r}, but {cfg.path!r} has no classes: some of its images lie in no subfolder"
+        )
+    return add_maps(cfg, listing, chosen_root, chosen, maps=cfg.maps, every=(*names, *val_names))
 
-    def __len__(self) -> int:
-        return len(self.names)
 
-    def records(self, shard: Shard, first: int) -> Iterator[Record]:
-        """This process's records from number `first` on: endless and shuffled for training, else one padded pass."""
-        tf = tensorflow()
-        n, seed = len(self), self.cfg.seed
+def hold_out(cfg, names: Sequence[str], split: str) -> list[str]:
+    """The names of the split "train" or "val" where a data set has no split of its own."""
+    training, validation = split_off(names, cfg.val_share)
+    if split == "val" and not validation:
+        raise ValueError(
+            f"{cfg.path!r} has {len(names)} image(s), and val_share={cfg.val_share} leaves none for validation; "
+            "give more images, a larger `val_share`, or a folder or list of their own by `val_path`"
+        )
+    return training if split == "train" else validation
 
-        def read(place):
-            position = shard.position(int(place))
-            if self.train:
-                epoch, place_in_epoch = divmod(position, n)
-                index = int(epoch_order(n, seed, epoch)[place_in_epoch])
-                rng = augmentation_rng(seed, epoch, index)
-            elif position < n:
-                index, rng = position, None
+
+def choose_classes(spec: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The classes that the setting `classes` leaves of all, in their order.
+
+    spec: "" for all; a list file (.txt) with one name a line; or ranges such as "30:32,80:100" of places in `names`,
+    counted from 0, each without its end.
+    """
+    if not spec:
+        return names
+    if spec.endswith(".txt"):
+        if not Path(spec).is_file():
+            raise ValueError(f"no such list of classes: {spec!r}; set `classes`")
+        wanted = {line.split()[0] for line in Path(spec).read_text(encoding="utf-8").splitlines() if line.strip()}
+        unknown = sorted(wanted - set(names))
+        if unknown:
+            raise ValueError(f"{spec!r} names classes that are not there: {unknown[:5]}; known: {list(names[:5])} ...")
+        return tuple(name for name in names if name in wanted)
+    places: set[int] = set()
+    for part in spec.split(","):
+        start, _, stop = part.strip().partition(":")
+        if not (start.isdigit() and stop.isdigit() and int(start) < int(stop) <= len(names)):
+            raise ValueError(
+                f"`classes` has the part {part.strip()!r}; expected ranges such as 30:32,80:100 within the "
+                f"{len(names)} classes, or a list file (.txt) with one name a line"
+            )
+        places |= set(range(int(start), int(stop)))
+    return tuple(names[i] for i in sorted(places))
+
+
+def add_maps(
+    cfg, listing: Listing, root: Path, names: Sequence[str], *, maps: str = "", every: Sequence[str] = ()
+) -> Listing:
+    """Puts the images `names` below `root` into the listing, with the label and depth maps that the settings ask for.
+
+    A map has its image's name with its own suffix, below the folder `maps` (or cfg.depths), or below that one's
+    subfolder that is called like `root`, where there is one. Images without a map are left out and counted, and maps
+    that belong to no image (of `every` below root) are counted. Raises ValueError where no image has a map.
+    """
+    listing.images = [str(root / name) for name in names]
+    wanted = {
+        "maps": ("segmentation", "label map", maps, LABEL_SUFFIXES),
+        "depths": ("depth", "depth map", cfg.depths, DEPTH_SUFFIXES),
+    }
+    for field, (annotation, what, folder, suffixes) in wanted.items():
+        if annotation not in cfg.annotations or not folder:
+            continue
+        if not Path(folder).is_dir():
+            raise ValueError(f"no such folder of {what}s: {folder!r}; set `{field}`")
+        place = Path(folder, root.name) if Path(folder, root.name).is_dir() else Path(folder)
+        there = {os.path.splitext(name)[0]: str(place / name) for name in walk(place, suffixes)}
+        found = [there.get(os.path.splitext(name)[0], "") for name in names]
+        stray = len(set(there) - {os.path.splitext(name)[0] for name in (*names, *every)})
+        if names and not any(found):
+            raise ValueError(
+                f"none of the {len(names)} images in {str(root)!r} has a {what} in {str(place)!r}, which has "
+                f"{len(there)} of other names; for the image {names[0]!r} it should be called "
+                + " or ".join(repr(os.path.splitext(names[0])[0] + suffix) for suffix in suffixes)
+            )
+        setattr(listing, field, found)
+        listing.note(f"images without a {what}", found.count(""))
+        listing.note(f"{what}s without an image", stray)
+    listing.n_labels = cfg.n_labels or listing.n_labels
+    listing.unlabelled = cfg.unlabelled if cfg.unlabelled >= 0 else listing.unlabelled
+    listing.label_names = label_names(cfg, listing.n_labels) if listing.n_labels else None
+    if listing.maps and not listing.n_labels:
+        raise ValueError(f"how many labels have the maps in {maps!r}? Set `n_labels`; their values are 0..n_labels - 1")
+    lists = [paths for paths in (listing.maps, listing.depths) if paths]
+    return listing.keep([i for i in range(len(names)) if all(paths[i] for paths in lists)])
+
+
+def label_names(cfg, n_labels: int) -> tuple[str, ...] | None:
+    """The names of the labels, where a file tells them; None without one.
+
+    labels.txt in `maps` or `path`: one name a line, also as "number: name". objectInfo150.txt: as ADE20K has it.
+    """
+    places = [Path(folder, "labels.txt") for folder in (cfg.maps, cfg.path) if folder]
+    for file in (*places, Path(cfg.path, "objectInfo150.txt")):
+        if file.is_file():
+            lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+            if file.name == "labels.txt":
+                names = tuple(re.sub(r"^\d+\s*:\s*", "", line).strip() for line in lines)
             else:
-                return self.reader.blank, 0, False
-            path = str(self.root / self.names[index])
-            image, valid = self.reader.read(path, path, rng)
-            return image, self.labels[index], valid
-
-        end = tf.int64.max if self.train else shard.padded_length(n)
-        return read_parallel(tf.data.Dataset.range(first, end), read, self.cfg.threads)
+                names = ("unlabelled", *(line.split("\t")[-1].strip() for line in lines[1:]))
+            if len(names) != n_labels:
+                raise ValueError(f"{str(file)!r} has names for {len(names)} labels, but there are {n_labels}")
+            return names
+    return None

@@ -3,41 +3,64 @@
 The batch of step s depends on the configuration and s alone, so a run that starts again at step s continues exactly.
 """
 
-import contextlib
+import logging
 import os
-import queue
-import threading
-import weakref
-from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 
 from . import demo
-from .folder import Folder
-from .records import Record, Shard, epoch_order, replace_broken
+from .demo_source import Demo
+from .faces import list_celebahq, list_faceshq, list_ffhq
+from .files import Files
+from .folder import list_folder
+from .imagenet import list_imagenet
+from .label_map_sets import list_ade20k, list_coco_stuff
+from .objects import list_coco_objects, list_open_images
+from .prefetch import Prefetched
+from .records import ANNOTATIONS, Record, Shard, replace_broken
 from .tfds_images import TfdsImages
 from .transforms import to_float
 
-DEMO_VAL_START = 1 << 40  # validation scenes have indices of their own, whatever n_train is
-DEMO_MEMORY = 512 << 20  # bytes of scenes that are kept instead of drawn again
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What to train on.
+    """What to train on; docs/data.md shows the layouts of the sources.
 
-    source: "demo" (drawn scenes), "folder" (own images) or "tfds" (TensorFlow Datasets).
+    source: a name of `SOURCES`.
     size: side of the square images in pixels. batch_size: of all processes together.
-    path: folder: a folder, searched with its subfolders, or a list file (.txt); tfds: where the data sets are ("" is
-        TFDS's own place) or the folder of one prepared data set.
+    annotations: what the batches carry beside image and class_label: segmentation, depth, crop, objects, keypoints. A
+        source that cannot give it is refused; class_label named here demands that there are classes.
+
+    path: where the data is. folder: a folder, searched with its subfolders, or a list file (.txt); tfds: where the data
+        sets are ("" is TFDS's own place) or the folder of one prepared data set; demo: not used; else the data set's
+        own folder.
     root: folder that the entries of a list file are relative to ("": that of the list file).
-    val_path: a folder or list of its own for validation. Without it, `val_share` of the images is held out (folder:
-        those with the smallest hash of the name; tfds: the data set's validation or test split, else the end of train).
+    val_path: a folder or list of its own for validation. Without it, and where the data set has no split of its own,
+        `val_share` of the images is held out (those with the smallest hash of the name; tfds: the end of train).
+    classes: folder, imagenet: only these: a list file (.txt) of names, or ranges of numbers without their ends, as
+        "30:32,80:100"; imagenet also "rin", the animals of the paper's depth task. They are numbered anew from 0.
     name: tfds: the data set. download: tfds: may download it. shuffle_buffer: tfds: encoded images shuffled at a time.
     n_train, n_val: number of demo scenes.
-    flip, random_crop: augmentation in training; the demo scenes need none.
+
+    maps: folder of label maps, n_labels: how many labels they have (0: as many as the data set is known to have),
+        unlabelled: their value for "no label", which becomes 0 while all others become one more; -1: there is none.
+    depths: folder of depth maps. Both have their images' names; each map is as large as its image.
+
+    max_objects: slots for objects and for figures with key points; of more in an image, those that show most are kept.
+    min_objects: images with fewer are left out. min_object_area: boxes below this share of the image are left out.
+    min_visible: boxes of which the crop shows less than this share are left out. whole_boxes: the others reach beyond
+        the crop, instead of being cut at its edge. categories: coco_objects, open_images: only these: the number of
+        most frequent ones, or a list file (.txt). stuff: coco_objects: with COCO-Stuff's boxes.
+
+    resize: the smaller side of the whole image in pixels, from which the square is cut; 0: `size`.
+    flip, random_crop: augmentation in training; the demo scenes need none. random_scale: the square's side is drawn
+        between `size` pixels of the file and the smaller side.
     seed: of shuffling, augmentation and demo scenes; the split does not depend on it.
     workers: threads that decode; 0 is one a CPU core.
     """
@@ -45,81 +68,91 @@ class DataConfig:
     source: str = "demo"
     size: int = 256
     batch_size: int = 8
+    annotations: tuple[str, ...] = ()
     path: str = ""
     root: str = ""
     val_path: str = ""
     val_share: float = 0.05
+    classes: str = ""
     name: str = "imagenet2012"
     download: bool = False
     shuffle_buffer: int = 4096
     n_train: int = 4096
     n_val: int = 256
+    maps: str = ""
+    n_labels: int = 0
+    unlabelled: int = -1
+    depths: str = ""
+    max_objects: int = 30
+    min_objects: int = 1
+    min_object_area: float = 1e-5
+    min_visible: float = 0.1
+    whole_boxes: bool = False
+    categories: str = ""
+    stuff: bool = True
+    resize: int = 0
     flip: bool = True
     random_crop: bool = True
+    random_scale: bool = False
     seed: int = 0
     workers: int = 0
 
     def __post_init__(self):
         if self.source not in SOURCES:
             raise ValueError(f"unknown data source {self.source!r}; known: {', '.join(SOURCES)}")
-        if self.source == "folder" and not self.path:
-            raise ValueError("the data source 'folder' needs `path`: a folder of images or a list file (.txt)")
+        if unknown := [name for name in self.annotations if name not in ANNOTATIONS]:
+            raise ValueError(f"unknown annotation(s) {', '.join(map(repr, unknown))}; known: {', '.join(ANNOTATIONS)}")
+        if self.source not in ("demo", "tfds") and not self.path:
+            what = "images or a list file (.txt)" if self.source == "folder" else "the data set"
+            raise ValueError(f"the data source {self.source!r} needs `path`: a folder of {what}")
         limits = {"size": (16, 4096), "batch_size": (1, 1 << 20), "val_share": (0, 0.9), "seed": (0, (1 << 32) - 1)}
         limits |= {"n_train": (1, 1 << 40), "n_val": (1, 1 << 40), "shuffle_buffer": (1, 1 << 30), "workers": (0, 1024)}
+        limits |= {"n_labels": (0, 256), "unlabelled": (-1, 255), "max_objects": (1, 1000), "min_objects": (0, 1000)}
+        limits |= {"min_object_area": (0, 1), "min_visible": (0, 1), "resize": (0, 1 << 16)}
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"data setting {name} is {getattr(self, name)}; it must be from {low} to {high}")
+        if 0 < self.resize < self.size:
+            raise ValueError(f"resize is {self.resize}, but it must be 0 or at least size={self.size}")
 
     @property
     def threads(self) -> int:
         return self.workers or os.cpu_count() or 1
 
 
-class _Demo:
-    """One split of the demo scenes. Its records have label and depth maps beside what those of every source have."""
-
-    class_names = demo.CLASS_NAMES
-
-    def __init__(self, cfg: DataConfig, split: str):
-        self.train, self.seed = split == "train", cfg.seed
-        n, start = (cfg.n_train, 0) if self.train else (cfg.n_val, DEMO_VAL_START)
-        self.scenes = demo.DemoScenes(cfg.size, n, cfg.seed, start)
-        self._drawn: dict[int, Record] = {}
-        self._keep = DEMO_MEMORY // (cfg.size**2 * 8)  # 3 bytes of image, 1 of labels and 4 of depth a pixel
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def _record(self, index: int) -> Record:
-        if index in self._drawn:
-            return self._drawn[index]
-        scene = self.scenes[index]
-        record = {key: scene[key] for key in ("image", "class_label", "depth")}
-        record |= {"segmentation": scene["segmentation"].astype(np.uint8), "valid": True}
-        if len(self._drawn) < self._keep:
-            self._drawn[index] = record
-        return record
-
-    def records(self, shard: Shard, first: int) -> Iterator[Record]:
-        n, place = len(self), first
-        while self.train or place < shard.padded_length(n):
-            position = shard.position(place)
-            epoch, index = divmod(position, n)
-            if self.train:
-                yield self._record(int(epoch_order(n, self.seed, epoch)[index]))
-            else:
-                yield {**self._record(index), "valid": position < n}
-            place += 1
+def _files(find: Callable) -> Callable:
+    return partial(Files, find=find)
 
 
-SOURCES = {"demo": _Demo, "folder": Folder, "tfds": TfdsImages}
+SOURCES: dict[str, Callable[..., Any]] = {
+    "demo": Demo,
+    "folder": _files(list_folder),
+    "tfds": TfdsImages,
+    "imagenet": _files(list_imagenet),
+    "ffhq": _files(list_ffhq),
+    "celebahq": _files(list_celebahq),
+    "faceshq": _files(list_faceshq),
+    "ade20k": _files(list_ade20k),
+    "coco_stuff": _files(list_coco_stuff),
+    "coco_objects": _files(list_coco_objects),
+    "open_images": _files(list_open_images),
+}
 
 
 @lru_cache(maxsize=4)  # a folder is searched once, and a demo scene drawn once, however often the data is iterated
 def _open(cfg: DataConfig, split: str):
     if split not in ("train", "val"):
         raise ValueError(f"unknown split {split!r}; known: train, val")
-    return SOURCES[cfg.source](cfg, split)
+    source = SOURCES[cfg.source](cfg, split)
+    if missing := [name for name in cfg.annotations if name not in source.gives]:
+        hints = {"segmentation": "; label maps of your own are named by `maps`", "depth": "; depth maps by `depths`"}
+        raise ValueError(
+            f"the data source {cfg.source!r} with these settings has no {' and no '.join(missing)}; it has "
+            f"{', '.join(source.gives)}" + "".join(hints.get(name, "") for name in missing)
+        )
+    for what, n in source.problems.counts.items():
+        log.warning("%s, %s: left out or changed: %d %s", cfg.source, split, n, what)
+    return source
 
 
 def num_examples(cfg: DataConfig, split: str) -> int:
@@ -132,13 +165,46 @@ def class_names(cfg: DataConfig) -> tuple[str, ...] | None:
     return _open(cfg, "train").class_names
 
 
+def num_labels(cfg: DataConfig) -> int:
+    """The number of labels in label maps; 0 for data without."""
+    return len(demo.LABELS) if cfg.source == "demo" else _listing(cfg, "n_labels") or 0
+
+
+def label_names(cfg: DataConfig) -> tuple[str, ...] | None:
+    """The names of the labels in label maps, where they are known."""
+    return demo.LABELS if cfg.source == "demo" else _listing(cfg, "label_names")
+
+
+def object_names(cfg: DataConfig) -> tuple[str, ...] | None:
+    """The names of the objects' categories, in the order of `object_category`; None without objects."""
+    if "objects" not in cfg.annotations:  # the files that name them are read for objects only
+        cfg = replace(cfg, annotations=(*cfg.annotations, "objects"))
+    return demo.CLASS_NAMES if cfg.source == "demo" else _listing(cfg, "object_names")
+
+
+def _listing(cfg: DataConfig, field: str):
+    return getattr(getattr(_open(cfg, "train"), "listing", None), field, None)
+
+
+def skipped(cfg: DataConfig, split: str) -> dict[str, int]:
+    """How many of what was left out so far, in this process: unreadable files, boxes without area, ..."""
+    return _open(cfg, split).problems.counts
+
+
 def make_batches(
     cfg: DataConfig, split: str, *, start_step: int = 0, process_index: int = 0, process_count: int = 1
 ) -> Iterator[dict[str, np.ndarray]]:
     """Iterates over this process's part of the batches of a split, from `start_step` on.
 
-    Each batch: image float32 (b, H, W, 3) in [-1, 1] and class_label int32 (b,), 0 without classes, where b is
-    batch_size / process_count; for the demo also segmentation int32 (b, H, W) and depth float32 (b, H, W) in [-1, 1].
+    Each batch, where b is batch_size / process_count: image float32 (b, H, W, 3) in [-1, 1]; class_label int32 (b,), 0
+    without classes; and of `cfg.annotations`:
+    - segmentation: int32 (b, H, W) in [0, n_labels). depth: float32 (b, H, W) in [-1, 1].
+    - crop: int32 (b, 4), top, left, full_height, full_width: where the square lies in the whole image, in pixels of
+      the square's scale, before it is mirrored; and flip bool (b,): whether it is.
+    - objects: object_boxes float32 (b, M, 4), x0, y0, width, height in [0, 1] of the whole image, before it is mirrored
+      (so they need crop and flip beside them); object_category int32 (b, M), -1 for an empty slot; object_flags int32
+      (b, M), bits as in `files.FLAGS`. In training the order is random.
+    - keypoints: float32 (b, M, K, 3), x and y in [0, 1] of the crop, and 1; all 0 where a point is not seen.
     "train" is endless, shuffled anew each epoch, and passes over broken images. "val" is one pass in order, and has in
     addition valid bool (b,): False for the padding of the last batch and for broken images.
     Raises ValueError for a batch that the processes cannot share and for a source that has no data.
@@ -160,54 +226,15 @@ def make_batches(
 
 
 def _collate(records: Iterator[Record], size: int, with_valid: bool) -> Iterator[dict[str, np.ndarray]]:
-    types = {"class_label": np.int32, "segmentation": np.int32}
     batch: list[Record] = []
     for record in records:
         batch.append(record)
         if len(batch) == size:
-            arrays = {key: np.asarray([r[key] for r in batch], types.get(key)) for key in batch[0]}
+            arrays = {key: np.stack([r[key] for r in batch]) for key in batch[0]}
             arrays["image"] = to_float(arrays["image"])
+            if "segmentation" in arrays:
+                arrays["segmentation"] = arrays["segmentation"].astype(np.int32)
             if not with_valid:
                 del arrays["valid"]
             yield arrays
             batch = []
-
-
-class Prefetched(Iterator):
-    """Runs an iterator in a background thread, `depth` items ahead, until `close`, deletion or the program's end."""
-
-    def __init__(self, items: Iterator, depth: int):
-        self._queue: queue.Queue = queue.Queue(depth)
-        stop = threading.Event()
-        thread = threading.Thread(target=_fill, args=(items, self._queue, stop), name="data", daemon=True)
-        # not through the object itself, which could never be deleted while the thread knew it
-        self.close = weakref.finalize(self, _stop, self._queue, stop, thread)
-        thread.start()
-
-    def __next__(self):
-        if not self.close.alive:
-            raise StopIteration
-        item, error = self._queue.get()
-        if error is not None:
-            self.close()
-            raise error
-        return item
-
-
-def _fill(items: Iterator, target: queue.Queue, stop: threading.Event) -> None:
-    try:
-        for item in items:
-            target.put((item, None))
-            if stop.is_set():
-                return
-        target.put((None, StopIteration()))
-    except BaseException as error:  # raised again where the batch is asked for
-        target.put((None, error))
-
-
-def _stop(items: queue.Queue, stop: threading.Event, thread: threading.Thread) -> None:
-    stop.set()
-    # the thread may be waiting for a place in the queue; and it may itself be where the garbage is collected
-    while thread.is_alive() and thread is not threading.current_thread():
-        with contextlib.suppress(queue.Empty):
-            items.get(timeout=0.02)

@@ -1,4 +1,4 @@
-"""What the sources share: the place of a process among all, the order of an epoch, and decoding through tf.data."""
+"""What the sources share: the place of a process among all, the order of an epoch, and reading through tf.data."""
 
 import logging
 import os
@@ -10,12 +10,36 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .transforms import BrokenImage, load_image
+from .transforms import BrokenImage
 
 log = logging.getLogger(__name__)
 
-# image uint8 (H, W, 3), class_label int, valid bool (False: padding, or could not be read), and a source's own maps
+# image uint8 (H, W, 3), class_label int32, valid bool (False: padding, or could not be read), and the annotations
 Record = dict[str, Any]
+
+TOO_MANY = "objects or figures left out because an image has more than max_objects"
+ANNOTATIONS = ("class_label", "segmentation", "depth", "crop", "objects", "keypoints")
+
+
+def blank_record(cfg, n_keypoints: int = 0) -> Record:
+    """The record that stands for none, with the arrays that the settings (DataConfig) ask for, in shape and type."""
+    size, slots = cfg.size, cfg.max_objects
+    arrays: dict[str, Record] = {
+        "segmentation": {"segmentation": np.zeros((size, size), np.uint8)},
+        "depth": {"depth": np.zeros((size, size), np.float32)},
+        "crop": {"crop": np.array([0, 0, size, size], np.int32), "flip": np.bool_(False)},
+        "objects": {
+            "object_boxes": np.zeros((slots, 4), np.float32),
+            "object_category": np.full(slots, -1, np.int32),
+            "object_flags": np.zeros(slots, np.int32),
+        },
+        "keypoints": {"keypoints": np.zeros((slots, n_keypoints, 3), np.float32)},
+    }
+    record = {"image": np.zeros((size, size, 3), np.uint8), "class_label": np.int32(0), "valid": np.bool_(False)}
+    for name in ANNOTATIONS:
+        if name in cfg.annotations:
+            record |= arrays.get(name, {})
+    return record
 
 
 class Shard(NamedTuple):
@@ -49,28 +73,33 @@ def augmentation_rng(seed: int, *where: int) -> np.random.Generator:
     return np.random.default_rng([seed, 1, *where])
 
 
-class Reader:
-    """Reads images, and does not stop at broken ones: it counts them and names each in the log, once."""
+class Problems:
+    """What was left out while reading: how many of each kind, and in the log each file, once."""
 
-    def __init__(self, size: int, random_crop: bool, flip: bool):
-        self.size, self.random_crop, self.flip = size, random_crop, flip
-        self.skipped: set[str] = set()
+    def __init__(self, found: dict[str, int] | None = None):
+        self._counts = dict(found or {})
+        self._files: set[str] = set()
         self._lock = threading.Lock()  # many threads read
 
-    def read(self, name: str, source: str | bytes, rng: np.random.Generator | None) -> tuple[np.ndarray, bool]:
-        """The image, uint8 (size, size, 3), and True; or black and False. source, rng: as in `load_image`."""
-        try:
-            return load_image(source, self.size, rng, random_crop=self.random_crop, flip=self.flip), True
-        except BrokenImage as error:
+    def skip(self, name: str, error: BrokenImage) -> None:
+        """An unreadable file."""
+        with self._lock:
+            if name not in self._files:
+                self._files.add(name)
+                log.warning("skipped image %s: %s (%d skipped so far)", name, error, len(self._files))
+
+    def count(self, kind: str, n: int) -> None:
+        """n more of something (none if n is not positive), said in the log the first time."""
+        if n > 0:
             with self._lock:
-                if name not in self.skipped:
-                    self.skipped.add(name)
-                    log.warning("skipped image %s: %s (%d skipped so far)", name, error, len(self.skipped))
-            return self.blank, False
+                if kind not in self._counts:
+                    log.warning("%d %s; further ones are counted silently", n, kind)
+                self._counts[kind] = self._counts.get(kind, 0) + n
 
     @property
-    def blank(self) -> np.ndarray:
-        return np.zeros((self.size, self.size, 3), np.uint8)
+    def counts(self) -> dict[str, int]:
+        with self._lock:
+            return {**self._counts, **({"unreadable files": len(self._files)} if self._files else {})}
 
 
 def replace_broken(records: Iterator[Record], limit: int) -> Iterator[Record]:
@@ -98,7 +127,7 @@ def tensorflow():
         import tensorflow as tf
     except ImportError as error:
         raise ValueError(
-            "the data sources 'folder' and 'tfds' read through tf.data, but TensorFlow cannot be imported: "
+            "every data source but 'demo' reads through tf.data, but TensorFlow cannot be imported: "
             "`pip install tensorflow-cpu tensorflow-datasets`, or use the source 'demo'"
         ) from error
     if tf.config.get_visible_devices("GPU"):
@@ -106,20 +135,32 @@ def tensorflow():
     return tf
 
 
-def read_parallel(dataset, read: Callable, workers: int) -> Iterator[Record]:
-    """Maps read(*element) -> (image uint8 (H, W, 3), label, valid) over a tf.data dataset, by `workers` threads."""
+def read_parallel(dataset, read: Callable[..., Record], blank: Record, workers: int) -> Iterator[Record]:
+    """Maps read(*element) -> record over a tf.data dataset, by `workers` threads.
+
+    blank: a record with the keys, shapes and types of all. A ValueError in `read` comes out in its turn.
+    """
     tf = tensorflow()
+    types = {key: np.asarray(value).dtype for key, value in blank.items()}
+    failures: list[ValueError] = []
 
     def element(*parts):
-        return tf.numpy_function(lambda *x: _typed(*read(*x)), parts, (tf.uint8, tf.int64, tf.bool))
+        record, failure = blank, -1
+        try:
+            record = read(*parts)
+        except ValueError as error:  # tf.data would bury it in an error of its own
+            failures.append(error)
+            failure = failures.index(error)
+        return [np.int64(failure), *(np.asarray(record[key], kind) for key, kind in types.items())]
 
     options = tf.data.Options()
     options.threading.private_threadpool_size = workers
     options.threading.max_intra_op_parallelism = 1
-    dataset = dataset.map(element, num_parallel_calls=workers, deterministic=True).prefetch(2 * workers)
-    for image, label, valid in dataset.with_options(options).as_numpy_iterator():
-        yield {"image": image, "class_label": label, "valid": valid}
-
-
-def _typed(image, label, valid):
-    return image, np.int64(label), np.bool_(valid)
+    kinds = [tf.int64, *(tf.as_dtype(kind) for kind in types.values())]
+    dataset = dataset.map(
+        lambda *parts: tf.numpy_function(element, parts, kinds), num_parallel_calls=workers, deterministic=True
+    )
+    for failure, *values in dataset.prefetch(2 * workers).with_options(options).as_numpy_iterator():
+        if failure >= 0:
+            raise failures[failure]
+        yield dict(zip(types, values, strict=True))

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from .records import Reader, Record, Shard, augmentation_rng, read_parallel, tensorflow
+from .files import Listing, Reader
+from .records import Problems, Record, Shard, augmentation_rng, read_parallel, tensorflow
 
 VALIDATION_SPLITS = ("validation", "val", "valid", "dev", "test")  # the first that a data set has
 
@@ -78,7 +79,7 @@ class TfdsImages:
                 f"the data set {cfg.name!r} leaves no example for {split!r}: its splits are "
                 f"{ {name: info.num_examples for name, info in builder.info.splits.items()} }; set `val_share`"
             )
-        self.reader = Reader(cfg.size, cfg.random_crop, cfg.flip)
+        self.reader = Reader(cfg, Listing([], class_names=self.class_names))
 
     def _range(self, split: str) -> tuple[str, int, int]:
         """(the data set's split, first and last + 1 example of it) that make up "train" or "val"."""
@@ -92,6 +93,14 @@ class TfdsImages:
         border = n - round(n * self.cfg.val_share)
         return ("train", 0, border) if split == "train" else ("train", border, n)
 
+    @property
+    def gives(self) -> tuple[str, ...]:
+        return self.reader.listing.gives
+
+    @property
+    def problems(self) -> Problems:
+        return self.reader.problems
+
     def __len__(self) -> int:
         return self.stop - self.start
 
@@ -101,8 +110,7 @@ class TfdsImages:
         if not self.train:
             if lower < upper:
                 yield from self._pass(lower, upper, shard, None, first)
-            blank = {"image": self.reader.blank, "class_label": 0, "valid": False}
-            yield from itertools.repeat(blank, shard.padded_length(len(self)) - max(first, upper - lower))
+            yield from itertools.repeat(self.reader.blank, shard.padded_length(len(self)) - max(first, upper - lower))
             return
         if lower == upper:
             raise ValueError(f"{len(self)} examples cannot be shared by {shard.processes} processes: use fewer")
@@ -137,7 +145,6 @@ class TfdsImages:
 
         def read(place, name, encoded, label):
             rng = None if epoch is None else augmentation_rng(cfg.seed, epoch, shard.process, int(place))
-            image, valid = self.reader.read(name.decode(), encoded, rng)
-            return image, max(int(label), 0), valid  # a split without labels has -1
+            return self.reader.read(name.decode(), encoded, max(int(label), 0), rng)  # a split without labels has -1
 
-        return read_parallel(dataset.enumerate().skip(skip).map(parts), read, cfg.threads)
+        return read_parallel(dataset.enumerate().skip(skip).map(parts), read, self.reader.blank, cfg.threads)

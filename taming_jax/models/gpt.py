@@ -50,8 +50,8 @@ class GPT(nn.Module):
     config: GPTConfig
 
     @nn.compact
-    def __call__(self, ids, *, cache: tuple[Cache, ...] | None = None, start=0, train=False, last_only=False):
-        """ids int32 (b, l) -> logits float32 (b, l, n); with `last_only` (b, 1, n).
+    def __call__(self, ids, *, cache: tuple[Cache, ...] | None = None, start=0, train=False, last_only=False, at=None):
+        """ids int32 (b, l) -> logits float32 (b, l, n); with `last_only`, or `at`, the place of one id, (b, 1, n).
 
         With a cache (one entry a layer, see `init_cache`) `ids` are the positions from `start` on, and the result is
         (logits, cache). Raises ValueError when the sequence is longer than block_size.
@@ -81,6 +81,8 @@ class GPT(nn.Module):
             )
             x, layer_cache = block(x, cache=None if cache is None else cache[i], start=start, train=train)
             written.append(layer_cache)
+        if at is not None:
+            x = jax.lax.dynamic_slice_in_dim(x, at, 1, axis=1)
         x = layer_norm("norm_out", dtype)(x[:, -1:] if last_only else x)
         logits = linear(config.vocab_size, "head", dtype, use_bias=False)(x).astype(jnp.float32)
         return logits if cache is None else (logits, tuple(written))

@@ -1,14 +1,21 @@
 """The first stage: an autoencoder whose bottleneck is a grid of codes (Esser, Rombach & Ommer 2021, 3.1, table 7)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 
+from taming_jax import maps
 from taming_jax.nn.conv import Conv, ResBlock, SpatialAttention, conv1x1, double, downsample, group_norm
-from taming_jax.nn.quantize import QUANTIZERS, Quantized
+from taming_jax.nn.quantize import QUANTIZERS, Quantized, Remap
+
+# What a first stage can read and write, with its number of channels; None: any.
+CONTENTS = {"image": None, "segmentation": None, "depth": 1, "edges": 1, "pose": None}
 
 
 @dataclass(frozen=True)
@@ -16,18 +23,23 @@ class VQGANConfig:
     """Settings of a first stage. The defaults are the published f16 network with 1024 codes.
 
     resolution: side in pixels from which `attn_resolutions` count; images of other sizes go in all the same.
-    in_channels, out_channels: of the images; they differ from 3 for label maps and depth.
+    content: what goes in and comes out, a name in CONTENTS, and the entry of a batch that it is trained on.
+        "segmentation": label maps, as one-hot channels in and logits out; in_channels and out_channels are the labels.
+    in_channels, out_channels: of the images; they differ from 3 for label maps, depth and edges.
     ch, ch_mult: width, and its multiple at each level; the factor is 2 to the number of levels less one.
     num_res_blocks: residual blocks a level (the decoder has one more).
     attn_resolutions: sides of the feature maps that get self-attention after each block.
     z_channels: width of the encoder's output; embed_dim: of the codes; n_embed: how many codes.
+    edge_sigma: smoothing in pixels before edges are looked for, see `maps.edges`.
     dropout: share dropped in each residual block in training, in [0, 1).
     norm_groups: groups of every GroupNorm; must divide all widths.
     quantizer: a name in QUANTIZERS. beta, legacy_beta: weight of the quantizer's loss and on which term it lies.
-    ema_decay, ema_restart_below: of the quantizer "ema", see EMAVectorQuantizer.
+    ema_decay, ema_restart_below: of the quantizer "ema", see EMAVectorQuantizer. kl_weight: of "gumbel".
+    remap: the codes that are in use; ids are then places in this list. unknown: where other codes go, see Remap.
     dtype: "float32" or "bfloat16", of the convolutions; parameters, statistics, codes and output stay float32.
     """
 
+    content: str = "image"
     resolution: int = 256
     in_channels: int = 3
     out_channels: int = 3
@@ -45,6 +57,10 @@ class VQGANConfig:
     legacy_beta: bool = True
     ema_decay: float = 0.99
     ema_restart_below: float = 0.05
+    kl_weight: float = 5e-4
+    edge_sigma: float = 2.0
+    remap: tuple[int, ...] = ()
+    unknown: str = "random"
     dtype: str = "float32"
 
     def __post_init__(self):
@@ -74,6 +90,22 @@ class VQGANConfig:
             raise ValueError(f"unknown quantizer {self.quantizer!r}; known: {', '.join(sorted(QUANTIZERS))}")
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
+        if self.content not in CONTENTS:
+            raise ValueError(f"unknown content {self.content!r}; known: {', '.join(CONTENTS)}")
+        if self.in_channels != self.out_channels:
+            raise ValueError(f"in_channels {self.in_channels} and out_channels {self.out_channels} must be equal")
+        known = CONTENTS[self.content]
+        if known and self.in_channels != known:
+            raise ValueError(f"content {self.content!r} has {known} channel(s), but in_channels is {self.in_channels}")
+        if self.remap:
+            Remap(self.remap, self.unknown)  # refuses what is no list of codes
+            if max(self.remap) >= self.n_embed:
+                raise ValueError(f"remap names code {max(self.remap)}, but there are {self.n_embed}")
+
+    @property
+    def n_codes(self) -> int:
+        """Ids that the network speaks: the codes, or those in use where there is a remap."""
+        return Remap(self.remap, self.unknown).size if self.remap else self.n_embed
 
     @property
     def factor(self) -> int:
@@ -91,6 +123,25 @@ class VQGANConfig:
 
     def level_has_attention(self, level: int) -> bool:
         return self.resolution // 2**level in self.attn_resolutions
+
+
+def network_input(config: VQGANConfig, batch: Mapping[str, Any]) -> Array:
+    """What the network reads of a batch: float32 (b, H, W, in_channels).
+
+    Label maps, int (b, H, W), become one channel a label; depth and edges, (b, H, W), one channel; edges and pose that
+    are not in the batch are made of the image and of the key points. Raises ValueError for what is missing.
+    """
+    content = config.content
+    if content == "segmentation" and content in batch:
+        return jax.nn.one_hot(batch[content], config.in_channels)
+    if content in batch:
+        x = jnp.asarray(batch[content])
+        return x[..., None] if x.ndim == 3 else x
+    if content == "edges" and "image" in batch:
+        return maps.edges(batch["image"], config.edge_sigma)
+    if content == "pose" and "keypoints" in batch:
+        return maps.pose(batch["keypoints"], *batch["image"].shape[1:3])
+    raise ValueError(f"the first stage reads {content}, but the batch holds only {', '.join(sorted(batch))}")
 
 
 def _layers(config: VQGANConfig):
@@ -165,9 +216,12 @@ class VQGAN(nn.Module):
         self.decoder = Decoder(cfg)
         self.quant_conv = conv1x1(cfg.embed_dim)
         self.post_quant_conv = conv1x1(cfg.z_channels)
-        options = {"decay": cfg.ema_decay, "restart_below": cfg.ema_restart_below} if cfg.quantizer == "ema" else {}
-        make_quantizer = QUANTIZERS[cfg.quantizer]
-        self.quantizer = make_quantizer(cfg.n_embed, cfg.embed_dim, beta=cfg.beta, legacy=cfg.legacy_beta, **options)
+        options = {
+            "vq": {"beta": cfg.beta, "legacy": cfg.legacy_beta},
+            "ema": {"beta": cfg.beta, "decay": cfg.ema_decay, "restart_below": cfg.ema_restart_below},
+            "gumbel": {"kl_weight": cfg.kl_weight},
+        }
+        self.quantizer = QUANTIZERS[cfg.quantizer](cfg.n_embed, cfg.embed_dim, **options[cfg.quantizer])
 
     def pre_quant(self, x: Array, train: bool = False) -> Array:
         """Images (b, H, W, in_channels) -> latents (b, h, w, embed_dim) before quantization."""
@@ -176,28 +230,41 @@ class VQGAN(nn.Module):
         self.config.grid(*x.shape[1:3])
         return self.quant_conv(self.encoder(x, train=train))
 
-    def encode(self, x: Array, train: bool = False) -> Quantized:
-        """Images (b, H, W, in_channels) in [-1, 1] -> Quantized on a grid (b, H/f, W/f).
+    def encode(self, x: Array, train: bool = False, temperature: Array | float = 1.0) -> Quantized:
+        """Images (b, H, W, in_channels) in [-1, 1] -> Quantized on a grid (b, H/f, W/f), its ids without the remap.
 
         Raises ValueError where the channels are others or the factor does not divide the sides.
         """
-        return self.quantizer(self.pre_quant(x, train), train=train)
+        return self.quantizer(self.pre_quant(x, train), train=train, temperature=temperature)
+
+    def encode_ids(self, x: Array) -> Array:
+        """Images (b, H, W, in_channels) in [-1, 1] -> ids (b, H/f, W/f) in [0, n_codes), after the remap."""
+        ids = self.encode(x).ids
+        if not self.config.remap:
+            return ids
+        # Without an rng stream an unknown code at one place goes to the same used one each time.
+        key = self.make_rng("remap") if self.has_rng("remap") else jax.random.key(0)
+        return Remap(self.config.remap, self.config.unknown).forward(ids, self.config.n_embed, key)
 
     def decode(self, z: Array, train: bool = False) -> Array:
         """Codebook entries (b, h, w, embed_dim) -> images (b, H, W, out_channels) float32, about [-1, 1]."""
         return self.decoder(self.post_quant_conv(z), train=train)[0]
 
     def decode_ids(self, ids: Array) -> Array:
-        """ids (b, h, w) in [0, n_embed) -> images (b, H, W, out_channels) float32, about [-1, 1]."""
+        """ids (b, h, w) in [0, n_codes) -> images (b, H, W, out_channels) float32, about [-1, 1]."""
+        if self.config.remap:
+            ids = Remap(self.config.remap, self.config.unknown).backward(ids)
         return self.decode(self.quantizer.lookup(ids))
 
     def features(self, z: Array, train: bool = False) -> Array:
         """Codebook entries (b, h, w, embed_dim) -> what the decoder's last convolution sees, (b, H, W, ch)."""
         return self.decoder(self.post_quant_conv(z), train=train)[1]
 
-    def reconstruct(self, x: Array, train: bool = False) -> tuple[Array, Array, Quantized]:
+    def reconstruct(
+        self, x: Array, train: bool = False, temperature: Array | float = 1.0
+    ) -> tuple[Array, Array, Quantized]:
         """As `__call__`, with the decoder's features (b, H, W, ch) between the two."""
-        quantized = self.encode(x, train)
+        quantized = self.encode(x, train, temperature)
         reconstruction, features = self.decoder(self.post_quant_conv(quantized.z), train=train)
         return reconstruction, features, quantized
 

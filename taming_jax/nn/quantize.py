@@ -1,14 +1,17 @@
 """Quantizers: continuous latents to the nearest entries of a learned codebook.
 
-Every quantizer is called as `quantizer(z, train=...) -> Quantized` and decodes ids by `lookup`. One that draws noise
-takes it from the rng stream `quantize`; one that keeps running statistics keeps them in the collection `ema`.
+Every quantizer is called as `quantizer(z, train=..., temperature=...) -> Quantized` and decodes ids by `lookup`. One
+that draws noise takes it from the rng stream `quantize`; one that keeps running statistics keeps them in the collection
+`ema`. Only the Gumbel quantizer hears the temperature.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 
@@ -54,7 +57,7 @@ class VectorQuantizer(nn.Module):
 
         self.codebook = self.param("codebook", uniform, (self.n_embed, self.embed_dim))
 
-    def __call__(self, z: Array, *, train: bool = False) -> Quantized:
+    def __call__(self, z: Array, *, train: bool = False, temperature: Array | float = 1.0) -> Quantized:
         z = z.astype(jnp.float32)
         ids = nearest(lax.stop_gradient(z), lax.stop_gradient(self.codebook))
         zq = self.lookup(ids)
@@ -86,7 +89,7 @@ class EMAVectorQuantizer(VectorQuantizer):
             self.count = self.variable("ema", "count", jnp.zeros, (self.n_embed,))
             self.total = self.variable("ema", "total", jnp.zeros, (self.n_embed, self.embed_dim))
 
-    def __call__(self, z: Array, *, train: bool = False) -> Quantized:
+    def __call__(self, z: Array, *, train: bool = False, temperature: Array | float = 1.0) -> Quantized:
         z = z.astype(jnp.float32)
         ids = nearest(lax.stop_gradient(z), self.codebook)
         zq = lax.stop_gradient(self.lookup(ids))
@@ -117,4 +120,86 @@ def ema_codebook(averages: dict[str, Array]) -> Array:
     return averages["total"] / smoothed[:, None]
 
 
-QUANTIZERS = {"vq": VectorQuantizer, "ema": EMAVectorQuantizer}
+class GumbelQuantizer(nn.Module):
+    """Codes as the classes of a categorical latent (Gumbel-softmax: Jang et al. 2017, Maddison et al. 2017).
+
+    A 1x1 convolution gives a logit for each code. In training a code is drawn by adding Gumbel noise, and the gradient
+    is that of the softmax at `temperature`; otherwise it is the code of the largest logit, without noise. The loss is
+    `kl_weight` times the divergence of the code's distribution from the uniform one. Arithmetic in float32.
+    """
+
+    n_embed: int
+    embed_dim: int
+    kl_weight: float = 5e-4
+
+    def setup(self):
+        self.proj = nn.Conv(self.n_embed, (1, 1))
+        self.codebook = self.param("codebook", nn.initializers.normal(1.0), (self.n_embed, self.embed_dim))
+
+    def __call__(self, z: Array, *, train: bool = False, temperature: Array | float = 1.0) -> Quantized:
+        logits = self.proj(z.astype(jnp.float32))  # (b, h, w, n)
+        probabilities = jax.nn.softmax(logits)
+        divergence = jnp.mean(jnp.sum(probabilities * jnp.log(probabilities * self.n_embed + 1e-10), axis=-1))
+        metrics = {"kl": divergence}
+        loss = self.kl_weight * divergence
+        if not train:
+            ids = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            return Quantized(self.lookup(ids), ids, loss, metrics)
+        noise = jax.random.gumbel(self.make_rng("quantize"), logits.shape)
+        soft = jax.nn.softmax((logits + noise) / temperature)
+        ids = jnp.argmax(soft, axis=-1).astype(jnp.int32)
+        hard = soft + lax.stop_gradient(jax.nn.one_hot(ids, self.n_embed) - soft)
+        metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
+        return Quantized(jnp.einsum("bhwn,nc->bhwc", hard, self.codebook), ids, loss, metrics)
+
+    def lookup(self, ids: Array) -> Array:
+        """ids (...) in [0, n) -> entries (..., c)."""
+        return jnp.take(self.codebook, ids, axis=0, mode="clip")
+
+
+UNKNOWN = ("random", "extra")
+
+
+@dataclass(frozen=True)
+class Remap:
+    """Ids of a large codebook to the places of those in use, and back.
+
+    used: the codes in use, without repetition. unknown: where another code goes: "random" to a used one at random,
+    "extra" to an id of its own after the others, or the number of a place.
+    """
+
+    used: tuple[int, ...]
+    unknown: str = "random"
+
+    def __post_init__(self):
+        if len(set(self.used)) != len(self.used) or min(self.used, default=0) < 0:
+            raise ValueError("remap must hold codes, each once and none negative")
+        if self.unknown not in UNKNOWN and not (self.unknown.isdigit() and int(self.unknown) < len(self.used)):
+            raise ValueError(
+                f"unknown is {self.unknown!r}; give 'random', 'extra' or the number of a place below {len(self.used)}"
+            )
+
+    @property
+    def size(self) -> int:
+        """Ids after the map."""
+        return len(self.used) + (self.unknown == "extra")
+
+    def forward(self, ids: Array, n_embed: int, key: Array) -> Array:
+        """ids (...) in [0, n_embed) -> (...) in [0, size). The key is for unknown codes that go to random places."""
+        used = np.asarray(self.used, np.int32)
+        table = np.full(n_embed, -1, np.int32)
+        table[used] = np.arange(len(used))
+        places = jnp.asarray(table)[ids]
+        if self.unknown == "random":
+            other = jax.random.randint(key, ids.shape, 0, len(used))
+        else:
+            other = jnp.full(ids.shape, len(used) if self.unknown == "extra" else int(self.unknown))
+        return jnp.where(places < 0, other, places).astype(jnp.int32)
+
+    def backward(self, ids: Array) -> Array:
+        """ids (...) in [0, size) -> codes (...); the extra id, which stands for no code, becomes the first used one."""
+        used = jnp.asarray(self.used, jnp.int32)
+        return used[jnp.where(ids < len(self.used), ids, 0)]
+
+
+QUANTIZERS = {"vq": VectorQuantizer, "ema": EMAVectorQuantizer, "gumbel": GumbelQuantizer}

@@ -73,6 +73,7 @@ def train(
     workdir: str,
     mesh: jax.sharding.Mesh,
     report: Report,
+    initial: Mapping[str, Any] | None = None,
 ) -> tuple[State, bool]:
     """Train until `config.steps`, or until SIGTERM; returns the state and whether it got to the end.
 
@@ -80,14 +81,15 @@ def train(
     be compiled here with the state donated and kept where the sharding rules place it. frozen: arrays that it only
     reads.
     batches: first step -> this process's share of the batches from there on; a resumed run continues the same stream.
-    saved_config: goes into every checkpoint. Raises FloatingPointError for a loss that is not finite, naming it and the
-    step, and ValueError where the workdir holds a checkpoint of another model.
+    initial: fields of a fresh state that start from these arrays instead. saved_config: goes into every checkpoint.
+    Raises FloatingPointError for a loss that is not finite, naming it and the step, and ValueError where the workdir
+    holds a checkpoint of another model.
     """
     measures = [f"{hook.name}/{name}" for hook in hooks for name in hook.measures]
     if config.monitor and config.monitor not in measures:
         raise ValueError(f"config.train.monitor={config.monitor!r} is not measured here; known: {', '.join(measures)}.")
     with _StopSignal() as stop, _open(workdir, config) as checkpoints:
-        state, shardings, start = _initial_state(config, init, checkpoints, saved_config, workdir, mesh)
+        state, shardings, start = _initial_state(config, init, initial or {}, checkpoints, saved_config, workdir, mesh)
         update = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
         report.rewind(start)
         _describe(state.params, start, report)
@@ -126,20 +128,39 @@ def split_state(state: State) -> tuple[Any, dict[str, Any]]:
     return fields.pop("params"), fields
 
 
-def _initial_state(config, init, checkpoints, saved_config, workdir, mesh) -> tuple[State, Any, int]:
+def _initial_state(config, init, initial, checkpoints, saved_config, workdir, mesh) -> tuple[State, Any, int]:
     """(state, its shardings, steps done): fresh or the newest checkpoint's, each array where it belongs on the mesh."""
     key = jax.random.key(config.seed)
     abstract = jax.eval_shape(init, key)
     shardings = sharding.state_shardings(abstract, mesh)
     latest = checkpoints.latest()
     if latest is None:
-        return jax.jit(init, out_shardings=shardings)(key), shardings, 0
+        state = jax.jit(init, out_shardings=shardings)(key)
+        for name, value in initial.items():
+            _check_same_shapes(name, getattr(abstract, name), value)
+            state = state.replace(**{name: jax.device_put(value, getattr(shardings, name))})
+        return state, shardings, 0
     _check_same_model(load_config(workdir, latest), saved_config, workdir)
     target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     params, rest = split_state(target)
     params, rest = checkpoints.restore(latest, params=params, train=rest)
     logging.info("Resumed from step %d in %s.", latest, workdir)
     return abstract.replace(params=params, **rest), shardings, latest
+
+
+def _check_same_shapes(name: str, wanted: Any, found: Any) -> None:
+    """Refuse to start from another network."""
+    describe = lambda tree: {
+        jax.tree_util.keystr(p): leaf.shape for p, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    wanted, found = describe(wanted), describe(found)
+    if wanted != found:
+        different = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
+        first = different[0]
+        raise ValueError(
+            f"config.init_from holds another network: {len(different)} arrays of {name} differ, the first {first}: "
+            f"{found.get(first)} there, {wanted.get(first)} here; copy its settings into the configuration."
+        )
 
 
 def _check_same_model(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: str) -> None:

@@ -27,15 +27,15 @@ def make_state(key: jax.Array, model: TwoStage, optimizer: optax.GradientTransfo
 
 
 def make_train_step(model: TwoStage, optimizer: optax.GradientTransformation, key: jax.Array) -> Callable:
-    """step(state, first_params, batch) -> (state, metrics): one update on the mean cross-entropy of the image tokens.
+    """step(state, stages, batch) -> (state, metrics): one update on the mean cross-entropy of the image tokens.
 
     The randomness of a step is `key` folded with its number, so a resumed run needs no saved key.
     """
 
-    def step(state: TransformerState, first_params: Any, batch: Mapping[str, jax.Array]):
+    def step(state: TransformerState, stages: Any, batch: Mapping[str, jax.Array]):
         def loss_of(params):
             key_step = jax.random.fold_in(key, state.step)
-            return model.token_nll(params, first_params, batch, key=key_step).mean()
+            return model.token_nll(params, stages, batch, key=key_step).mean()
 
         loss, gradients = jax.value_and_grad(loss_of)(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
@@ -47,10 +47,10 @@ def make_train_step(model: TwoStage, optimizer: optax.GradientTransformation, ke
 
 
 def make_eval_step(model: TwoStage) -> Callable:
-    """evaluate(params, first_params, batch) -> {"nll": summed nats per token, "n": images}, over the valid images."""
+    """evaluate(params, stages, batch) -> {"nll": summed nats per token, "n": images}, over the valid images."""
 
-    def evaluate(params: Any, first_params: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        nll = model.token_nll(params, first_params, batch).mean(axis=1)  # (b,)
+    def evaluate(params: Any, stages: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        nll = model.token_nll(params, stages, batch).mean(axis=1)  # (b,)
         valid = batch["valid"].astype(jnp.float32)
         return {"nll": jnp.sum(nll * valid), "n": jnp.sum(valid)}
 

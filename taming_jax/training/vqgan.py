@@ -16,12 +16,12 @@ import optax
 from flax import struct
 from jax import Array
 
-from taming_jax.losses import D_LOSSES, adaptive_weight, g_loss, l1
+from taming_jax.losses import D_LOSSES, adaptive_weight, binary_cross_entropy, g_loss, l1
 from taming_jax.metrics.codebook import perplexity, usage
 from taming_jax.metrics.image import psnr, ssim
 from taming_jax.models.discriminator import Discriminator
 from taming_jax.models.lpips import LPIPS
-from taming_jax.models.vqgan import VQGAN
+from taming_jax.models.vqgan import VQGAN, network_input
 from taming_jax.nn.conv import SAME3, conv2d
 from taming_jax.nn.quantize import count_codes, ema_codebook
 
@@ -42,6 +42,11 @@ class VQGANLossConfig:
     adaptive_cap: largest adaptive weight (before disc_weight).
     fixed_weight: disc_weight alone, with no adaptive weight.
     lpips_path: the converted weights, needed where perceptual_weight > 0.
+    temperature_start, _max, _min, _warmup, _steps: of the Gumbel quantizer: from start linearly to max in `warmup`
+        steps, then along half a cosine to min at step `steps`.
+
+    For label maps the "nll" is `pixel_weight` times the binary cross-entropy of their channels, and there is neither
+    LPIPS nor a discriminator: both weights must be 0.
     """
 
     perceptual_weight: float = 1.0
@@ -55,6 +60,11 @@ class VQGANLossConfig:
     adaptive_cap: float = 1e4
     fixed_weight: bool = False
     lpips_path: str = "weights/lpips_vgg16.npz"
+    temperature_start: float = 1.0
+    temperature_max: float = 1.0
+    temperature_min: float = 1e-6
+    temperature_warmup: int = 5000
+    temperature_steps: int = 1_000_001
 
     def __post_init__(self):
         for name in ("perceptual_weight", "pixel_weight", "codebook_weight", "disc_weight", "disc_start", "disc_ramp"):
@@ -64,6 +74,12 @@ class VQGANLossConfig:
             raise ValueError(f"adaptive_cap must be above 0, got {self.adaptive_cap}")
         if self.disc_loss not in D_LOSSES:
             raise ValueError(f"unknown disc_loss {self.disc_loss!r}; known: {', '.join(sorted(D_LOSSES))}")
+        if not 0 < self.temperature_min <= self.temperature_max or self.temperature_start <= 0:
+            raise ValueError("the Gumbel temperatures must be above 0, and temperature_min at most temperature_max")
+        if not 0 <= self.temperature_warmup < self.temperature_steps:
+            raise ValueError(
+                f"temperature_warmup {self.temperature_warmup} must be below temperature_steps {self.temperature_steps}"
+            )
         if self.disc_learn_start is not None and not 0 <= self.disc_learn_start <= self.disc_start:
             raise ValueError(
                 f"disc_learn_start {self.disc_learn_start} must lie in 0 .. disc_start {self.disc_start}: "
@@ -74,6 +90,17 @@ class VQGANLossConfig:
         """How loud the generator hears the discriminator at a step, in [0, 1]."""
         ramp = max(self.disc_ramp, 1)
         return jnp.clip((step - self.disc_start + 1) / ramp, 0.0, 1.0).astype(jnp.float32)
+
+    def temperature(self, step: Array) -> Array:
+        """Of the Gumbel quantizer at a step."""
+        schedule = optax.warmup_cosine_decay_schedule(
+            init_value=self.temperature_start,
+            peak_value=self.temperature_max,
+            warmup_steps=self.temperature_warmup,
+            decay_steps=self.temperature_steps,
+            end_value=self.temperature_min,
+        )
+        return jnp.asarray(schedule(step), jnp.float32)
 
     def learns(self, step: Array) -> Array:
         """1 where the discriminator learns at a step, else 0."""
@@ -123,22 +150,27 @@ def make_train_step(
 ) -> Callable[[VQGANState, dict, Array], tuple[VQGANState, dict[str, Array]]]:
     """The function `step(state, batch, key) -> (state, metrics)`, to be jitted with the state donated.
 
-    `batch["image"]` is (b, H, W, c) float32 in [-1, 1]; `key` is this step's own. Metrics are float32 scalars:
-    total_loss, nll_loss (= rec_loss), l1_loss, quant_loss, those of the quantizer, and where they are computed p_loss,
-    g_loss, d_weight, disc_factor, disc_loss, logits_real, logits_fake. Raises ValueError where a network is
-    missing that the weights ask for.
+    The batch holds what `models.vqgan.network_input` reads, images as (b, H, W, c) float32 in [-1, 1]; `key` is this
+    step's own. Metrics are float32 scalars: total_loss, nll_loss (= rec_loss), l1_loss (or bce_loss), quant_loss, those
+    of the quantizer, and where they are computed p_loss, g_loss, d_weight, disc_factor, disc_loss, logits_real,
+    logits_fake. Raises ValueError where a network is missing that the weights ask for.
 
     A caller that jits may hand `lpips_params` to the step as a fourth argument, which keeps 59 MB of constants out of
     the compiled program; otherwise those given here are used.
     """
     adversarial = loss.disc_weight > 0
+    if model.config.content == "segmentation" and (adversarial or loss.perceptual_weight > 0):
+        raise ValueError(
+            f"a first stage for label maps is trained without discriminator and LPIPS, but disc_weight is "
+            f"{loss.disc_weight} and perceptual_weight {loss.perceptual_weight}; set both to 0"
+        )
     if adversarial and (disc is None or disc_tx is None):
         raise ValueError(f"disc_weight {loss.disc_weight} needs a discriminator and its optimizer; 0 means none")
     if loss.perceptual_weight > 0 and lpips_params is None:
         raise ValueError(f"perceptual_weight {loss.perceptual_weight} needs LPIPS parameters; 0 means no LPIPS")
 
     def step(state, batch, key, lpips_params=lpips_params):
-        images, keys = batch["image"], jax.random.split(key)
+        images, keys = network_input(model.config, batch), jax.random.split(key)
         grads, state, metrics = generator_gradients(state, images, keys[0], lpips_params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = _with_followed_codebook(optax.apply_updates(state.params, updates), state.ema)
@@ -148,11 +180,12 @@ def make_train_step(
             metrics |= disc_metrics
         return state.replace(step=state.step + 1), metrics
 
-    def reconstruct(params, ema, images, key):
+    def reconstruct(params, ema, images, key, step):
         names = ("dropout", "quantize")
         rngs = dict(zip(names, jax.random.split(key, len(names)), strict=True))
         variables = {"params": params, "ema": ema}
-        outputs, moved = model.apply(variables, images, True, rngs=rngs, mutable=["ema"], method=VQGAN.reconstruct)
+        options = {"rngs": rngs, "mutable": ["ema"], "method": VQGAN.reconstruct}
+        outputs, moved = model.apply(variables, images, True, loss.temperature(step), **options)
         return *outputs, moved.get("ema", {})
 
     def run_disc(params, batch_stats, images):
@@ -162,14 +195,14 @@ def make_train_step(
 
     def generator_gradients(state, images, key, lpips_params):
         def forward(params):
-            reconstruction, features, quantized, ema = reconstruct(params, state.ema, images, key)
+            reconstruction, features, quantized, ema = reconstruct(params, state.ema, images, key, state.step)
             counts = count_codes(quantized.ids, model.config.n_embed)
             return (reconstruction, quantized.loss), (features, quantized.metrics, counts, ema)
 
         (fake, quant_loss), backward, extras = jax.vjp(forward, state.params, has_aux=True)
         features, quant_metrics, counts, ema = extras
         state = state.replace(ema=ema)
-        nll_of = partial(_nll, loss, LPIPS(jnp.dtype(model.config.dtype)), lpips_params, images)
+        nll_of = partial(_nll, loss, model.config, lpips_params, images)
         (nll, parts), fake_grad = jax.value_and_grad(nll_of, has_aux=True)(fake)
         total = nll + loss.codebook_weight * quant_loss
         metrics = {"nll_loss": nll, "rec_loss": nll, "quant_loss": quant_loss, **parts, **quant_metrics}
@@ -192,7 +225,7 @@ def make_train_step(
         return grads, state, {"total_loss": total, **metrics}
 
     def update_discriminator(state, images, key):
-        fake = reconstruct(state.params, state.ema, images, key)[0]
+        fake = reconstruct(state.params, state.ema, images, key, state.step)[0]
         learns = loss.learns(state.step)
 
         def disc_loss(params):
@@ -216,28 +249,33 @@ def make_eval_step(model: VQGAN, lpips_params: dict | None = None) -> Callable[[
     """The function `evaluate(params, batch) -> dict`, to be jitted.
 
     Sums over the images of a batch, to be added up and divided by "n": "l1_sum", "psnr_sum" and "ssim_sum" (of
-    reconstructions clipped to [-1, 1]), with LPIPS parameters "lpips_sum"; "code_counts" (n_embed,); and the
-    "reconstruction" (b, H, W, c) itself. Images where `batch["valid"]` (b,) is False count nowhere; without it all do.
+    reconstructions clipped to [-1, 1]), with LPIPS parameters "lpips_sum"; for label maps instead "accuracy_sum", the
+    share of pixels of the right label; "code_counts" (n_embed,); and the "reconstruction" (b, H, W, c) itself. Images
+    where `batch["valid"]` (b,) is False count nowhere; without it all do.
     """
-    distance = LPIPS(jnp.dtype(model.config.dtype))
 
     def evaluate(params, batch, lpips_params=lpips_params):
-        images = batch["image"]
+        images = network_input(model.config, batch)
         fake, quantized = model.apply({"params": params}, images)
         valid = batch.get("valid", jnp.ones(images.shape[:1], jnp.bool_)).astype(jnp.float32)
         total = lambda per_image: jnp.sum(jnp.where(valid > 0, per_image, 0.0))
         counted = jnp.broadcast_to(valid[:, None, None], quantized.ids.shape)
-        clipped = jnp.clip(fake, -1, 1)
         sums = {
             "n": valid.sum(),
-            "l1_sum": total(jnp.mean(jnp.abs(images - fake), axis=(1, 2, 3))),
-            "psnr_sum": total(psnr(images, clipped)),
-            "ssim_sum": total(ssim(images, clipped)),
             "code_counts": count_codes(quantized.ids, model.config.n_embed, counted),
             "reconstruction": fake,
         }
+        if model.config.content == "segmentation":
+            right = jnp.argmax(fake, axis=-1) == batch["segmentation"]
+            return sums | {"accuracy_sum": total(jnp.mean(right, axis=(1, 2)))}
+        clipped = jnp.clip(fake, -1, 1)
+        sums |= {
+            "l1_sum": total(jnp.mean(jnp.abs(images - fake), axis=(1, 2, 3))),
+            "psnr_sum": total(psnr(images, clipped)),
+            "ssim_sum": total(ssim(images, clipped)),
+        }
         if lpips_params is not None:
-            sums["lpips_sum"] = total(distance.apply({"params": lpips_params}, images, fake))
+            sums["lpips_sum"] = total(_distance(model.config, lpips_params, images, fake))
         return sums
 
     return evaluate
@@ -251,12 +289,22 @@ def _with_followed_codebook(params, ema):
     return {**params, "quantizer": {**params["quantizer"], "codebook": codebook}}
 
 
-def _nll(loss, distance, lpips_params, images, fake):
+def _distance(config, lpips_params, images, fake):
+    """LPIPS (b,); maps of one channel as grey images."""
+    distance = LPIPS(jnp.dtype(config.dtype))
+    images, fake = (jnp.broadcast_to(x, (*x.shape[:3], 3)) if x.shape[-1] == 1 else x for x in (images, fake))
+    return distance.apply({"params": lpips_params}, images, fake)
+
+
+def _nll(loss, config, lpips_params, images, fake):
     """The reconstruction part of the loss and what it consists of."""
+    if config.content == "segmentation":
+        parts = {"bce_loss": binary_cross_entropy(fake, images)}
+        return loss.pixel_weight * parts["bce_loss"], parts
     parts = {"l1_loss": l1(images, fake)}
     value = loss.pixel_weight * parts["l1_loss"]
     if loss.perceptual_weight > 0:
-        parts["p_loss"] = jnp.mean(distance.apply({"params": lpips_params}, images, fake))
+        parts["p_loss"] = jnp.mean(_distance(config, lpips_params, images, fake))
         value = value + loss.perceptual_weight * parts["p_loss"]
     return value, parts
 

@@ -1,0 +1,122 @@
+"""Sliding-window sampling, next to PyTorch with a whole window for each token, the original's way.
+
+    python benchmarks/sliding_window.py --grid 26x40 --layers 12 --width 512 --heads 8
+    python benchmarks/sliding_window.py --grid 32x32 52x80 64x128 --layers 24 --width 1024 --heads 16 --dtype bfloat16
+
+Prints a table, and JSON as its last line. Weights are random, the condition is a map, everything is greedy. The peer
+draws only `--peer_tokens` tokens, spread over the grid, each with the ids around it that ours drew: its time for a grid
+is that many times longer, since every one of its tokens costs the same. `equal` is the share of them that agree.
+"""
+
+import argparse
+import json
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import peers
+import torch
+
+from taming_jax.conditioning import NoCondition
+from taming_jax.models.gpt import GPT, GPTConfig
+from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.sampling.window import cache_bytes, sample_window, schedule_for
+from taming_jax.two_stage import TwoStage
+
+CODES, WINDOW = 1024, 16
+
+
+def main():
+    options = _options()
+    torch.set_num_threads(options.threads or torch.get_num_threads())
+    config = GPTConfig(CODES, 2 * WINDOW**2, options.layers, options.heads, options.width, dtype=options.dtype)
+    model = TwoStage(VQGAN(VQGANConfig(n_embed=CODES)), GPT(config), NoCondition(), (WINDOW, WINDOW))
+    params = jax.jit(model.gpt.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    params["position"] = jax.random.normal(jax.random.key(1), params["position"].shape) * 0.1  # starts as zero
+    rows = [measure(model, params, tuple(map(int, grid.split("x"))), options) for grid in options.grid]
+    for row in rows:
+        print(
+            "  ".join(
+                f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in row.items()
+            )
+        )
+    print(json.dumps({"device": jax.devices()[0].device_kind, **vars(options), "rows": rows}))
+
+
+def measure(model, params, grid, options) -> dict:
+    """Times of one grid, ours and the peer's."""
+    condition = np.random.RandomState(0).randint(0, CODES, (options.images, *grid)).astype(np.int32)
+    given, keep = np.zeros_like(condition), np.zeros(condition.shape, bool)
+    choices = {"stride": options.stride, "keep_columns": not options.forget_columns, "together": options.together}
+    schedule = schedule_for(model, condition.shape, given.shape, **choices)
+    weights = jax.tree.map(lambda leaf: leaf.astype(options.dtype), params)
+    arguments = (weights, condition, jax.random.key(0), np.arange(options.images), jnp.float32(1), None, given, keep)
+    started = time.perf_counter()
+    program = jax.jit(sample_window, static_argnums=0, static_argnames="greedy")
+    program = program.lower(model, *arguments, schedule, greedy=True).compile()
+    compiled = time.perf_counter()
+    ids = np.asarray(program(*arguments, schedule))
+    taken = time.perf_counter() - compiled
+    tokens = options.images * grid[0] * grid[1]
+    reads = options.images * sum(int(p.bounds[-1]) * p.ops.row.shape[1] * p.size for p in schedule.passes)
+    row = {
+        "grid": f"{grid[0]}x{grid[1]}",
+        "steps": schedule.steps,
+        "compile_s": compiled - started,
+        "s": taken,
+        "tokens/s": tokens / taken,
+        "positions/token": reads / tokens,
+        "TFLOP/s": 24 * options.layers * options.width**2 * reads / taken / 1e12,  # matrix products of the blocks
+        "distinct_ids": len(np.unique(ids)),
+        "cache_GiB": cache_bytes(model.gpt.config, schedule, options.images) / 2**30,
+    }
+    if options.peak:
+        row["share_of_peak"] = row["TFLOP/s"] / options.peak
+    return row | peer(model, params, condition, ids, row["tokens/s"], options) if options.peer_tokens else row
+
+
+def peer(model, params, condition, ids, speed, options) -> dict:
+    """The peer's speed, and whether it draws what was drawn."""
+    config, grid = model.gpt.config, ids.shape[1:]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    net = peers.GPT(config.vocab_size, config.block_size, config.n_layer, config.n_head, config.n_embd)
+    net = peers.with_weights(net, jax.tree.map(np.asarray, params)).to(device, getattr(torch, options.dtype))
+    result = {}
+    for name, network in {"plain": net, **({"compiled": torch.compile(net)} if options.compiled_peer else {})}.items():
+        places = [
+            tuple(map(int, divmod(place, grid[1])))
+            for place in np.linspace(0, grid[0] * grid[1] - 1, options.peer_tokens).astype(int)
+        ]
+        before = torch.tensor(condition, dtype=torch.long).to(device)
+        drawn = torch.tensor(ids, dtype=torch.long).to(device)
+        peers.sliding_window(network, before, WINDOW, places[:2], drawn.clone())  # warm
+        started = time.perf_counter()
+        drawn = peers.sliding_window(network, before, WINDOW, places, drawn).cpu().numpy()
+        taken = time.perf_counter() - started
+        result[f"{name}_tokens/s"] = options.images * len(places) / taken
+        result[f"times_{name}"] = speed / result[f"{name}_tokens/s"]
+        result[f"{name}_equal"] = float(np.mean([drawn[:, i, j] == ids[:, i, j] for i, j in places]))
+    return result
+
+
+def _options():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--grid", nargs="+", default=["26x40"], help="rows x columns of codes, at least 16 each")
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--images", type=int, default=1)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--stride", type=int, default=1)
+    parser.add_argument("--forget_columns", action="store_true", help="less memory: keep only what is in use")
+    parser.add_argument("--together", type=int, help="windows in one batch")
+    parser.add_argument("--peak", type=float, help="TFLOP/s that the device can do, to print the share of it")
+    parser.add_argument("--peer_tokens", type=int, default=16, help="0 for none of the peer")
+    parser.add_argument("--compiled_peer", action="store_true", help="also PyTorch with torch.compile")
+    parser.add_argument("--threads", type=int, help="PyTorch's threads")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Conditions from a user's files, for drawing: label maps, depth maps, photographs, lists of objects."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from taming_jax.conditioning import Condition, StageCondition
+from taming_jax.data.map_files import read_depth, read_label_map
+from taming_jax.data.transforms import decode, to_float
+
+PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".webp")
+SUFFIXES = {  # what each kind of condition is read from
+    "segmentation": (".png",),
+    "depth": (".png", ".npy"),
+    "pose": (".npy",),
+    "boxes": (".json",),
+    "points": (".json",),
+}
+
+
+def find_files(path: str, condition: Condition) -> list[Path]:
+    """The file named, or those of a folder, in order. Raises ValueError where there is none that can be read."""
+    place, suffixes = Path(path), SUFFIXES.get(condition.keys[0] if condition.keys else "", PHOTOGRAPHS)
+    if not condition.keys or condition.keys[0] in ("class_label", "coordinate"):
+        takes = condition.keys[0] if condition.keys else "no condition"
+        raise ValueError(
+            f"config.sample.condition={path!r}, but this model takes {takes}, which is not read from files."
+        )
+    found = [place] if place.is_file() else sorted(place.iterdir()) if place.is_dir() else []
+    files = [file for file in found if file.suffix.lower() in suffixes]
+    if not files:
+        raise ValueError(
+            f"config.sample.condition={path!r} names no file for {condition.keys[0]}; expected a file or folder with "
+            f"{', '.join(suffixes)}."
+        )
+    return files
+
+
+def read_condition(
+    file: Path, condition: Condition, factor: int, size: tuple[int, int] | None, unlabelled: int = -1
+) -> dict[str, Any]:
+    """The keywords of `Generator.sample` that a file stands for.
+
+    Maps and photographs are resized to `size` (height, width), label maps by nearest neighbour, or else cut in the
+    middle to sides that `factor` divides. unlabelled: see `map_files.read_label_map`. Raises ValueError naming the file
+    for what cannot be read.
+    """
+    kind = condition.keys[0]
+    if kind in ("boxes", "points"):
+        try:
+            return {kind: json.loads(file.read_text())}
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{file} is no JSON list of objects: {error}") from error
+    if isinstance(condition, StageCondition) and kind == "segmentation":
+        labels = read_label_map(str(file), condition.stage.config.in_channels, unlabelled).astype(np.int32)
+        return {kind: _fit(labels, factor, size, Image.Resampling.NEAREST)}
+    if kind == "depth":
+        return {kind: _fit(read_depth(str(file)), factor, size, Image.Resampling.BILINEAR)}
+    if kind == "pose":
+        return {kind: np.load(file, allow_pickle=False)}
+    photo = decode(str(file)).rgb
+    if size is not None:
+        photo = photo.resize(size[::-1], Image.Resampling.BICUBIC)
+    image = _fit(to_float(np.asarray(photo)[None])[0], factor * getattr(condition, "scale", 1), None, None)
+    return {"image": image}
+
+
+def _fit(values: np.ndarray, factor: int, size: tuple[int, int] | None, resample: Any) -> np.ndarray:
+    """(H, W) or (H, W, c) resized, or cut in the middle to multiples of `factor`."""
+    if size is not None:
+        return np.asarray(Image.fromarray(values).resize(size[::-1], resample))
+    (h, w), (height, width) = values.shape[:2], (side // factor * factor for side in values.shape[:2])
+    if height < 1 or width < 1:
+        raise ValueError(f"a map of {h} x {w} pixels is smaller than one code, {factor} x {factor} pixels.")
+    top, left = (h - height) // 2, (w - width) // 2
+    return values[top : top + height, left : left + width]

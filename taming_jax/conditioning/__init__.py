@@ -1,0 +1,86 @@
+"""What an image can be conditioned on: how long each kind is, its vocabulary, and how a batch becomes tokens.
+
+Condition tokens stand before the image's in the transformer's sequence and share its embedding table with no offset
+(paper, section 3.2). To add a kind: write a class with the members of `Condition`, and name it in `CONDITIONS` and
+`make_condition`.
+"""
+
+from taming_jax.conditioning.base import Condition, ConditionConfig
+from taming_jax.conditioning.labels import ClassLabel, NoCondition
+from taming_jax.conditioning.objects import Objects
+from taming_jax.conditioning.spatial import KINDS, Coordinate, StageCondition, content_picture
+from taming_jax.models.vqgan import VQGAN
+
+__all__ = ["CONDITIONS", "ClassLabel", "Condition", "ConditionConfig", "Coordinate", "NoCondition", "Objects"]
+__all__ += ["StageCondition", "content_picture", "has_stage", "make_condition"]
+
+CONDITIONS = ("none", "class_label", "coordinate", *KINDS, "boxes", "points")
+
+
+def has_stage(config: ConditionConfig) -> bool:
+    """Whether the condition is read by a first stage of its own. Raises ValueError where none is named."""
+    if config.kind in KINDS and not config.stage:
+        raise ValueError(
+            f"config.condition.kind={config.kind!r} needs config.condition.stage: the working directory of the first "
+            "stage that reads it, or 'first_stage' for the image's own."
+        )
+    return config.kind in KINDS and config.stage != "first_stage"
+
+
+def make_condition(config: ConditionConfig, first_stage: VQGAN, size: int, stage: VQGAN | None = None) -> Condition:
+    """The condition that the settings name, for training images of `size` pixels a side.
+
+    stage: the network that reads it, where `has_stage`. Raises ValueError for an unknown kind, a missing setting, or
+    parts that do not fit.
+    """
+    if config.kind == "none":
+        return NoCondition()
+    if config.kind in ("class_label", "boxes", "points"):
+        _check_classes(config)
+    if config.kind == "class_label":
+        return ClassLabel(config.n_classes, config.class_names)
+    if config.kind == "coordinate":
+        if size % config.factor:
+            raise ValueError(f"config.condition.factor={config.factor} does not divide the images' {size} pixels.")
+        return Coordinate(config.n_codes, config.factor, (size // config.factor, size // config.factor))
+    if config.kind in ("boxes", "points"):
+        return Objects(
+            centres=config.kind == "points",
+            n_classes=config.n_classes,
+            names=config.class_names,
+            places=config.n_codes,
+            max_objects=config.max_objects,
+            encode_crop=config.encode_crop,
+            group_flag=config.group_flag,
+            more_flags=config.more_flags,
+        )
+    if config.kind in KINDS:
+        own = has_stage(config)
+        network = stage if own else first_stage
+        assert network is not None
+        _check_stage(config, network)
+        return StageCondition(config.kind, network, own, size, config.size, config.scale)
+    raise ValueError(f"config.condition.kind={config.kind!r} is unknown; known: {', '.join(CONDITIONS)}.")
+
+
+def _check_classes(config: ConditionConfig) -> None:
+    if config.n_classes < 1:
+        raise ValueError(
+            f"config.condition.n_classes={config.n_classes}; {config.kind} needs at least 1: set it to the number of "
+            "classes of the data."
+        )
+    if config.class_names and len(config.class_names) != config.n_classes:
+        raise ValueError(
+            f"config.condition has {len(config.class_names)} class_names for n_classes={config.n_classes}."
+        )
+
+
+def _check_stage(config: ConditionConfig, stage: VQGAN) -> None:
+    """Raise ValueError where the network cannot read this kind of map."""
+    fitting = {"low_res": ("image",), "image": ("image",), "edges": ("edges", "image"), "depth": ("depth", "image")}
+    contents = fitting.get(config.kind, (config.kind,))
+    if stage.config.content not in contents:
+        raise ValueError(
+            f"config.condition.stage={config.stage!r} reads {stage.config.content}, but config.condition.kind="
+            f"{config.kind!r} needs one that reads {' or '.join(contents)}."
+        )

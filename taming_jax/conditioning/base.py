@@ -1,0 +1,103 @@
+"""What a condition is: the members that all kinds have, and the settings that choose one."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class ConditionConfig:
+    """What images are conditioned on.
+
+    kind: a name of `CONDITIONS`.
+    n_classes, class_names: of `class_label`, and of the objects of `boxes` and `points`; names may be left empty.
+    stage: for maps, the working directory of the first stage that reads them; "first_stage" is the image's own.
+    size: for maps, the side in pixels that the training image's map is brought to (nearest neighbour) before its stage
+        reads it, so that it becomes fewer tokens; 0 leaves it.
+    scale: how many times smaller the image of `low_res` is.
+    n_codes: ids of `coordinate`, and places of a corner or centre of `boxes` and `points` (a square number).
+    factor: pixels a side that share one token of `coordinate`.
+    max_objects: slots of `boxes` and `points`. encode_crop: boxes are those of the whole image, with the crop after
+        them, instead of those of the crop. group_flag, more_flags: each kind of object is told apart by whether it is a
+        group, and by whether it is occluded, a depiction, or seen from inside.
+    """
+
+    kind: str = "none"
+    n_classes: int = 0
+    class_names: tuple[str, ...] = ()
+    stage: str = ""
+    size: int = 0
+    scale: int = 4
+    n_codes: int = 1024
+    factor: int = 16
+    max_objects: int = 30
+    encode_crop: bool = False
+    group_flag: bool = False
+    more_flags: bool = False
+
+
+class Condition(Protocol):
+    """One kind of condition. All members are static, so that a condition can live inside a compiled function."""
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keywords of `Generator.sample` that can give it, the first being its own; () for nothing."""
+
+    @property
+    def annotations(self) -> tuple[str, ...]:
+        """What a training batch must hold beside the image (`DataConfig.annotations`)."""
+
+    @property
+    def length(self) -> int:
+        """Tokens in the sequence of a training image."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Ids it uses: all of its tokens are below this."""
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the tokens of a training image, where they have places; else None."""
+
+    def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> jax.Array:
+        """The batch of `size` images -> int32 (size, length), or (size, h, w) where the tokens have places.
+
+        `stages` holds the parameters of the first stages, "first_stage" and "condition_stage". Runs inside compiled
+        functions.
+        """
+
+    def pixels(self, given: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Height and width of the images that what a user gave belongs to, where it says so."""
+
+    def parse(self, given: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> dict[str, np.ndarray]:
+        """What a user gave for `n` images of `pixels`, checked, as entries of a batch. Raises ValueError."""
+
+    def describe(self, batch: Mapping[str, Any], n: int) -> list[str]:
+        """A short label for each image, for grids and file names; empty for a condition that is better drawn."""
+
+    def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> np.ndarray | None:
+        """The condition drawn, float32 (n, H, W, 3) in [-1, 1], where it can be."""
+
+
+def per_image(value: Any, n: int, ndims: tuple[int, ...], name: str, expected: str) -> np.ndarray:
+    """An array for one image or for each of `n` (one axis more) as one for each. Raises ValueError.
+
+    ndims: the numbers of axes that one image's may have, each also with the leading axis of a batch.
+    """
+    array = np.asarray(value)
+    if array.ndim in {d + 1 for d in ndims} and (array.ndim not in ndims or len(array) in (1, n)):
+        pass
+    elif array.ndim in ndims:
+        array = array[None]
+    else:
+        raise ValueError(
+            f"{name} has shape {array.shape}; expected {expected}, with or without a leading axis for images."
+        )
+    if len(array) not in (1, n):
+        raise ValueError(
+            f"{name} is given for {len(array)} images, but {n} are asked for; give one for all or one each."
+        )
+    return np.broadcast_to(array, (n, *array.shape[1:]))

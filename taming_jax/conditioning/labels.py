@@ -1,0 +1,98 @@
+"""Conditions of a single token: none at all, and the class."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class NoCondition:
+    """Unconditional: a single start token, id 0."""
+
+    keys: ClassVar[tuple[str, ...]] = ()
+    annotations: ClassVar[tuple[str, ...]] = ()
+    length: ClassVar[int] = 1
+    vocabulary: ClassVar[int] = 1
+    grid: ClassVar[None] = None
+
+    def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> jax.Array:
+        return jnp.zeros((size, 1), jnp.int32)
+
+    def pixels(self, given: Mapping[str, Any]) -> None:
+        return None
+
+    def parse(self, given: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> dict[str, np.ndarray]:
+        return {}
+
+    def describe(self, batch: Mapping[str, Any], n: int) -> list[str]:
+        return [""] * n
+
+    def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> None:
+        return None
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassLabel:
+    """The number of the class, fed as one token id."""
+
+    vocabulary: int
+    names: tuple[str, ...] = ()
+    keys: ClassVar[tuple[str, ...]] = ("class_label",)
+    annotations: ClassVar[tuple[str, ...]] = ("class_label",)
+    length: ClassVar[int] = 1
+    grid: ClassVar[None] = None
+
+    def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> jax.Array:
+        return batch["class_label"].astype(jnp.int32).reshape(size, 1)
+
+    def pixels(self, given: Mapping[str, Any]) -> None:
+        return None
+
+    def parse(self, given: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> dict[str, np.ndarray]:
+        """One class for all or one an image, each by number or by name."""
+        value = given.get("class_label")
+        if value is None:
+            raise ValueError(
+                f"this model needs class_label: a class or {n} classes, by number 0..{self.vocabulary - 1}"
+                + (f" or by name ({few(self.names)})." if self.names else ".")
+            )
+        values = [value] if isinstance(value, str) else list(np.atleast_1d(np.asarray(value, object)))
+        labels = np.asarray([class_number(v, self.names, self.vocabulary) for v in values], np.int32)
+        if len(labels) not in (1, n):
+            raise ValueError(f"class_label has {len(labels)} entries for {n} images; give one for all or one each.")
+        return {"class_label": np.broadcast_to(labels, (n,)).copy()}
+
+    def describe(self, batch: Mapping[str, Any], n: int) -> list[str]:
+        return [self.names[label] if self.names else str(label) for label in np.asarray(batch["class_label"])]
+
+    def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> None:
+        return None
+
+
+def class_number(value: Any, names: Sequence[str], n_classes: int) -> int:
+    """A class by number or name. A text is a name first, since folders may be named by digits, and then a number.
+
+    Raises ValueError for what is neither.
+    """
+    text = str(value).strip()
+    if isinstance(value, str):
+        wanted = text.lower()
+        for i, name in enumerate(names):
+            if wanted == name.lower() or wanted in (part.strip().lower() for part in name.split(",")):
+                return i
+    try:
+        number = int(text)
+    except ValueError:
+        known = f"known: {few(names)}" if names else "this model was saved without class names, use numbers"
+        raise ValueError(f"class {text!r} is unknown; {known}.") from None
+    if not 0 <= number < n_classes:
+        raise ValueError(f"class {number} is out of range; this model knows 0..{n_classes - 1}.")
+    return number
+
+
+def few(names: Sequence[str], most: int = 20) -> str:
+    return ", ".join(names[:most]) + (f", ... {len(names)} in all" if len(names) > most else "")

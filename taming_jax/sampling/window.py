@@ -1,0 +1,201 @@
+"""Grids larger than those of training: every token is drawn from the window around it, rows in a wavefront."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from taming_jax.models.gpt import GPT, GPTConfig
+from taming_jax.sampling.decode import choose_token, image_keys
+from taming_jax.sampling.wavefront import Op, Schedule, make_schedule
+from taming_jax.two_stage import TwoStage
+
+
+def sample_window(
+    model: TwoStage,
+    params: Any,
+    condition: jax.Array,
+    key: jax.Array,
+    numbers: jax.Array,
+    temperature: jax.Array,
+    top_p: jax.Array | None,
+    given: jax.Array,
+    keep: jax.Array,
+    schedule: Schedule | None = None,
+    *,
+    top_k: int | None = None,
+    greedy: bool = False,
+) -> jax.Array:
+    """Draw ids on a grid of any size; to be compiled with `model`, `top_k` and `greedy` static.
+
+    condition int32 (b, H, W): one token for each of the image's, of which a window sees its own part; or (b, k): the
+    same for every window. given int32 (b, H, W) stands where keep, bool (b, H, W), is True; the rest is drawn. The
+    other arguments are those of `decode.sample`. schedule: see `schedule_for`; None for the exact one that draws
+    everything. Returns int32 (b, H, W).
+
+    Raises ValueError for what does not fit the model, before compiling. A token's key is its image's folded with its
+    place on the grid, so neither the batch nor the schedule matters. On a grid of the training size the result is
+    that of `decode.sample`.
+    """
+    schedule = schedule or schedule_for(model, condition.shape, given.shape)
+    _check_shapes(schedule, condition.shape, given.shape)
+    gpt, keys = _gpt(model, schedule), image_keys(key, numbers)
+    choose = partial(choose_token, keys, model.n_codes, temperature, top_p, top_k=top_k, greedy=greedy)
+
+    def read(ids, op: Op, tokens: int, cache, start):
+        """Read one window's positions from `start` on -> the token drawn (b,), their keys and values."""
+        sequence = _sequence(ids, condition, op, schedule)
+        inputs = jax.lax.dynamic_slice_in_dim(sequence, start, tokens, axis=1)
+        logits, cache = gpt.apply({"params": params}, inputs, cache=cache, start=start, at=op.at)
+        new = jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, start, tokens, axis=1), cache)
+        drawn = choose(logits[:, 0], op.row * schedule.grid[1] + op.column)
+        return jnp.where(keep[:, op.row, op.column], ids[:, op.row, op.column], drawn), new
+
+    def run(kind: int, op: Op, state):
+        """Read the windows of one chunk as one batch; op's fields are (g,)."""
+        ids, kept = state
+        tokens = schedule.passes[kind].size
+        if kind == 0:  # an empty entry: nothing to fetch, and the cache is no longer than what is read
+            one = lambda op: read(ids, op, tokens, gpt.init_cache(len(ids), tokens), 0)
+            drawn, new = _over_group(one, op)
+        else:
+            one = lambda op, cache: read(ids, op, tokens, cache, op.start)
+            drawn, new = _over_group(one, op, _fetch(kept, op.entry))
+        return ids.at[:, op.row, op.column].set(drawn.T, mode="drop"), _store(kept, new, op.entry, op.start)
+
+    def step(t, state):
+        for kind, passes in enumerate(schedule.passes):
+            ops, bounds = jax.tree.map(jnp.asarray, (passes.ops, passes.bounds))
+            chunk = lambda c, state, kind=kind, ops=ops: run(kind, jax.tree.map(lambda field: field[c], ops), state)
+            state = jax.lax.fori_loop(bounds[t], bounds[t + 1], chunk, state)
+        return state
+
+    cache = jax.eval_shape(lambda: gpt.init_cache(len(given), schedule.length))
+    kept = jax.tree.map(lambda array: jnp.zeros((schedule.entries, *array.shape), array.dtype), cache)
+    return jax.lax.fori_loop(0, schedule.steps, step, (jnp.where(keep, given, 0), kept))[0]
+
+
+def schedule_for(
+    model: TwoStage,
+    condition: tuple[int, ...],
+    given: tuple[int, ...],
+    *,
+    keep: np.ndarray | None = None,
+    stride: int = 1,
+    keep_columns: bool = True,
+    together: int | None = None,
+) -> Schedule:
+    """The schedule for a condition (b, H, W) or (b, k) and a grid of ids (b, H, W), by their shapes.
+
+    keep: bool (b, H, W) or (H, W); what all images keep is passed over, where otherwise it would cost as much as
+    drawing it. The other options are those of `wavefront.make_schedule`; together=None is one window at a time on
+    the CPU, where a batch saves nothing, and elsewhere all that are ready.
+    Raises ValueError for what does not fit the model.
+    """
+    check_window(model, given[1:])
+    grid, spatial = (given[1], given[2]), len(condition) == 3
+    free = model.gpt.config.n_unmasked
+    known = model.length if spatial else condition[1]
+    if free > known:
+        raise ValueError(
+            f"transformer.n_unmasked={free} positions see one another, but only the {known} of the condition are "
+            "known before an image is drawn."
+        )
+    window = (min(model.grid[0], grid[0]), min(model.grid[1], grid[1]))
+    length = window[0] * window[1] if spatial else condition[1]
+    if together is None and jax.default_backend() == "cpu":
+        together = 1
+    if keep is not None and np.shape(keep) not in (grid, given):
+        raise ValueError(f"keep has shape {np.shape(keep)}; expected {grid} or {given}.")
+    if length < 1:
+        raise ValueError(f"the condition has shape {condition}; there must be at least one condition token.")
+    schedule = make_schedule(
+        grid,
+        window,
+        length,
+        keep=None if keep is None else np.reshape(keep, (-1, *grid)).all(axis=0),
+        stride=stride,
+        keep_columns=keep_columns,
+        together=together,
+    )
+    if schedule.length > model.gpt.config.block_size:
+        raise ValueError(
+            f"a window of {schedule.length} tokens does not fit transformer.block_size={model.gpt.config.block_size}."
+        )
+    _check_shapes(schedule, condition, given)
+    return schedule
+
+
+def check_window(model: TwoStage, grid: tuple[int, ...]) -> None:
+    """Raises ValueError where ids of `grid` (H, W) cannot be drawn by a sliding window."""
+    if model.order != "row_major":
+        raise ValueError(
+            f"the token order is {model.order!r}, but only 'row_major' can slide over {' x '.join(map(str, grid))} "
+            f"codes; sample the training size, {model.grid[0]} x {model.grid[1]} codes, or train with 'row_major'."
+        )
+    if len(grid) != 2 or min(grid) < 1:
+        raise ValueError(f"the grid of ids is {grid}; expected (H, W), each at least 1.")
+
+
+def cache_bytes(config: GPTConfig, schedule: Schedule, images: int) -> int:
+    """Memory for the keys and values of `images` images drawn at once: most of what sampling takes beside the
+    parameters. Less with keep_columns=False, a stride above 1 or fewer images."""
+    a_position = 2 * config.n_layer * config.n_embd * jnp.dtype(config.dtype).itemsize
+    return images * schedule.entries * schedule.length * a_position
+
+
+def _check_shapes(schedule: Schedule, condition: tuple[int, ...], given: tuple[int, ...]) -> None:
+    if len(given) != 3 or given[1:] != schedule.grid:
+        raise ValueError(
+            f"the grid of ids has shape {given}; this schedule is for grids of {' x '.join(map(str, schedule.grid))}."
+        )
+    if condition[0] != given[0]:
+        raise ValueError(f"there are conditions for {condition[0]} images, but ids of {given[0]}; give one an image.")
+    if len(condition) == 3 and condition[1:] != given[1:]:
+        raise ValueError(
+            f"the condition is a map of {condition[1]} x {condition[2]} tokens, but the image one of "
+            f"{given[1]} x {given[2]}; a window needs one condition token for each image token."
+        )
+    h, w = schedule.window
+    if len(condition) not in (2, 3) or schedule.condition != (h * w if len(condition) == 3 else condition[1]):
+        raise ValueError(f"the condition has shape {condition}, but the schedule is for {schedule.condition} tokens.")
+
+
+def _gpt(model: TwoStage, schedule: Schedule) -> GPT:
+    """The network for windows that may be smaller than those of training, and then have fewer condition tokens."""
+    config = model.gpt.config
+    return GPT(dataclasses.replace(config, n_unmasked=min(config.n_unmasked, schedule.condition)))
+
+
+def _sequence(ids: jax.Array, condition: jax.Array, op: Op, schedule: Schedule) -> jax.Array:
+    """What the network reads of the window at (op.top, op.left): int32 (b, l)."""
+    cut = lambda grid: jax.lax.dynamic_slice(grid, (0, op.top, op.left), (len(grid), *schedule.window))
+    flat = lambda grid: cut(grid).reshape(len(grid), -1)
+    before = flat(condition) if condition.ndim == 3 else condition
+    return jnp.concatenate([before, flat(ids)], axis=1)[:, : schedule.length]
+
+
+def _over_group(function: Callable, *arguments: Any) -> Any:
+    """`function` of each window of a chunk (leading axis), all as one batch."""
+    if jax.tree.leaves(arguments)[0].shape[0] > 1:
+        return jax.vmap(function)(*arguments)
+    one = function(*jax.tree.map(lambda array: array[0], arguments))  # so that a slice stays a slice, and no gather
+    return jax.tree.map(lambda array: array[None], one)
+
+
+def _fetch(kept: Any, entries: jax.Array) -> Any:
+    """Arrays (entries, b, l, ...) -> those of some entries, (g, b, l, ...)."""
+    return jax.tree.map(lambda array: jnp.stack([array[entry] for entry in entries]), kept)
+
+
+def _store(kept: Any, new: Any, entries: jax.Array, starts: jax.Array) -> Any:
+    """Write new keys and values (g, b, tokens, ...) from position `starts` (g,) on; slice by slice, so in place."""
+    for g in range(entries.shape[0]):
+        place = (entries[g], 0, starts[g], 0, 0)
+        write = lambda array, part, g=g, place=place: jax.lax.dynamic_update_slice(array, part[g : g + 1], place)
+        kept = jax.tree.map(write, kept, new)
+    return kept
