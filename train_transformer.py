@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from configs.command import run
 from taming_jax import checkpoint, evaluate, generate, sharding
+from taming_jax.codes_used import read_list
 from taming_jax.conditioning import has_stage
 from taming_jax.data import pipeline
 from taming_jax.experiment import TransformerExperiment, saved_form
@@ -26,7 +27,8 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     pipeline.num_examples(data, "train")  # refuses a folder that is missing or empty before anything long starts
     experiment = _with_classes(experiment)
     condition = experiment.condition
-    first = generate.stage_model(experiment.first_stage, workdir)
+    changes = {"remap": read_list(experiment.remap), "unknown": experiment.unknown} if experiment.remap else {}
+    first = generate.stage_model(experiment.first_stage, workdir, **changes)
     second = generate.stage_model(condition.stage, workdir, generate.CONDITION_STAGE) if has_stage(condition) else None
     model = generate.two_stage(saved_form(experiment), first, second)
     data = dataclasses.replace(
@@ -37,7 +39,7 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     )
     experiment = dataclasses.replace(experiment, data=data)
     initial = {"params": checkpoint.load_params(experiment.init_from)} if experiment.init_from else {}
-    first_stage = generate.keep_stage(experiment.first_stage, workdir, mesh)
+    first_stage = generate.keep_stage(experiment.first_stage, workdir, mesh, **changes)
     second_stage = generate.keep_stage(condition.stage, workdir, mesh, generate.CONDITION_STAGE) if second else None
     generator = generate.Generator(model, None, first_stage, generate.condition_stage(model, first_stage, second_stage))
 

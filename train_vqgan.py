@@ -7,6 +7,7 @@ import dataclasses
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
 from configs.command import run
@@ -87,7 +88,10 @@ def _start(experiment: VQGANExperiment) -> dict[str, Any]:
         return {}
     if checkpoint.load_config(experiment.init_from).get("kind") != "vqgan":
         raise ValueError(f"config.init_from={experiment.init_from!r} holds no first stage.")
-    fields = {"params": checkpoint.load_params(experiment.init_from)}
+    fields: dict[str, Any] = {"params": checkpoint.load_params(experiment.init_from)}
+    if experiment.model.quantizer == "ema":  # averages that say what the codebook is
+        codebook = fields["params"]["quantizer"]["codebook"]
+        fields["ema"] = {"quantizer": {"count": np.ones(len(codebook), np.float32), "total": codebook}}
     found = checkpoint.load_discriminator(experiment.init_from) if experiment.loss.disc_weight else None
     return fields | ({"disc_params": found["params"], "batch_stats": found["batch_stats"]} if found else {})
 

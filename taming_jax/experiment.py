@@ -90,6 +90,8 @@ class TransformerExperiment:
 
     first_stage: the working directory of a trained first stage. order: a name of `permuters.ORDERS`.
     pkeep: share of input image ids kept in training. init_from: the directory of a second stage to start from.
+    remap: a list of the codes that the data uses, made by `taming_jax.codes_used`, so that the vocabulary can be as
+    small; unknown: where other codes go, see `nn.quantize.Remap`.
     """
 
     workdir: str
@@ -100,6 +102,8 @@ class TransformerExperiment:
     condition: ConditionConfig = ConditionConfig()
     order: str = "row_major"
     pkeep: float = 1.0
+    remap: str = ""
+    unknown: str = "random"
     optimizer: OptimizerConfig = OptimizerConfig(weight_decay=0.01)
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()

@@ -323,28 +323,33 @@ def condition_stage(model: TwoStage, first: FirstStage, second: FirstStage | Non
     return second or (first if isinstance(model.condition, StageCondition) else None)
 
 
-def stage_model(source: str, workdir: str, name: str = FIRST_STAGE) -> VQGAN:
+def stage_model(source: str, workdir: str, name: str = FIRST_STAGE, **changes: Any) -> VQGAN:
     """The network that `keep_stage` will load, from its configuration. Raises ValueError where it cannot."""
     if checkpoint.has_checkpoint(workdir):
         if checkpoint.load_config(workdir)["kind"] != "two_stage":
             raise ValueError(f"{workdir!r} holds a first stage; choose another --workdir for the second.")
-        source = os.path.join(workdir, name)
+        source, changes = os.path.join(workdir, name), {}
     config = checkpoint.load_config(source)
     if config.get("kind") != "vqgan":
         setting = "config.first_stage" if name == FIRST_STAGE else "config.condition.stage"
         raise ValueError(f"{source!r} holds no first stage; name the working directory of one as {setting}.")
-    return VQGAN(from_dict(VQGANConfig, config["model"], "config.model"))
+    return VQGAN(from_dict(VQGANConfig, {**config["model"], **changes}, "config.model"))
 
 
-def keep_stage(source: str, workdir: str, mesh: jax.sharding.Mesh, name: str = FIRST_STAGE) -> FirstStage:
+def keep_stage(
+    source: str, workdir: str, mesh: jax.sharding.Mesh, name: str = FIRST_STAGE, **changes: Any
+) -> FirstStage:
     """A network that makes tokens for a training in `workdir`, which keeps a copy of it, so that it stands alone.
 
-    A training that goes on uses its own copy, whatever has become of `source`.
+    A training that goes on uses its own copy, whatever has become of `source`. changes: settings of the network that
+    differ in the copy, such as its remap.
     """
     own = os.path.join(workdir, name)
     if not checkpoint.has_checkpoint(workdir):
         found = load_first_stage(source, mesh=mesh)
-        checkpoint.save_model(own, params=found.params, config=checkpoint.load_config(source))
+        config = checkpoint.load_config(source)
+        config = {**config, "model": {**config["model"], **changes}}
+        checkpoint.save_model(own, params=found.params, config=config)
     return load_first_stage(own, mesh=mesh)
 
 

@@ -32,6 +32,7 @@ LEVELS = {
     "taming_jax/evaluate.py": 5,
     "taming_jax/generate.py": 5,
     "taming_jax/condition_files.py": 5,
+    "taming_jax/codes_used.py": 5,
     "taming_jax/convert/__main__.py": 5,
     "taming_jax/__init__.py": 5,  # lazily: importing the package must cost nothing
     **dict.fromkeys(SCRIPTS, 6),

@@ -18,13 +18,14 @@ import sample
 import taming_jax
 import train_transformer
 import train_vqgan
-from taming_jax import checkpoint, evaluate
+from taming_jax import checkpoint, codes_used, evaluate
 from taming_jax.data import pipeline
 from taming_jax.experiment import SampleConfig, TransformerExperiment, VQGANExperiment
 from taming_jax.settings import from_dict
 from taming_jax.sharding import MeshConfig, make_mesh
 from taming_jax.training import loop
 
+ROOT = Path(__file__).parent.parent
 ONE = MeshConfig(data=1)
 STEPS = 6
 
@@ -161,6 +162,65 @@ def test_only_the_programs_own_folder_is_emptied(class_dir, tmp_path):
 def test_bad_sampling_settings_are_refused(class_dir, settings, message):
     with pytest.raises(ValueError, match=message):
         sample.draw(SampleConfig(**settings), class_dir)
+
+
+def run_notebook(name, first_cell):
+    """Execute the code of a notebook, its first cell replaced by settings for the test; its variables at the end."""
+    cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    variables = {}
+    for source in (first_cell, *sources[1:]):
+        exec(compile(source, name, "exec"), variables)
+    return variables
+
+
+def test_the_notebook_that_loads_and_samples(class_dir, capsys):
+    variables = run_notebook("load_and_sample", f"workdir = {class_dir!r}")
+    assert "16 x 16 pixels are (4, 4) codes" in capsys.readouterr().out
+    keep, ids = variables["keep"], np.asarray(variables["ids"])
+    assert variables["filled"].shape == (7, 16, 16, 3) and not keep.all()
+    assert variables["right"].shape == (8,) and (np.asarray(variables["right"]) < 0).all() and ids.shape == (8, 4, 4)
+
+
+def test_the_notebook_that_compares_first_stages(vqgan_dir, class_dir, capsys):
+    workdirs = {"a": vqgan_dir, "b": f"{class_dir}/first_stage"}
+    run_notebook("compare_first_stages", f"workdirs, size = {workdirs!r}, 16")
+    first, second = [line.split() for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert first[0] == "a" and second[0] == "b" and first[1:] == second[1:]  # the copy is the same network
+    assert 5 < float(first[1]) < 60
+
+
+def test_codes_in_use_are_found_and_make_a_smaller_vocabulary(vqgan_dir, tmp_path, capsys):
+    codes_used.main(["--workdir", vqgan_dir, "--out", str(tmp_path / "used.npy"), "--batches", "2"])
+    used = np.load(tmp_path / "used.npy")
+    assert f"{len(used)} of 64 codes" in capsys.readouterr().out
+    workdir = str(tmp_path / "remapped")
+    settings = {"remap": str(tmp_path / "used.npy"), "transformer": {"vocab_size": max(10, len(used))}}
+    assert train_transformer.train_and_evaluate(second_stage(vqgan_dir, **settings), workdir)
+    generator = taming_jax.load(workdir)
+    assert generator.model.n_codes == len(used) and generator.first_stage.config.remap == tuple(used)
+    assert int(generator.sample_ids(4, class_label=1).max()) < len(used)
+    np.save(tmp_path / "bad.npy", np.zeros((2, 2)))
+    with pytest.raises(ValueError, match=r"expected a list of codes"):
+        train_transformer.train_and_evaluate(second_stage(vqgan_dir, remap=str(tmp_path / "bad.npy")), workdir)
+
+
+def test_training_can_start_from_another_model(vqgan_dir, tmp_path):
+    workdir = str(tmp_path)
+    loss = {"disc_learn_start": 0, "disc_start": 2, "disc_ramp": 2, "disc_weight": 0.8}
+    settings = experiment("demo_vqgan", loss=loss, init_from=vqgan_dir, optimizer={"learning_rate": 1e-9})
+    settings = dataclasses.replace(settings, train=dataclasses.replace(settings.train, steps=1, image_every=1))
+    assert train_vqgan.train_and_evaluate(settings, workdir)
+    start, end = checkpoint.load_params(vqgan_dir), checkpoint.load_params(workdir)
+    away = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), start, end)
+    # the codebook has followed the latents for a step, a small part of the way
+    assert 0 < away.pop("quantizer")["codebook"] < 0.2 * np.abs(start["quantizer"]["codebook"]).max()
+    assert max(jax.tree.leaves(away)) < 1e-6
+    discs = [checkpoint.load_discriminator(path)["params"] for path in (vqgan_dir, workdir)]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *discs)
+    wider = dataclasses.replace(settings, model=dataclasses.replace(settings.model, ch=32))
+    with pytest.raises(ValueError, match=r"config.init_from holds another network"):
+        train_vqgan.train_and_evaluate(wider, str(tmp_path / "wider"))
 
 
 def test_sampling_without_a_second_stage_is_refused(vqgan_dir, tmp_path):

@@ -1,0 +1,77 @@
+"""Find the codes that a data set uses, so that a transformer can do with a smaller vocabulary.
+
+python -m taming_jax.codes_used --workdir=runs/vqgan --out=used.npy [--source=folder --path=PHOTOS] [--min_count=1]
+
+The list is for `--config.remap=used.npy` of train_transformer.py.
+"""
+
+import argparse
+import dataclasses
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from taming_jax import checkpoint, sharding
+from taming_jax.data import pipeline
+from taming_jax.generate import FirstStage, load_first_stage
+from taming_jax.models.vqgan import network_input
+from taming_jax.nn.quantize import count_codes
+from taming_jax.settings import from_dict
+
+
+def count(stage: FirstStage, data: pipeline.DataConfig, batches: int | None = None) -> np.ndarray:
+    """How often each code occurs in so many training batches, default an epoch of them: int64 (n_embed,)."""
+    config = stage.config
+
+    def of_batch(params, batch):
+        ids = stage.model.apply({"params": params}, network_input(config, batch), method="encode").ids
+        return count_codes(ids, config.n_embed)
+
+    of_batch = jax.jit(of_batch, out_shardings=sharding.replicated(stage.mesh))
+    batches = batches or -(-pipeline.num_examples(data, "train") // data.batch_size)
+    stream = pipeline.make_batches(data, "train", **sharding.this_process())
+    counts = np.zeros(config.n_embed, np.int64)
+    for _ in tqdm(range(batches), unit="batch"):
+        counts += np.asarray(of_batch(stage.params, sharding.put_batch(next(stream), stage.mesh))).astype(np.int64)
+    return counts
+
+
+def read_list(path: str) -> tuple[int, ...]:
+    """The codes of a file that `main` wrote, or of any .npy of whole numbers. Raises ValueError for anything else."""
+    try:
+        codes = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path!r} is no list of codes ({error}); taming_jax.codes_used makes one") from error
+    if codes.ndim != 1 or not len(codes) or not np.issubdtype(codes.dtype, np.integer):
+        raise ValueError(f"{path!r} holds {codes.dtype} {codes.shape}; expected a list of codes, whole numbers (n,).")
+    return tuple(int(code) for code in codes)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m taming_jax.codes_used", description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", required=True, help="working directory of a first stage")
+    parser.add_argument("--out", required=True, help="the .npy file to write")
+    parser.add_argument("--source", help="data source; default: what the first stage was trained on")
+    parser.add_argument("--path", help="where the data is; default: as in training")
+    parser.add_argument("--batches", type=int, help="how many to look at; default: an epoch")
+    parser.add_argument("--min_count", type=int, default=1, help="codes that occur less often are left out")
+    given = parser.parse_args(arguments)
+    try:
+        stage = load_first_stage(given.workdir)
+        data = from_dict(pipeline.DataConfig, checkpoint.load_config(given.workdir)["data"], "config.data")
+        changes = {name: value for name in ("source", "path") if (value := getattr(given, name)) is not None}
+        counts = count(stage, dataclasses.replace(data, **changes), given.batches)
+    except ValueError as error:
+        parser.exit(1, f"error: {error}\n")
+    used = np.flatnonzero(counts >= given.min_count).astype(np.int32)
+    if not len(used):
+        parser.exit(1, f"error: no code occurs {given.min_count} times\n")
+    if jax.process_index() == 0:
+        np.save(given.out, used)
+        share = counts[used].sum() / counts.sum()
+        print(f"{len(used)} of {len(counts)} codes, {share:.2%} of all tokens, written to {given.out}")
+
+
+if __name__ == "__main__":
+    main()
