@@ -15,15 +15,17 @@ class Block(nn.Module):
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.heads = heads
 
-    def forward(self, x):
+    def forward(self, x, past=None):
+        """x (b, l, d); past: keys and values of the positions before, with which one position may be read alone."""
         b, l, d = x.shape
         y = self.norm_attention(x)
         split = lambda layer: layer(y).view(b, l, self.heads, d // self.heads).transpose(1, 2)
-        y = nn.functional.scaled_dot_product_attention(
-            split(self.query), split(self.key), split(self.value), is_causal=True
-        )
+        query, key, value = split(self.query), split(self.key), split(self.value)
+        if past is not None:
+            key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+        y = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=past is None)
         x = x + self.out(y.transpose(1, 2).reshape(b, l, d))
-        return x + self.down(nn.functional.gelu(self.up(self.norm_mlp(x))))
+        return x + self.down(nn.functional.gelu(self.up(self.norm_mlp(x)))), (key, value)
 
 
 class GPT(nn.Module):
@@ -40,8 +42,18 @@ class GPT(nn.Module):
     def forward(self, ids):
         x = self.token(ids) + self.position[: ids.shape[1]]
         for block in self.blocks:
-            x = block(x)
+            x, _ = block(x)
         return self.head(self.norm_out(x))
+
+    def step(self, ids, past):
+        """As forward, for the ids that follow `past` (one pair a layer, or None): their logits, and the longer past."""
+        start = 0 if past is None else past[0][0].shape[2]
+        x = self.token(ids) + self.position[start : start + ids.shape[1]]
+        seen = []
+        for block, before in zip(self.blocks, past or [None] * len(self.blocks)):
+            x, now = block(x, before)
+            seen.append(now)
+        return self.head(self.norm_out(x)), seen
 
 
 def with_weights(net: GPT, params: Any) -> GPT:
@@ -59,6 +71,54 @@ def _leaves(tree: Any, path: str = ""):
     for name, value in tree.items():
         here = f"{path}.{name}" if path else name
         yield from _leaves(value, here) if hasattr(value, "items") else [(here, value)]
+
+
+@torch.inference_mode()
+def continue_cached(net: GPT, ids: torch.Tensor, n: int) -> torch.Tensor:
+    """The likeliest `n` ids that follow ids (b, l), with a cache that grows by each: (b, n)."""
+    logits, past = net.step(ids, None)
+    drawn = [logits[:, -1:].argmax(dim=-1)]
+    for _ in range(n - 1):
+        logits, past = net.step(drawn[-1], past)
+        drawn.append(logits[:, -1:].argmax(dim=-1))
+    return torch.cat(drawn, dim=1)
+
+
+class StaticGPT(nn.Module):
+    """The same with a cache of fixed length, for torch.compile: one id a call, no shape ever changes."""
+
+    def __init__(self, net: GPT, batch: int, length: int):
+        super().__init__()
+        self.net, self.length = net, length
+        heads, width = net.blocks[0].heads, net.position.shape[1]
+        like = net.position
+        for i in range(2 * len(net.blocks)):
+            self.register_buffer(f"cache_{i}", like.new_zeros(batch, heads, length, width // heads))
+
+    def forward(self, ids, place):
+        """ids (b, 1) at `place`, int64 (1,) -> the likeliest next (b, 1)."""
+        x = self.net.token(ids) + self.net.position[place]
+        mask = (torch.arange(self.length, device=ids.device) <= place)[None, None, None]
+        for i, block in enumerate(self.net.blocks):
+            b, _, d = x.shape
+            y = block.norm_attention(x)
+            split = lambda layer, y=y, block=block: layer(y).view(b, 1, block.heads, d // block.heads).transpose(1, 2)
+            key, value = getattr(self, f"cache_{2 * i}"), getattr(self, f"cache_{2 * i + 1}")
+            key.index_copy_(2, place, split(block.key))
+            value.index_copy_(2, place, split(block.value))
+            y = nn.functional.scaled_dot_product_attention(split(block.query), key, value, attn_mask=mask)
+            x = x + block.out(y.transpose(1, 2).reshape(b, 1, d))
+            x = x + block.down(nn.functional.gelu(block.up(block.norm_mlp(x))))
+        return self.net.head(self.net.norm_out(x)).argmax(dim=-1)
+
+
+@torch.inference_mode()
+def continue_static(step: Any, ids: torch.Tensor, n: int) -> torch.Tensor:
+    """As `continue_cached`, from ids (b, 1), with a compiled StaticGPT."""
+    drawn = [ids]
+    for place in range(n):
+        drawn.append(step(drawn[-1], torch.tensor([place], device=ids.device)).clone())
+    return torch.cat(drawn[1:], dim=1)
 
 
 @torch.inference_mode()

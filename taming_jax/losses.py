@@ -10,6 +10,11 @@ def l1(x: Array, y: Array) -> Array:
     return jnp.mean(jnp.abs(x.astype(jnp.float32) - y.astype(jnp.float32)))
 
 
+def l2(x: Array, y: Array) -> Array:
+    """Mean squared difference over everything."""
+    return jnp.mean(jnp.square(x.astype(jnp.float32) - y.astype(jnp.float32)))
+
+
 def binary_cross_entropy(logits: Array, targets: Array) -> Array:
     """Mean over everything of the cross-entropy in nats of independent yes-or-no predictions; targets in [0, 1]."""
     logits, targets = logits.astype(jnp.float32), targets.astype(jnp.float32)

@@ -88,6 +88,13 @@ def test_scene_tokens_are_the_originals(scene, kind):
 BOXES = Objects(False, 3, ("cat", "dog", "tree"), 1024, 2, False, False, False)
 
 
+def test_places_lie_on_the_largest_square_grid_below():
+    """As in the published models, which have 8192 ids: a grid of 90 x 90, and the last id for empty slots."""
+    boxes = Objects(False, 3, ("cat", "dog", "tree"), 8192, 2, False, False, False)
+    batch = boxes.parse({"boxes": [{"category": "tree", "box": [0.0, 0.0, 1.0, 1.0]}]}, 1, (32, 32))
+    np.testing.assert_array_equal(boxes.tokens(batch, 1, {}), [[2, 0, 90 * 90 - 1, 8191, 8191, 8191]])
+
+
 def test_objects_given_by_name_become_tokens_and_are_drawn():
     given = {"boxes": [{"category": "dog", "box": [0.0, 0.25, 0.5, 0.5]}]}
     batch = BOXES.parse(given, 2, (32, 32))
@@ -235,6 +242,6 @@ def test_a_stage_that_cannot_read_the_map_is_refused():
         make_condition(ConditionConfig(kind="segmentation", stage="runs/x"), network(), 16, network())
     with pytest.raises(ValueError, match=r"factor=16 does not divide the images' 24 pixels"):
         make_condition(ConditionConfig(kind="coordinate"), network(), 24)
-    with pytest.raises(ValueError, match=r"must be a square number"):
-        make_condition(ConditionConfig(kind="boxes", n_classes=2, n_codes=1000), network(), 16)
+    with pytest.raises(ValueError, match=r"n_codes=3 must be at least 4"):
+        make_condition(ConditionConfig(kind="boxes", n_classes=2, n_codes=3), network(), 16)
     assert {"none", "class_label", "boxes", "points", "coordinate", *MAPS} == set(CONDITIONS)

@@ -18,7 +18,7 @@ class ConditionConfig:
     size: for maps, the side in pixels that the training image's map is brought to (nearest neighbour) before its stage
         reads it, so that it becomes fewer tokens; 0 leaves it.
     scale: how many times smaller the image of `low_res` is.
-    n_codes: ids of `coordinate`, and places of a corner or centre of `boxes` and `points` (a square number).
+    n_codes: ids of `coordinate`, and places of a corner or centre of `boxes` and `points`, on a square grid.
     factor: pixels a side that share one token of `coordinate`.
     max_objects: slots of `boxes` and `points`. encode_crop: boxes are those of the whole image, with the crop after
         them, instead of those of the crop. group_flag, more_flags: each kind of object is told apart by whether it is a

@@ -20,7 +20,8 @@ FLAGS = ("group", "occluded", "depiction", "inside")  # the bits of `object_flag
 class Objects:
     """For each object its class and its place: two corners, or with `centres` one centre; the last id in empty slots.
 
-    places: ids that a corner can take, a square number: they lie on a grid over the image. Other settings as in
+    places: ids for corners and centres: those of the largest square number below lie on a grid over the image (the
+    published models have 8192, a grid of 90 x 90), and the last is for empty slots. Other settings as in
     ConditionConfig. A batch holds `object_boxes` float32 (b, m, 4), x, y, width and height as shares of the whole
     image, `object_category` int32 (b, m), -1 where there is none, and where they are used `object_flags` int32 (b, m),
     `crop` int32 (b, 4) and `flip` bool (b,).
@@ -42,8 +43,8 @@ class Objects:
             raise ValueError(
                 f"objects need n_classes and max_objects of at least 1, got {self.n_classes}, {self.max_objects}"
             )
-        if math.isqrt(self.places) ** 2 != self.places or self.places < 4:
-            raise ValueError(f"n_codes={self.places} must be a square number of at least 4: places lie on a grid")
+        if self.places < 4:
+            raise ValueError(f"n_codes={self.places} must be at least 4: places lie on a grid of them")
 
     @property
     def keys(self) -> tuple[str, ...]:

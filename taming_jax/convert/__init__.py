@@ -1,1 +1,1 @@
-"""Weights of other programs into the files of this one. PyTorch is imported only here, where needed."""
+"""Weights of other programs into the files of this one, and back. No PyTorch is needed for any of it."""

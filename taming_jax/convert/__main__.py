@@ -1,24 +1,73 @@
-"""python -m taming_jax.convert --vgg16 vgg16-397923af.pth --lpips vgg.pth [--out weights/lpips_vgg16.npz]"""
+"""python -m taming_jax.convert: checkpoints and weights of other programs into the files of this one, and back.
+
+python -m taming_jax.convert CHECKPOINT OUT_DIR [--config PROJECT.yaml]
+python -m taming_jax.convert --vgg16 vgg16-397923af.pth --lpips vgg.pth [--out weights/lpips_vgg16.npz]
+python -m taming_jax.convert --export DIR OUT.ckpt [--lpips weights/lpips_vgg16.npz] [--step N]
+"""
 
 import argparse
 import sys
 
+from taming_jax.convert.export import export_checkpoint
+from taming_jax.convert.from_original import Report, convert_checkpoint
 from taming_jax.convert.lpips import convert_lpips
+from taming_jax.convert.settings import Plan
+from taming_jax.models.discriminator import DiscriminatorConfig
+from taming_jax.settings import from_dict
+from taming_jax.training.optim import OptimizerConfig
+from taming_jax.training.vqgan import VQGANLossConfig
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser("python -m taming_jax.convert", description="Bring in weights of other programs.")
-    parser.add_argument("--vgg16", required=True, help="torchvision's vgg16-397923af.pth, or an npz of its arrays")
-    parser.add_argument("--lpips", required=True, help="LPIPS's linear layers, vgg.pth, or an npz of its arrays")
-    parser.add_argument("--out", default="weights/lpips_vgg16.npz", help="file to write; default %(default)s")
+    parser = argparse.ArgumentParser(
+        "python -m taming_jax.convert",
+        description=__doc__.split("\n")[0].split(": ")[1],
+        epilog=__doc__.split("\n\n")[1],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("checkpoint", nargs="?", help="the original's last.ckpt")
+    parser.add_argument("out_dir", nargs="?", help="directory to write; it must be new or empty")
+    parser.add_argument("--config", help="the original's project.yaml; default: the one its training left beside")
+    parser.add_argument("--classes", type=int, default=0, help="classes of objects, of a model conditioned on them")
+    parser.add_argument("--export", nargs=2, metavar=("DIR", "OUT.ckpt"), help="write DIR as the original's checkpoint")
+    parser.add_argument("--step", help="with --export: the checkpoint, default the newest")
+    parser.add_argument("--vgg16", help="torchvision's vgg16-397923af.pth, or an npz of its arrays")
+    parser.add_argument(
+        "--lpips",
+        help="LPIPS's linear layers, vgg.pth, or an npz of its arrays; with --export: the file made of them, to put in",
+    )
+    parser.add_argument("--out", default="weights/lpips_vgg16.npz", help="with --vgg16: file to write [%(default)s]")
     given = parser.parse_args(arguments)
+    forms = {"CHECKPOINT OUT_DIR": given.out_dir, "--vgg16": given.vgg16, "--export": given.export}
+    if sum(value is not None for value in forms.values()) != 1 or (given.checkpoint and not given.out_dir):
+        parser.error("give either CHECKPOINT OUT_DIR, or --vgg16 with --lpips, or --export DIR OUT.ckpt")
+    if given.vgg16 and not given.lpips:
+        parser.error("--vgg16 needs --lpips")
     try:
-        digests = convert_lpips(given.vgg16, given.lpips, given.out)
+        if given.export:
+            report = export_checkpoint(*given.export, step=given.step, lpips=given.lpips)
+        elif given.vgg16:
+            report = Report("LPIPS", given.out, convert_lpips(given.vgg16, given.lpips, given.out))
+        else:
+            report = convert_checkpoint(
+                given.checkpoint, given.out_dir, given.config, n_classes=given.classes, check=check_training
+            )
     except ValueError as error:
         sys.exit(f"error: {error}")
-    for path, digest in digests.items():
+    for path, digest in report.digests.items():
         print(f"{digest}  {path}")
-    print(f"wrote {given.out}")
+    for note in report.notes:
+        print(f"note: {note}")
+    print(f"wrote {report.path} ({report.kind})")
+
+
+def check_training(plan: Plan) -> None:
+    """Raise ValueError where training would not take the settings for it, which the converter itself does not know."""
+    kinds = {"loss": VQGANLossConfig, "optimizer": OptimizerConfig, "discriminator": DiscriminatorConfig}
+    for config in plan.configs.values():
+        for name, kind in kinds.items():
+            if name in config:
+                from_dict(kind, config[name], f"config.{name}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from taming_jax.convert.reader import read_state
 from taming_jax.models.lpips import VGG16_WIDTHS, lpips_shapes
 
 # torchvision's VGG16 also holds the classifier, which LPIPS does not use.
@@ -46,17 +47,12 @@ def checked_sha256(path: str | Path) -> str:
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of an npz file or of a PyTorch state dict (any other ending), running no code from the file."""
     path = Path(path)
+    if path.suffix != ".npz":
+        return read_state(path)[0]
     try:
-        if path.suffix == ".npz":
-            with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-                return {k: file[k] for k in file.files}
-        import torch
-
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        return {k: v.numpy() for k, v in state.items()}
-    except ImportError as error:
-        raise ValueError(f"reading {path} needs PyTorch (pip install torch); or give its arrays as npz") from error
-    except Exception as error:  # each reader has its own for a truncated or foreign file
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return {k: file[k] for k in file.files}
+    except Exception as error:  # zipfile, zlib and numpy each have their own for a truncated or foreign file
         reason = str(error).split("\n")[0][:200] or type(error).__name__
         raise ValueError(f"{path} is truncated, or not a file of arrays alone: {reason}") from error
 

@@ -58,7 +58,7 @@ class GPT(nn.Module):
         """
         config = self.config
         dtype = jnp.dtype(config.dtype)
-        length = ids.shape[1] if cache is None else cache[0].key.shape[1]
+        length = ids.shape[1] if cache is None else cache[0].key.shape[2]
         if length > config.block_size:
             raise ValueError(
                 f"a sequence of {length} tokens does not fit transformer.block_size={config.block_size}; "
@@ -90,6 +90,6 @@ class GPT(nn.Module):
     def init_cache(self, batch: int, length: int, dtype=None) -> tuple[Cache, ...]:
         """An empty cache for `batch` sequences of up to `length` tokens, in the compute type unless told otherwise."""
         config = self.config
-        shape = (batch, length, config.n_head, config.n_embd // config.n_head)
+        shape = (batch, config.n_head, length, config.n_embd // config.n_head)
         zeros = jnp.zeros(shape, dtype or config.dtype)
         return tuple(Cache(zeros, zeros) for _ in range(config.n_layer))

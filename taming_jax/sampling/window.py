@@ -51,7 +51,7 @@ def sample_window(
         sequence = _sequence(ids, condition, op, schedule)
         inputs = jax.lax.dynamic_slice_in_dim(sequence, start, tokens, axis=1)
         logits, cache = gpt.apply({"params": params}, inputs, cache=cache, start=start, at=op.at)
-        new = jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, start, tokens, axis=1), cache)
+        new = jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, start, tokens, axis=2), cache)
         drawn = choose(logits[:, 0], op.row * schedule.grid[1] + op.column)
         return jnp.where(keep[:, op.row, op.column], ids[:, op.row, op.column], drawn), new
 
@@ -188,14 +188,14 @@ def _over_group(function: Callable, *arguments: Any) -> Any:
 
 
 def _fetch(kept: Any, entries: jax.Array) -> Any:
-    """Arrays (entries, b, l, ...) -> those of some entries, (g, b, l, ...)."""
+    """Arrays (entries, b, ...) -> those of some entries, (g, b, ...)."""
     return jax.tree.map(lambda array: jnp.stack([array[entry] for entry in entries]), kept)
 
 
 def _store(kept: Any, new: Any, entries: jax.Array, starts: jax.Array) -> Any:
-    """Write new keys and values (g, b, tokens, ...) from position `starts` (g,) on; slice by slice, so in place."""
+    """Write new keys and values (g, b, heads, tokens, c) from position `starts` (g,) on; slice by slice, so in place."""
     for g in range(entries.shape[0]):
-        place = (entries[g], 0, starts[g], 0, 0)
+        place = (entries[g], 0, 0, starts[g], 0)
         write = lambda array, part, g=g, place=place: jax.lax.dynamic_update_slice(array, part[g : g + 1], place)
         kept = jax.tree.map(write, kept, new)
     return kept

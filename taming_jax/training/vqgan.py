@@ -16,7 +16,7 @@ import optax
 from flax import struct
 from jax import Array
 
-from taming_jax.losses import D_LOSSES, adaptive_weight, binary_cross_entropy, g_loss, l1
+from taming_jax.losses import D_LOSSES, adaptive_weight, binary_cross_entropy, g_loss, l1, l2
 from taming_jax.metrics.codebook import perplexity, usage
 from taming_jax.metrics.image import psnr, ssim
 from taming_jax.models.discriminator import Discriminator
@@ -46,7 +46,7 @@ class VQGANLossConfig:
         steps, then along half a cosine to min at step `steps`.
 
     For label maps the "nll" is `pixel_weight` times the binary cross-entropy of their channels, and there is neither
-    LPIPS nor a discriminator: both weights must be 0.
+    LPIPS nor a discriminator: both weights must be 0. For edges and pose the difference is squared.
     """
 
     perceptual_weight: float = 1.0
@@ -151,9 +151,9 @@ def make_train_step(
     """The function `step(state, batch, key) -> (state, metrics)`, to be jitted with the state donated.
 
     The batch holds what `models.vqgan.network_input` reads, images as (b, H, W, c) float32 in [-1, 1]; `key` is this
-    step's own. Metrics are float32 scalars: total_loss, nll_loss (= rec_loss), l1_loss (or bce_loss), quant_loss, those
-    of the quantizer, and where they are computed p_loss, g_loss, d_weight, disc_factor, disc_loss, logits_real,
-    logits_fake. Raises ValueError where a network is missing that the weights ask for.
+    step's own. Metrics are float32 scalars: total_loss, nll_loss (= rec_loss), l1_loss (or l2_loss, bce_loss),
+    quant_loss, those of the quantizer, and where they are computed p_loss, g_loss, d_weight, disc_factor, disc_loss,
+    logits_real, logits_fake. Raises ValueError where a network is missing that the weights ask for.
 
     A caller that jits may hand `lpips_params` to the step as a fourth argument, which keeps 59 MB of constants out of
     the compiled program; otherwise those given here are used.
@@ -301,8 +301,11 @@ def _nll(loss, config, lpips_params, images, fake):
     if config.content == "segmentation":
         parts = {"bce_loss": binary_cross_entropy(fake, images)}
         return loss.pixel_weight * parts["bce_loss"], parts
-    parts = {"l1_loss": l1(images, fake)}
-    value = loss.pixel_weight * parts["l1_loss"]
+    if config.content in ("edges", "pose"):  # -1 nearly everywhere: the median of a pixel, which l1 aims at, is blank
+        parts = {"l2_loss": l2(images, fake)}
+    else:
+        parts = {"l1_loss": l1(images, fake)}
+    value = loss.pixel_weight * sum(parts.values())
     if loss.perceptual_weight > 0:
         parts["p_loss"] = jnp.mean(_distance(config, lpips_params, images, fake))
         value = value + loss.perceptual_weight * parts["p_loss"]

@@ -1,0 +1,385 @@
+"""The original's checkpoints: the same numbers from the converted files, the exact way back, and what is refused."""
+
+import copy
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import yaml
+from conftest import GOLDENS
+from golden import close, lpips_params, weights
+
+import taming_jax
+from taming_jax import checkpoint, permuters
+from taming_jax.convert.__main__ import check_training, main
+from taming_jax.convert.engine import bring
+from taming_jax.convert.export import export_checkpoint
+from taming_jax.convert.from_original import convert_checkpoint
+from taming_jax.convert.reader import read_state
+from taming_jax.convert.settings import translate
+from taming_jax.convert.tables import FirstStage, Model, lpips_arrays, lpips_sources, table_of
+from taming_jax.convert.writer import write_checkpoint
+from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
+from taming_jax.settings import from_dict
+
+DUMMY = {"target": "taming.modules.losses.DummyLoss"}
+
+
+def part(name, **params):
+    return {"target": f"taming.{name}", "params": params}
+
+
+def network(**changes):
+    values = {"double_z": False, "z_channels": 32, "resolution": 32, "in_channels": 3, "out_ch": 3, "ch": 32}
+    values |= {"ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [16], "dropout": 0.0}
+    return values | changes
+
+
+def vq(embed_dim=16, n_embed=64, loss=DUMMY, kind="VQModel", dd=None, **params):
+    shared = {"embed_dim": embed_dim, "n_embed": n_embed, "ddconfig": dd or network(), "lossconfig": loss}
+    return part(f"models.vqgan.{kind}", **shared, **params)
+
+
+def adversarial(**changes):
+    values = {"disc_conditional": False, "disc_start": 2, "disc_weight": 0.8, "disc_num_layers": 2, "disc_ndf": 16}
+    return part("modules.losses.vqperceptual.VQLPIPSWithDiscriminator", **{**values, **changes})
+
+
+def gpt(**changes):
+    values = {"vocab_size": 64, "block_size": 257, "n_layer": 2, "n_head": 4, "n_embd": 64}
+    return part("modules.transformer.mingpt.GPT", **{**values, **changes})
+
+
+def two_stage(first=None, transformer=None, **params):
+    defaults = {"cond_stage_key": "image", "cond_stage_config": "__is_unconditional__"}
+    stages = {"first_stage_config": first or vq(), "transformer_config": transformer or gpt()}
+    return project(part("models.cond_transformer.Net2NetTransformer", **stages, **{**defaults, **params}))
+
+
+def project(model, **data):
+    return {"model": {"base_learning_rate": 4.5e-06, **model}, **data}
+
+
+F4 = network(z_channels=64, resolution=64, ch_mult=[1, 2, 2])
+LABELS = network(in_channels=12, out_ch=12, ch_mult=[1, 1, 2], attn_resolutions=[8])
+GUMBEL = network(z_channels=96, ch_mult=[1, 1, 2], attn_resolutions=[8])
+BCE = part("modules.losses.segmentation.BCELossWithQuant")
+TEMPERATURE = part(
+    "lr_scheduler.LambdaWarmUpCosineScheduler",
+    **{"warm_up_steps": 5000, "max_decay_steps": 1000001, "lr_start": 1.0, "lr_max": 1.0, "lr_min": "1e-6"},
+)
+CLASSES = {"cond_stage_key": "class_label", "cond_stage_config": part("modules.util.Labelator", n_classes=10)}
+WIDE = network(resolution=64, ch_mult=[1, 1, 2])
+PROJECTS = {
+    "vqgan_f4": project(vq(32, 128, adversarial(), dd=F4)),
+    "vqgan_gumbel_f4": project(
+        vq(96, 128, kind="GumbelVQ", dd=GUMBEL, kl_weight=0.001, temperature_scheduler_config=TEMPERATURE)
+    ),
+    "vqgan_segmentation_f4": project(vq(loss=BCE, kind="VQSegmentationModel", dd=LABELS, n_labels=12)),
+    "gpt_n_unmasked": {"transformer_config": gpt(vocab_size=96, block_size=65, n_unmasked=17)},
+    "class_conditional": two_stage(**CLASSES),
+    "segmentation_conditional": two_stage(
+        vq(dd=WIDE),
+        gpt(block_size=512),
+        cond_stage_key="segmentation",
+        cond_stage_config=vq(
+            n_embed=48, kind="VQSegmentationModel", dd={**WIDE, "in_channels": 12, "out_ch": 12}, n_labels=12
+        ),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory, golden):
+    """converted(name): the directory made of the golden of that name; its state dict is `state.ckpt` beside."""
+    done = {}
+
+    def convert(name):
+        if name not in done:
+            folder = tmp_path_factory.mktemp(name)
+            arrays = golden(name)
+            state = weights(arrays) or arrays  # one of them holds nothing else
+            tree = {"state_dict": state, "global_step": 1234, "epoch": 3, "callbacks": {}}
+            write_checkpoint(folder / "state.ckpt", tree)
+            (folder / "project.yaml").write_text(yaml.safe_dump(PROJECTS[name]))
+            convert_checkpoint(folder / "state.ckpt", folder / "out", folder / "project.yaml", check=check_training)
+            done[name] = folder
+        return done[name] / "out"
+
+    return convert
+
+
+@pytest.mark.parametrize("name", ["vqgan_f4", "vqgan_gumbel_f4", "vqgan_segmentation_f4"])
+def test_a_first_stage_gives_the_originals_ids_and_reconstruction(converted, golden, name):
+    expected = golden(f"{name}_expected" if name == "vqgan_f4" else name)
+    stage = taming_jax.load(str(converted(name)))
+    ids = stage.encode(expected["labels"] if "labels" in expected else expected["image"])
+    np.testing.assert_array_equal(ids, expected["indices"].reshape(ids.shape))
+    close(stage.decode(ids), expected["reconstruction"], 1e-4)
+
+
+def test_the_discriminator_comes_along(converted, golden):
+    expected, workdir = golden("vqgan_f4_expected"), str(converted("vqgan_f4"))
+    config = checkpoint.load_config(workdir)
+    disc = Discriminator(from_dict(DiscriminatorConfig, config["discriminator"]))
+    variables = checkpoint.load_discriminator(workdir)
+    logits = jax.jit(lambda v, x: disc.apply(v, x, train=False))(variables, expected["image"])
+    close(logits, expected["disc_logits_real_eval"], 1e-4)
+    assert config["loss"]["disc_start"] == 2
+    assert config["loss"]["disc_weight"] == 0.8
+    assert config["optimizer"] == {"learning_rate": 4.5e-06, "per_sample": True, "b1": 0.5, "b2": 0.9}
+    assert checkpoint.find_step(workdir).name == "1234"
+
+
+def test_a_two_stage_model_draws_the_originals_tokens(converted, golden):
+    expected = golden("class_conditional")
+    model = taming_jax.load(str(converted("class_conditional")))
+    ids = model.sample_ids(2, class_label=expected["class_label"], temperature=0)
+    np.testing.assert_array_equal(ids.reshape(2, -1), expected["greedy_tokens"])
+    given = expected["indices"].reshape(2, 16, 16)
+    likelihood = model.log_likelihood(given, class_label=expected["class_label"])
+    np.testing.assert_allclose(-np.mean(likelihood) / 256, expected["loss"], rtol=1e-4)
+
+
+def test_a_condition_stage_and_a_transformer_alone_open(converted, golden):
+    expected = golden("segmentation_conditional")
+    model = taming_jax.load(str(converted("segmentation_conditional")))
+    ids = model.condition_stage.encode(expected["segmentation"])
+    np.testing.assert_array_equal(ids.reshape(1, -1), expected["cond_indices"])
+    alone, expected = taming_jax.load(str(converted("gpt_n_unmasked"))), golden("gpt_n_unmasked")
+    close(alone.logits(expected["tokens"]), expected["logits"], 1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(PROJECTS))
+def test_the_way_back_is_exact_and_its_yaml_means_the_same(converted, tmp_path, name):
+    source = converted(name)
+    export_checkpoint(source, tmp_path / "back.ckpt")
+    before, extras = read_state(source.parent / "state.ckpt")
+    after, extras_after = read_state(tmp_path / "back.ckpt")
+    assert (extras_after["global_step"], extras_after["epoch"]) == (extras["global_step"], extras["epoch"])
+    missing = {key for key in after if key not in before}
+    # Some goldens are kept here without the masks that carry nothing.
+    assert set(before) == set(after) - {key for key in missing if key.endswith("attn.mask")}
+    for key, array in before.items():
+        assert after[key].dtype == array.dtype
+        np.testing.assert_array_equal(after[key], array)
+    back = yaml.safe_load((tmp_path / "back-project.yaml").read_text())
+    assert translate(back, before).configs == translate(PROJECTS[name], before).configs
+
+
+def random_state(model, seed=0):
+    """Arrays for every entry of a model, under the original's names."""
+    rs, table = np.random.RandomState(seed), table_of(model)
+    state = {}
+    for entry in table.entries:
+        array = np.asarray(rs.randn(*entry.source_shape), np.float32)
+        state[entry.source] = np.asarray(array > 0, np.uint8) if entry.dtype == np.bool_ else array
+    return state | {p.source: p.like for p in table.passive if p.use == "exact"}
+
+
+def convert(tmp_path, state, settings, name="made", **options):
+    write_checkpoint(tmp_path / f"{name}.ckpt", {"state_dict": state, "global_step": 5})
+    (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(settings))
+    convert_checkpoint(tmp_path / f"{name}.ckpt", tmp_path / name, tmp_path / f"{name}.yaml", **options)
+    return str(tmp_path / name)
+
+
+@pytest.mark.parametrize("started", [0, 1])
+def test_actnorm_vanilla_loss_and_lpips_inside(tmp_path, golden, started):
+    changes = {"use_actnorm": True, "disc_loss": "vanilla", "disc_num_layers": 1, "disc_factor": 0.5}
+    settings = project(vq(loss=adversarial(**changes, pixelloss_weight=3)))
+    stage = translate(settings, {}).model.first_stage
+    disc = DiscriminatorConfig(ndf=16, n_layers=1, norm="actnorm")
+    state = random_state(Model(FirstStage(stage.config, disc)))
+    main = "loss.discriminator.main."
+    assert state[f"{main}3.loc"].shape == (1, 32, 1, 1)
+    state[f"{main}3.initialized"] = np.array(started, np.uint8)
+    lpips = lpips_params(golden("lpips_linears"))
+    workdir = convert(tmp_path, state | lpips_arrays(lpips), settings)
+    variables = checkpoint.load_discriminator(workdir)
+    assert bool(variables["batch_stats"]["norm_1"]["started"]) == bool(started)
+    x = np.random.RandomState(1).randn(1, 32, 32, 3).astype(np.float32)
+    logits = Discriminator(disc).apply(variables, x, train=False)
+
+    def conv(x, i, stride):
+        x = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+        windows = np.lib.stride_tricks.sliding_window_view(x, (4, 4), (2, 3))[:, :, ::stride, ::stride]
+        y = np.einsum("bchwyx,ocyx->bohw", windows, state[f"{main}{i}.weight"])
+        return y + state[f"{main}{i}.bias"][:, None, None]
+
+    leaky = lambda x: np.where(x > 0, x, 0.2 * x)
+    y = conv(leaky(conv(x.transpose(0, 3, 1, 2), 0, 2)), 2, 1)
+    y = state[f"{main}3.scale"] * (y + state[f"{main}3.loc"])
+    close(logits, conv(leaky(y), 5, 1).transpose(0, 2, 3, 1), 1e-4)
+
+    loss = checkpoint.load_config(workdir)["loss"]
+    assert (loss["disc_loss"], loss["pixel_weight"]) == ("vanilla", 1.0)
+    np.testing.assert_allclose(loss["disc_weight"], 0.4)
+    np.savez(tmp_path / "lpips.npz", **flat(lpips))
+    export_checkpoint(workdir, tmp_path / "back.ckpt", lpips=tmp_path / "lpips.npz")
+    back, _ = read_state(tmp_path / "back.ckpt")
+    assert set(back) == set(state) | set(lpips_sources())
+    for key, array in (state | lpips_arrays(lpips)).items():
+        np.testing.assert_array_equal(back[key], array)
+
+
+def flat(tree, prefix=""):
+    if not isinstance(tree, dict):
+        return {prefix[:-1]: tree}
+    return {k: v for name, child in tree.items() for k, v in flat(child, f"{prefix}{name}/").items()}
+
+
+NAMES = {"Subsample": "subsample", "ZCurve": "z_curve", "SpiralIn": "spiral_in", "SpiralOut": "spiral_out"}
+NAMES |= {"Random": "random", "AlternateParsing": "alternate_parsing"}
+
+
+@pytest.mark.parametrize("theirs", sorted(NAMES))
+def test_token_orders_are_compared_with_the_checkpoints(tmp_path, theirs):
+    order = part(f"modules.transformer.permuter.{theirs}", H=8, W=8)
+    first = vq(dd=network(ch_mult=[1, 1, 1], attn_resolutions=[]))
+    settings = two_stage(first, gpt(block_size=64), permuter_config=order)
+    plan = translate(settings, {})
+    assert plan.configs[""]["order"] == NAMES[theirs]
+    assert plan.configs[""]["data"]["size"] == 32
+    state = random_state(plan.model)
+    walk = permuters.order(NAMES[theirs], 8, 8)
+    np.testing.assert_array_equal(state["permuter.forward_shuffle_idx"], walk)
+    np.testing.assert_array_equal(state["permuter.backward_shuffle_idx"], np.argsort(walk))
+    bring(table_of(plan.model), state)
+    state["permuter.forward_shuffle_idx"] = np.arange(64)
+    with pytest.raises(ValueError, match=r"permuter\.forward_shuffle_idx .* is not what the configuration makes it"):
+        bring(table_of(plan.model), state)
+
+
+def test_half_precision_remap_and_a_condition_read_by_the_first_stage(tmp_path):
+    used = np.array([5, 3, 60, 11], np.int64)
+    settings = two_stage(
+        vq(remap="/data/used.npy", sane_index_shape=True, monitor="val/rec_loss"),
+        gpt(vocab_size=4, block_size=512),
+        cond_stage_config="__is_first_stage__",
+    )
+    plan = translate(settings, {"first_stage_model.quantize.used": used})
+    state = random_state(plan.model)
+    np.testing.assert_array_equal(state["first_stage_model.quantize.used"], used)
+    state = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in state.items()}
+    copies = {k.replace("first_stage_model", "cond_stage_model"): v for k, v in state.items() if k.startswith("first")}
+    workdir = convert(tmp_path, state | copies, settings)
+    first = taming_jax.load(workdir).first_stage
+    assert first.config.remap == (5, 3, 60, 11)
+    codes = taming_jax.load(workdir).first_stage.params["quantizer"]["codebook"]
+    np.testing.assert_array_equal(codes, state["first_stage_model.quantize.embedding.weight"].astype(np.float32))
+    export_checkpoint(workdir, tmp_path / "back.ckpt")
+    back, _ = read_state(tmp_path / "back.ckpt")
+    assert set(back) == set(state | copies)
+    assert all(back[k].dtype == v.dtype and np.array_equal(back[k], v) for k, v in (state | copies).items())
+    np.testing.assert_array_equal(np.load(tmp_path / "back-first_stage-remap.npy"), used)
+    copies["cond_stage_model.quant_conv.bias"] = copies["cond_stage_model.quant_conv.bias"] + 1
+    with pytest.raises(ValueError, match=r"cond_stage_model\.quant_conv\.bias is not the first stage's"):
+        convert(tmp_path, state | copies, settings, "other")
+
+
+@pytest.fixture(scope="module")
+def small():
+    """(settings, state) of a small transformer, to be spoilt."""
+    settings = {"transformer_config": gpt(block_size=9, n_layer=1)}
+    return settings, random_state(translate(settings, {"transformer.": 0}).model)
+
+
+def test_everything_that_does_not_fit_is_named_at_once(tmp_path, small):
+    settings, state = small
+    state = {**state, "transformer.head.bias": np.zeros(3, np.float32)}
+    state["transformer.ln_f.bias"] = np.zeros(5, np.float32)
+    del state["transformer.tok_emb.weight"]
+    state["transformer.blocks.0.attn.mask"] = np.ones((1, 1, 9, 9), np.float32)
+    state["transformer.pos_emb"] = np.zeros((1, 9, 64), np.int64)
+    with pytest.raises(ValueError) as error:
+        convert(tmp_path, state, settings)
+    for note in (
+        r"made.ckpt with",
+        "transformer.head.bias (3,) is unknown",
+        "transformer.ln_f.bias has shape (5,), but the configuration makes it (64,)",
+        "transformer.tok_emb.weight is missing",
+        "transformer.blocks.0.attn.mask (1, 1, 9, 9) is not what the configuration makes it",
+        "transformer.pos_emb is of type int64",
+    ):
+        assert note in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made.ckpt", "made.yaml"]
+
+
+def test_masks_and_counters_may_be_missing_and_stay_so(tmp_path, small):
+    settings, state = small
+    state = {k: v for k, v in state.items() if not k.endswith("mask")}
+    bare = {k.removeprefix("transformer."): v for k, v in state.items()}
+    for name, given in (("full", state), ("bare", bare)):
+        export_checkpoint(convert(tmp_path, given, settings, name), tmp_path / f"{name}_back.ckpt")
+        assert set(read_state(tmp_path / f"{name}_back.ckpt")[0]) == set(given)
+
+
+def test_a_folder_in_use_is_refused_and_stays_as_it_is(tmp_path, small):
+    settings, state = small
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "thesis.tex").write_text("x")
+    with pytest.raises(ValueError, match=r"made holds something already \(thesis.tex\); name a new directory"):
+        convert(tmp_path, state, settings)
+    assert [path.name for path in (tmp_path / "made").iterdir()] == ["thesis.tex"]
+    workdir = convert(tmp_path, state, settings, "free")
+    export_checkpoint(workdir, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"a\.ckpt exists already"):
+        export_checkpoint(workdir, tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match="no folder of this machine"):
+        convert_checkpoint(tmp_path / "free.ckpt", "gs://bucket/x")
+
+
+def test_a_failing_check_or_write_leaves_nothing(tmp_path, small, monkeypatch):
+    def refuse(*_, **__):
+        raise ValueError("no")
+
+    settings, state = small
+    with pytest.raises(ValueError, match="no"):
+        convert(tmp_path, state, settings, check=refuse)
+    monkeypatch.setattr(checkpoint, "save_model", refuse)
+    with pytest.raises(ValueError, match="no"):
+        convert(tmp_path, state, settings)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["made.ckpt", "made.yaml"]
+
+
+def test_the_command_prints_digests_and_notes_and_finds_the_configuration(tmp_path, small, capsys):
+    settings, state = small
+    for name in ("checkpoints", "configs"):
+        (tmp_path / "logs" / name).mkdir(parents=True)
+    write_checkpoint(tmp_path / "logs/checkpoints/last.ckpt", state)
+    text = yaml.safe_dump({**settings, "lightning": {"trainer": {"gpus": 1}}})
+    (tmp_path / "logs/configs/2020-11-09T13-31-51-project.yaml").write_text(text)
+    main([str(tmp_path / "logs/checkpoints/last.ckpt"), str(tmp_path / "out")])
+    printed = capsys.readouterr().out
+    assert "last.ckpt\n" in printed
+    assert "project.yaml\n" in printed
+    assert "note: project.lightning=" in printed
+    assert f"wrote {tmp_path / 'out'} (transformer)" in printed
+    main(["--export", str(tmp_path / "out"), str(tmp_path / "back.ckpt")])
+    assert "back.ckpt (transformer)" in capsys.readouterr().out
+    assert set(read_state(tmp_path / "back.ckpt")[0]) == set(state)
+    with pytest.raises(SystemExit) as stopped:
+        main([str(tmp_path / "logs/checkpoints/last.ckpt"), str(tmp_path / "out")])
+    assert str(stopped.value).startswith("error: ")
+    shutil.copy(tmp_path / "back.ckpt", tmp_path / "configs-nowhere.ckpt")
+    (tmp_path / "back-project.yaml").unlink()
+    with pytest.raises(SystemExit, match=r"no \*project.yaml lies with .*name it with --config"):
+        main([str(tmp_path / "configs-nowhere.ckpt"), str(tmp_path / "new")])
+
+
+def test_the_command_ends_with_the_error_alone_and_needs_no_torch():
+    program = "import sys; sys.modules['torch'] = None; from taming_jax.convert.__main__ import main; main()"
+    command = [sys.executable, "-c", program, str(GOLDENS / "lightning.ckpt"), "out", "--config", "none.yaml"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 1
+    assert result.stderr.strip() == "error: there is no file none.yaml"
+
+
+def test_copies_of_the_settings_are_not_changed_by_reading_them():
+    settings = copy.deepcopy(PROJECTS["class_conditional"])
+    translate(settings, {})
+    assert settings == PROJECTS["class_conditional"]

@@ -1,0 +1,192 @@
+"""Reading PyTorch's files without PyTorch: real ones, damaged ones, and those that would like to run something."""
+
+import collections
+import io
+import os
+import pickle
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import pytest
+from conftest import GOLDENS
+
+from taming_jax.convert.reader import read_state
+from taming_jax.convert.writer import write_checkpoint
+
+# Written by PyTorch 2.13 as Lightning does it, with classes that are not installed here, and in the form before 1.6.
+REAL = [GOLDENS / "lightning.ckpt", GOLDENS / "lightning_before_1_6.ckpt"]
+STEPS = np.arange(24, dtype=np.float32).reshape(2, 3, 4) / 8
+INTEGERS = ("int64", "int32", "int16", "int8", "uint8", "bool")
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_every_type_view_and_entry_that_torch_writes(path):
+    state, extras = read_state(path)
+    assert extras == {"epoch": 2, "global_step": 345, "pytorch-lightning_version": "1.0.8"}
+    expected = {
+        "float32": STEPS,
+        "transposed": STEPS.transpose(2, 0, 1),
+        "slice": np.array([2, 5, 8], np.float32),
+        "whole": np.arange(10, dtype=np.float32),
+        "repeated": np.full((3, 2), 1.5, np.float32),
+        "parameter": STEPS[0],
+        "scalar": np.array(7),
+        "empty": np.zeros((0, 3), np.float32),
+        **{name: np.arange(5).astype(name) for name in ("float16", "float64", *INTEGERS)},
+        "bfloat16": np.arange(5).astype(ml_dtypes.bfloat16),
+    }
+    assert list(state) and set(state) == set(expected)
+    for name, array in expected.items():
+        assert state[name].dtype == array.dtype, name
+        np.testing.assert_array_equal(state[name], array)
+
+
+def test_a_state_dict_alone_and_what_is_written_here_come_back(tmp_path):
+    arrays = {"a.b": STEPS.transpose(2, 1, 0), "n": np.array(-3), "half": STEPS[0].astype(np.float16)}
+    write_checkpoint(tmp_path / "alone.pt", arrays)
+    state, extras = read_state(tmp_path / "alone.pt")
+    assert extras == {}
+    for name, array in arrays.items():
+        assert state[name].dtype == array.dtype
+        np.testing.assert_array_equal(state[name], array)
+    tree = {"state_dict": arrays, "global_step": 2**40, "epoch": -1, "text": "é", "x": 0.5, "none": [None, True, (1,)]}
+    write_checkpoint(tmp_path / "tree.pt", tree)
+    assert read_state(tmp_path / "tree.pt")[1] == {"global_step": 2**40, "epoch": -1, "text": "é", "x": 0.5}
+
+
+class Run:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+def pickled(tree, pid=None):
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            return pid if isinstance(value, range) else None
+
+    file = io.BytesIO()
+    Pickler(file, protocol=2).dump(tree)
+    return file.getvalue()
+
+
+def archive(path, entries):
+    with zipfile.ZipFile(path, "w") as file:
+        for name, data in entries.items():
+            file.writestr(name, data)
+    return path
+
+
+STORAGE = range(3)  # stands for a storage below
+
+
+@pytest.mark.parametrize(
+    ("make", "pid", "named"),
+    [
+        (lambda evil: evil, None, "system"),
+        (lambda evil: {"state_dict": {"w": evil}}, None, "system"),
+        (lambda evil: {"callbacks": {"a": [evil]}, "state_dict": {}}, None, "system"),
+        (lambda evil: {"state_dict": {"w": STORAGE}}, lambda evil: ("storage", evil, "0", "cpu", 4), "system"),
+        (lambda evil: {"state_dict": {"w": Run(eval, "1")}}, None, r"\w+\.eval"),
+        (lambda evil: {"state_dict": {"w": Run(getattr, {}, "get")}}, None, r"\w+\.getattr"),
+        (lambda evil: {"state_dict": {"w": Run(np.load, "x")}}, None, "no arrays by name"),
+        (lambda evil: {"state_dict": {"w": Run(io.open, "x", "w")}}, None, r"io\.open"),
+        (lambda evil: {"state_dict": {"w": STORAGE}}, lambda evil: ("module", "x"), "refers to .*module"),
+        (lambda evil: {"state_dict": {"w": STORAGE}}, lambda evil: ("storage", "Float", "0", "cpu", 4), "wrongly"),
+    ],
+)
+@pytest.mark.parametrize("form", ["zip", "plain"])
+def test_a_file_that_would_run_something_is_refused_and_runs_nothing(tmp_path, monkeypatch, make, pid, named, form):
+    monkeypatch.chdir(tmp_path)
+    evil = Run(os.system, "touch was_run")
+    data = pickled(make(evil), pid and pid(evil))
+    path = tmp_path / "evil.ckpt"
+    if form == "zip":
+        archive(path, {"archive/data.pkl": data, "archive/data/0": bytes(16)})
+    else:
+        path.write_bytes(data)
+        named = f"{named}|no PyTorch checkpoint|outside of itself"
+    with pytest.raises(ValueError, match=rf"evil\.ckpt.*({named})"):
+        read_state(path)
+    assert not (tmp_path / "was_run").exists()
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
+def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path, path):
+    whole, short = path.read_bytes(), tmp_path / "short.ckpt"
+    for length in (*range(0, len(whole) - 1, 311), len(whole) - 1):
+        short.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r"short\.ckpt"):
+            read_state(short)
+
+
+def test_a_damaged_storage_is_noticed(tmp_path):
+    write_checkpoint(tmp_path / "a.ckpt", {"w": np.full(8, 2.5, np.float32)})
+    data = (tmp_path / "a.ckpt").read_bytes()
+    (tmp_path / "b.ckpt").write_bytes(data.replace(np.float32(2.5).tobytes(), np.float32(2.75).tobytes(), 1))
+    with pytest.raises(ValueError, match=r"b\.ckpt is truncated.*CRC"):
+        read_state(tmp_path / "b.ckpt")
+
+
+def tensor_pickle(numel, offset, shape, strides):
+    """{"w": a float tensor of this shape on the storage "0"}, as opcodes."""
+    number = lambda n: b"J" + int(n).to_bytes(4, "little", signed=True)
+    numbers = lambda values: b"(" + b"".join(map(number, values)) + b"t"
+    storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu" + number(numel) + b"tQ"
+    arguments = b"(" + storage + number(offset) + numbers(shape) + numbers(strides)
+    arguments += b"\x89ccollections\nOrderedDict\n)Rt"
+    return b"\x80\x02}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n" + arguments + b"Rs."
+
+
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        ((4, 0, (4,), (1,)), None),
+        ((5, 0, (5,), (1,)), "holds 16 bytes, and its array needs 20"),
+        ((4, 1, (4,), (1,)), "reaches to element 4 of a storage of 4"),
+        ((4, 0, (2, 2), (1,)), "described wrongly"),
+        ((4, -1, (4,), (1,)), "described wrongly"),
+        ((4, 3, (2,), (-1,)), "described wrongly"),
+        ((4, 0, (1 << 20, 1 << 20), (1, 1)), "reaches to element"),
+    ],
+)
+def test_an_array_cannot_reach_out_of_its_storage(tmp_path, tensor, message):
+    path = archive(tmp_path / "a.ckpt", {"a/data.pkl": tensor_pickle(*tensor), "a/data/0": bytes(16)})
+    if message is None:
+        np.testing.assert_array_equal(read_state(path)[0]["w"], np.zeros(4))
+        return
+    with pytest.raises(ValueError, match=message):
+        read_state(path)
+
+
+def test_other_files_are_refused_with_what_they_are(tmp_path):
+    good = tensor_pickle(4, 0, (4,), (1,))
+    cases = {
+        "there is no file": tmp_path / "none.ckpt",
+        "must hold data.pkl once": archive(tmp_path / "a.ckpt", {"a/data/0": b""}),
+        "entry a/data/0 is missing": archive(tmp_path / "b.ckpt", {"a/data.pkl": good}),
+        "no arrays by name": archive(tmp_path / "c.ckpt", {"a/data.pkl": pickled({"state_dict": {}})}),
+        "holds no state dict, but list": archive(tmp_path / "d.ckpt", {"a/data.pkl": pickled([1])}),
+    }
+    text = tmp_path / "e.ckpt"
+    text.write_text("<html>404 not found</html>")
+    cases["not a PyTorch checkpoint"] = text
+    packed = tmp_path / "f.ckpt"
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("a/data.pkl", good)
+    cases["compressed"] = packed
+    for message, path in cases.items():
+        with pytest.raises(ValueError, match=message):
+            read_state(path)
+
+
+def test_hyper_parameters_of_unknown_packages_are_refused_by_name(tmp_path):
+    data = pickled({"state_dict": {}, "x": collections.Counter})
+    with pytest.raises(ValueError, match=r"it names collections\.Counter"):
+        read_state(archive(tmp_path / "a.ckpt", {"a/data.pkl": data}))
