@@ -4,6 +4,7 @@ python train_transformer.py --config=configs/demo_class.py [--workdir=DIR] [--co
 """
 
 import dataclasses
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -27,7 +28,9 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     pipeline.num_examples(data, "train")  # refuses a folder that is missing or empty before anything long starts
     experiment = _with_classes(experiment)
     condition = experiment.condition
-    changes = {"remap": read_list(experiment.remap), "unknown": experiment.unknown} if experiment.remap else {}
+    changes: dict[str, Any] = {}
+    if experiment.remap:
+        changes = {"remap": read_list(experiment.remap), "unknown": experiment.unknown}
     first = generate.stage_model(experiment.first_stage, workdir, **changes)
     second = generate.stage_model(condition.stage, workdir, generate.CONDITION_STAGE) if has_stage(condition) else None
     model = generate.two_stage(saved_form(experiment), first, second)

@@ -102,7 +102,8 @@ class StaticGPT(nn.Module):
         for i, block in enumerate(self.net.blocks):
             b, _, d = x.shape
             y = block.norm_attention(x)
-            split = lambda layer, y=y, block=block: layer(y).view(b, 1, block.heads, d // block.heads).transpose(1, 2)
+            shape = (b, 1, block.heads, d // block.heads)
+            split = lambda layer, y=y, shape=shape: layer(y).view(shape).transpose(1, 2)
             key, value = getattr(self, f"cache_{2 * i}"), getattr(self, f"cache_{2 * i + 1}")
             key.index_copy_(2, place, split(block.key))
             value.index_copy_(2, place, split(block.value))

@@ -168,7 +168,7 @@ class Generator:
         )
         options = {"top_k": filters.top_k, "greedy": filters.greedy}
         if sliding:
-            schedule = self._schedule(tokens.shape, arrays["given"].shape, keep.all(axis=0))
+            schedule = self._schedule(tokens.shape, arrays["given"].shape, np.all(keep, axis=0))
             ids = self._sample_window(*arguments, schedule, **options)
         else:
             ids = self._sample(*arguments, **options)

@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 import yaml
 from conftest import GOLDENS
-from golden import close, lpips_params, weights
+from golden import (
+    close,
+    discriminator_variables,
+    first_stage_params,
+    gpt_params,
+    lpips_params,
+    vqgan_params,
+    weights,
+)
 
 import taming_jax
 from taming_jax import checkpoint, permuters
@@ -119,6 +127,20 @@ def test_a_first_stage_gives_the_originals_ids_and_reconstruction(converted, gol
     ids = stage.encode(expected["labels"] if "labels" in expected else expected["image"])
     np.testing.assert_array_equal(ids, expected["indices"].reshape(ids.shape))
     close(stage.decode(ids), expected["reconstruction"], 1e-4)
+
+
+def test_the_parameters_are_those_that_the_tests_of_the_networks_use(converted, golden):
+    """So what those tests find of the goldens holds for the converted files."""
+    same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)
+    for name in ("vqgan_f4", "vqgan_gumbel_f4", "vqgan_segmentation_f4"):
+        state = weights(golden(name)) or golden(name)
+        same(checkpoint.load_params(str(converted(name))), vqgan_params(state))
+    same(checkpoint.load_discriminator(str(converted("vqgan_f4"))), discriminator_variables(golden("vqgan_f4")))
+    for name, stage in (("class_conditional", "first"), ("segmentation_conditional", "cond")):
+        state, workdir = weights(golden(name)), str(converted(name))
+        same(checkpoint.load_params(workdir), gpt_params(state))
+        folder = {"first": "first_stage", "cond": "condition_stage"}[stage]
+        same(checkpoint.load_params(f"{workdir}/{folder}"), first_stage_params(state, f"{stage}_stage_model."))
 
 
 def test_the_discriminator_comes_along(converted, golden):

@@ -44,7 +44,7 @@ OWNERS = {
     "tensorflow_datasets": ("taming_jax/data",),
     "clu.metric_writers": ("taming_jax/training/report.py",),
     "clu.periodic_actions": ("taming_jax/training/report.py",),
-    "torch": ("taming_jax/convert", "taming_jax/data/prepare.py"),
+    "torch": ("taming_jax/data/prepare.py",),
     "orbax": ("taming_jax/checkpoint.py",),
     "ml_collections": SCRIPTS,
     "absl.flags": SCRIPTS,

@@ -41,6 +41,14 @@ def test_the_gumbel_stage_is_the_originals(golden):
     np.testing.assert_allclose(quantized.loss, arrays["kl"], rtol=1e-4)
 
 
+def test_gumbel_chooses_among_the_used_codes_only(golden):
+    arrays = golden("vqgan_gumbel_f4")
+    used = tuple(int(code) for code in np.unique(arrays["indices"])[::2])
+    model = VQGAN(dataclasses.replace(GUMBEL.config, remap=used))
+    stage = FirstStage(model, vqgan_params(weights(arrays)), make_mesh(MeshConfig(data=1)))
+    np.testing.assert_array_equal(stage.encode(arrays["image"]), arrays["gumbel_logits"][..., used].argmax(-1))
+
+
 def test_the_stage_for_label_maps_is_the_originals(golden):
     arrays = golden("vqgan_segmentation_f4")
     params = vqgan_params(weights(arrays))

@@ -9,13 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from golden import close, discriminator_variables, drawn_like, lpips_params, rename, vqgan_params
+import yaml
+from golden import close, discriminator_variables, drawn_like, lpips_params, rename
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from test_convert import PROJECTS
 from test_vqgan import GOLDEN, TINY
 
+from taming_jax import checkpoint
+from taming_jax.convert.from_original import convert_checkpoint
+from taming_jax.convert.writer import write_checkpoint
 from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.models.lpips import LPIPS
-from taming_jax.models.vqgan import VQGAN
+from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.settings import from_dict
 from taming_jax.training.vqgan import VQGANLossConfig, VQGANState, make_eval_step, make_state, make_train_step
 
 ADAM = partial(optax.adam, 1e-4, b1=0.5, b2=0.9)
@@ -61,14 +67,20 @@ def moved(before, after) -> bool:
 
 
 @pytest.fixture(scope="module")
-def trained(golden):
-    """State and metrics of four steps from the golden checkpoint on its batches."""
-    weights, images = golden("vqgan_f4"), golden("vqgan_f4_expected")
-    disc = Discriminator(DiscriminatorConfig(ndf=16, n_layers=2))
+def trained(golden, tmp_path_factory):
+    """State and metrics of four steps on the golden batches, from the golden checkpoint after its conversion."""
+    folder, images = tmp_path_factory.mktemp("vqgan_f4"), golden("vqgan_f4_expected")
+    write_checkpoint(folder / "last.ckpt", {"state_dict": golden("vqgan_f4"), "global_step": 0})
+    (folder / "project.yaml").write_text(yaml.safe_dump(PROJECTS["vqgan_f4"]))
+    convert_checkpoint(folder / "last.ckpt", folder / "out", folder / "project.yaml")
+    config = checkpoint.load_config(str(folder / "out"))
+    model = VQGAN(from_dict(VQGANConfig, config["model"]))
+    disc = Discriminator(from_dict(DiscriminatorConfig, config["discriminator"]))
+    loss = from_dict(VQGANLossConfig, config["loss"])
     lpips = jax.tree.map(jnp.asarray, lpips_params(golden("lpips_linears")))
-    step = make_train_step(VQGAN(GOLDEN), disc, VQGANLossConfig(disc_start=2), ADAM(), ADAM(), lpips)
-    step = jax.jit(step, donate_argnums=0)
-    state = state_of(vqgan_params(weights), discriminator_variables(weights), ADAM(), ADAM())
+    step = jax.jit(make_train_step(model, disc, loss, ADAM(), ADAM(), lpips), donate_argnums=0)
+    params, found = checkpoint.load_params(str(folder / "out")), checkpoint.load_discriminator(str(folder / "out"))
+    state = state_of(params, found, ADAM(), ADAM())
     history, first = [], None
     for i in range(4):
         state, metrics = step(state, {"image": images[f"step{i}_image"]}, jax.random.key(i), lpips)

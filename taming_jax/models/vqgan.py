@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from taming_jax import maps
@@ -239,8 +240,11 @@ class VQGAN(nn.Module):
 
     def encode_ids(self, x: Array) -> Array:
         """Images (b, H, W, in_channels) in [-1, 1] -> ids (b, H/f, W/f) in [0, n_codes), after the remap."""
+        used = np.asarray(self.config.remap, np.int32)
+        if len(used) and self.config.quantizer == "gumbel":  # the others are out of the draw from the start
+            return jnp.argmax(self.quantizer.logits(self.pre_quant(x))[..., used], axis=-1).astype(jnp.int32)
         ids = self.encode(x).ids
-        if not self.config.remap:
+        if not len(used):
             return ids
         # Without an rng stream an unknown code at one place goes to the same used one each time.
         key = self.make_rng("remap") if self.has_rng("remap") else jax.random.key(0)

@@ -137,7 +137,7 @@ class GumbelQuantizer(nn.Module):
         self.codebook = self.param("codebook", nn.initializers.normal(1.0), (self.n_embed, self.embed_dim))
 
     def __call__(self, z: Array, *, train: bool = False, temperature: Array | float = 1.0) -> Quantized:
-        logits = self.proj(z.astype(jnp.float32))  # (b, h, w, n)
+        logits = self.logits(z)
         probabilities = jax.nn.softmax(logits)
         divergence = jnp.mean(jnp.sum(probabilities * jnp.log(probabilities * self.n_embed + 1e-10), axis=-1))
         metrics = {"kl": divergence}
@@ -151,6 +151,10 @@ class GumbelQuantizer(nn.Module):
         hard = soft + lax.stop_gradient(jax.nn.one_hot(ids, self.n_embed) - soft)
         metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
         return Quantized(jnp.einsum("bhwn,nc->bhwc", hard, self.codebook), ids, loss, metrics)
+
+    def logits(self, z: Array) -> Array:
+        """z (b, h, w, c) -> float32 (b, h, w, n)."""
+        return self.proj(z.astype(jnp.float32))
 
     def lookup(self, ids: Array) -> Array:
         """ids (...) in [0, n) -> entries (..., c)."""

@@ -193,7 +193,7 @@ def _fetch(kept: Any, entries: jax.Array) -> Any:
 
 
 def _store(kept: Any, new: Any, entries: jax.Array, starts: jax.Array) -> Any:
-    """Write new keys and values (g, b, heads, tokens, c) from position `starts` (g,) on; slice by slice, so in place."""
+    """Write new keys and values (g, b, heads, tokens, c) from `starts` (g,) on; slice by slice, so in place."""
     for g in range(entries.shape[0]):
         place = (entries[g], 0, 0, starts[g], 0)
         write = lambda array, part, g=g, place=place: jax.lax.dynamic_update_slice(array, part[g : g + 1], place)
