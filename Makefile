@@ -22,7 +22,7 @@ demo: $(VENV)/.base
 	$(PY) -m taming_jax.evaluate --workdir=$(RUNS)/demo_class --out=$(RUNS)/demo_report
 
 test: $(VENV)/.dev
-	$(PY) -m pytest
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .

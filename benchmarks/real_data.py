@@ -72,11 +72,13 @@ def train(name: str, path: str, out: str, steps: int) -> dict[str, tuple[float, 
     changes = {"first_stage": workdir}
     if condition_stage:
         changes["condition"] = {"stage": f"{out}/{name}_condition"}
-        experiment = small(*condition_stage, data, steps)
+        experiment = small(*condition_stage, data, 2 * steps)
         if experiment.model.content == "segmentation":
             labels = num_labels(dataclasses.replace(experiment.data, annotations=("segmentation",)))
             model = dataclasses.replace(experiment.model, in_channels=labels, out_channels=labels)
-            experiment = dataclasses.replace(experiment, model=model)
+            # The mean over so many channels is small beside the quantizer's loss, which would silence the latents.
+            loss = dataclasses.replace(experiment.loss, pixel_weight=float(labels))
+            experiment = dataclasses.replace(experiment, model=model, loss=loss)
         train_vqgan.train_and_evaluate(experiment, changes["condition"]["stage"])
         found["condition, nll"] = learned(changes["condition"]["stage"], "train/nll_loss")
     else:

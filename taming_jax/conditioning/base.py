@@ -88,6 +88,8 @@ def per_image(value: Any, n: int, ndims: tuple[int, ...], name: str, expected: s
     ndims: the numbers of axes that one image's may have, each also with the leading axis of a batch.
     """
     array = np.asarray(value)
+    if 3 not in ndims and array.ndim > 2 and array.shape[-1] == 1:  # one channel, written out
+        array = array[..., 0]
     if array.ndim in {d + 1 for d in ndims} and (array.ndim not in ndims or len(array) in (1, n)):
         pass
     elif array.ndim in ndims:

@@ -41,8 +41,7 @@ class Coordinate:
         return jnp.clip(jnp.round(cells * self.vocabulary), 0, self.vocabulary - 1).astype(jnp.int32)
 
     def pixels(self, given: Mapping[str, Any]) -> tuple[int, int] | None:
-        shape = np.shape(given.get("coordinate", ()))
-        return (shape[-2], shape[-1]) if len(shape) >= 2 else None
+        return _height_and_width(given.get("coordinate"))
 
     def parse(self, given: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> dict[str, np.ndarray]:
         """A map (H, W) of the image's size; nothing means that the image is a whole one."""
@@ -122,11 +121,9 @@ class StageCondition:
 
     def pixels(self, given: Mapping[str, Any]) -> tuple[int, int] | None:
         for key in self.keys:
-            shape, last = np.shape(given.get(key, ())), key in ("image", "low_res", "pose")  # has channels
-            if len(shape) >= 2 + last:
-                h, w = shape[-3:-1] if last else shape[-2:]
+            if found := _height_and_width(given.get(key), channels=key in ("image", "low_res", "pose")):
                 times = self.scale if key == "low_res" else 1
-                return h * times, w * times
+                return found[0] * times, found[1] * times
         return None
 
     def parse(self, given: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> dict[str, np.ndarray]:
@@ -228,6 +225,13 @@ def _nearest(x: jax.Array, height: int, width: int) -> jax.Array:
     """(b, H, W, c) -> (b, height, width, c): each pixel takes the one at or before its place."""
     rows, columns = (np.arange(new) * old // new for new, old in ((height, x.shape[1]), (width, x.shape[2])))
     return x[:, rows][:, :, columns]
+
+
+def _height_and_width(value: Any, channels: bool = False) -> tuple[int, int] | None:
+    """Of an array (H, W) or (H, W, c), where `channels` or c is 1, with or without leading axis; None for others."""
+    shape = np.shape(value) if value is not None else ()
+    shape = shape[:-1] if channels or (len(shape) > 2 and shape[-1] == 1) else shape
+    return (shape[-2], shape[-1]) if len(shape) >= 2 else None
 
 
 def _check_size(value: np.ndarray, pixels: tuple[int, int], name: str) -> None:
