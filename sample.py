@@ -5,7 +5,7 @@ python sample.py --config=configs/imagenet_cond.py [--workdir=DIR] [--config.sam
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -46,7 +46,7 @@ def draw(settings: SampleConfig, workdir: str) -> epath.Path:
     generator = generate.load(workdir, step=step)
     assert isinstance(generator, generate.Generator)
     wanted = list(requests(settings, generator, config))
-    n = sum(len(request.labels) for request in wanted)
+    n, largest = sum(len(request.labels) for request in wanted), max(len(request.labels) for request in wanted)
     out = epath.Path(settings.out or epath.Path(workdir) / "samples")
     out.mkdir(parents=True, exist_ok=True)
     if not settings.out:  # our own folder holds the images of one call; in the user's nothing is removed
@@ -57,7 +57,7 @@ def draw(settings: SampleConfig, workdir: str) -> epath.Path:
     compiling, started, first = _CompileTime(), time.perf_counter(), 0
     with tqdm(total=n, unit="image") as progress:
         for request in wanted:
-            images = _draw(generator, request, settings, first)
+            images = _draw(generator, request, settings, first, largest)
             drawn = generator.model.condition.picture(request.batch, len(images), request.pixels)
             for i, image in enumerate(images):
                 name = _safe("_".join([f"{first + i:05d}", *request.labels[i].split()]))
@@ -80,13 +80,13 @@ def draw(settings: SampleConfig, workdir: str) -> epath.Path:
     return out
 
 
-def _draw(generator: generate.Generator, request: Request, settings: SampleConfig, first: int) -> np.ndarray:
+def _draw(generator: generate.Generator, request: Request, settings: SampleConfig, first: int, size: int) -> np.ndarray:
     """The images of a request, float32 (n, H, W, 3); every batch is filled up to one size, so that it compiles once."""
     n = len(request.labels)
-    numbers = np.arange(settings.batch_size) % n
+    numbers = np.arange(size) % n
     batch = {name: value[numbers] for name, value in request.batch.items()}
     ids = generator.sample_ids_like(
-        batch, n=settings.batch_size, pixels=request.pixels, seed=settings.seed, first=first, **settings.filters()
+        batch, n=size, pixels=request.pixels, seed=settings.seed, first=first, **settings.filters()
     )
     return np.asarray(generator.decode(ids[:n]))
 
@@ -102,7 +102,7 @@ def requests(settings: SampleConfig, generator: generate.Generator, config: Mapp
             condition_files.find_files(settings.condition, condition)  # says why not
         yield from _counted(settings, generator, _classes(settings, condition) if by_class else {})
     elif settings.condition:
-        yield from _from_files(settings, generator)
+        yield from _joined(_from_files(settings, generator), settings.batch_size)
     else:
         yield from _from_data(settings, generator, config)
 
@@ -135,10 +135,28 @@ def _from_files(settings: SampleConfig, generator: generate.Generator) -> Iterat
             yield Request(batch, pixels, [file.stem] * here, truth)
 
 
+def _joined(found: Iterable[Request], most: int) -> Iterator[Request]:
+    """Requests for images of one size that follow one another as one, of at most so many images."""
+    waiting: Request | None = None
+    for here in found:
+        if waiting and waiting.pixels == here.pixels and len(waiting.labels) + len(here.labels) <= most:
+            batch = {name: np.concatenate([value, here.batch[name]]) for name, value in waiting.batch.items()}
+            truth = None if waiting.truth is None else np.concatenate([waiting.truth, here.truth])
+            waiting = Request(batch, waiting.pixels, waiting.labels + here.labels, truth)
+            continue
+        if waiting:
+            yield waiting
+        waiting = here
+    if waiting:
+        yield waiting
+
+
 def _from_data(settings: SampleConfig, generator: generate.Generator, config: Mapping[str, Any]) -> Iterator[Request]:
     """One image for each of the first `n` held-out ones, under its condition."""
     if settings.size:
         raise ValueError("config.sample.size needs config.sample.condition: held-out images have the training size.")
+    if "source" not in config["data"]:
+        raise ValueError("this model was not trained here, so there is no held-out data: give config.sample.condition.")
     data = from_dict(pipeline.DataConfig, {**config["data"], "batch_size": settings.batch_size}, "config.data")
     left = min(settings.n, pipeline.num_examples(data, "val"))
     if left < settings.n:

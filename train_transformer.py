@@ -41,7 +41,7 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
         whole_boxes=condition.encode_crop,
     )
     experiment = dataclasses.replace(experiment, data=data)
-    initial = {"params": checkpoint.load_params(experiment.init_from)} if experiment.init_from else {}
+    initial = _start(experiment)
     first_stage = generate.keep_stage(experiment.first_stage, workdir, mesh, **changes)
     second_stage = generate.keep_stage(condition.stage, workdir, mesh, generate.CONDITION_STAGE) if second else None
     generator = generate.Generator(model, None, first_stage, generate.condition_stage(model, first_stage, second_stage))
@@ -71,6 +71,21 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
         initial=initial,
     )
     return finished
+
+
+def _start(experiment: TransformerExperiment) -> dict[str, Any]:
+    """The fields of the state that come from the model named by `init_from`."""
+    if not experiment.init_from:
+        return {}
+    saved = checkpoint.load_config(experiment.init_from).get("transformer")
+    if saved is None:
+        raise ValueError(f"config.init_from={experiment.init_from!r} holds no second stage.")
+    if saved["n_head"] != experiment.transformer.n_head:  # the shapes do not tell
+        raise ValueError(
+            f"config.init_from holds another network: transformer.n_head is {saved['n_head']} there, "
+            f"{experiment.transformer.n_head} here."
+        )
+    return {"params": checkpoint.load_params(experiment.init_from)}
 
 
 def _with_classes(experiment: TransformerExperiment) -> TransformerExperiment:

@@ -4,6 +4,7 @@ python train_vqgan.py --config=configs/demo_vqgan.py [--workdir=DIR] [--config.a
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -86,12 +87,20 @@ def _start(experiment: VQGANExperiment) -> dict[str, Any]:
     """The fields of the state that come from the model named by `init_from`."""
     if not experiment.init_from:
         return {}
-    if checkpoint.load_config(experiment.init_from).get("kind") != "vqgan":
+    config = checkpoint.load_config(experiment.init_from)
+    if config.get("kind") != "vqgan":
         raise ValueError(f"config.init_from={experiment.init_from!r} holds no first stage.")
+    if config["model"]["norm_groups"] != experiment.model.norm_groups:  # the shapes do not tell
+        raise ValueError(
+            f"config.init_from holds another network: model.norm_groups is {config['model']['norm_groups']} there, "
+            f"{experiment.model.norm_groups} here."
+        )
     fields: dict[str, Any] = {"params": checkpoint.load_params(experiment.init_from)}
-    if experiment.model.quantizer == "ema":  # averages that say what the codebook is
-        codebook = fields["params"]["quantizer"]["codebook"]
-        fields["ema"] = {"quantizer": {"count": np.ones(len(codebook), np.float32), "total": codebook}}
+    if experiment.model.quantizer == "ema":  # averages that say what the codebook is, each code used alike
+        codebook, data = fields["params"]["quantizer"]["codebook"], experiment.data
+        latents = data.batch_size * math.prod(experiment.model.grid(data.size, data.size))
+        count = np.full(len(codebook), latents / len(codebook), np.float32)
+        fields["ema"] = {"quantizer": {"count": count, "total": count[:, None] * codebook}}
     found = checkpoint.load_discriminator(experiment.init_from) if experiment.loss.disc_weight else None
     return fields | ({"disc_params": found["params"], "batch_stats": found["batch_stats"]} if found else {})
 

@@ -9,6 +9,8 @@ from ml_collections import ConfigDict, config_dict
 from taming_jax.data.pipeline import DataConfig
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
 
+DEMO_CHANNELS = {"segmentation": 12, "pose": 5}  # labels and key points of the demo's scenes
+
 
 def vqgan(workdir: str) -> ConfigDict:
     """All settings of a first stage's training, at their defaults."""
@@ -18,6 +20,18 @@ def vqgan(workdir: str) -> ConfigDict:
 def transformer(workdir: str, first_stage: str) -> ConfigDict:
     """All settings of a second stage's training and sampling, at their defaults."""
     return _settings(TransformerExperiment(workdir=workdir, first_stage=first_stage, data=DataConfig()))
+
+
+def reads(config: ConfigDict, content: str, channels: int) -> ConfigDict:
+    """The first stage of `config` for other than images: what it reads, in so many channels; without LPIPS."""
+    config.model.update({"content": content, "in_channels": channels, "out_channels": channels})
+    config.discriminator.in_channels = channels
+    config.loss.perceptual_weight = 0.0
+    config.train.update({"monitor": "val/l1", "monitor_mode": "min", "show": ("nll_loss", "quant_loss", "usage")})
+    if content == "segmentation":  # its loss is the cross-entropy, and no discriminator can judge labels
+        config.loss.disc_weight = 0.0
+        config.train.update({"monitor": "val/accuracy", "monitor_mode": "max"})
+    return config
 
 
 def arguments(arg: str, *known: str) -> set[str]:
@@ -42,7 +56,11 @@ def tiny_vqgan(config: ConfigDict, source: str = "demo") -> ConfigDict:
     config.discriminator.update({"ndf": 8, "n_layers": 2, "dtype": "float32"})
     config.loss.update({"perceptual_weight": 0.0, "disc_learn_start": 50, "disc_start": 60, "disc_ramp": 20})
     config.optimizer.update({"learning_rate": 2e-3, "per_sample": False, "warmup": 0})
-    config.train.update({"monitor": "val/psnr", "monitor_mode": "max", "show": ("l1_loss", "quant_loss", "usage")})
+    content, channels = config.model.content, config.model.in_channels
+    if content == "image":
+        config.train.update({"monitor": "val/psnr", "monitor_mode": "max", "show": ("l1_loss", "quant_loss", "usage")})
+    else:
+        reads(config, content, DEMO_CHANNELS.get(content, channels) if source == "demo" else channels)
     return config
 
 
@@ -51,8 +69,15 @@ def tiny_transformer(config: ConfigDict, source: str = "demo") -> ConfigDict:
     config.workdir += "_tiny"
     config.first_stage += "_tiny"
     _tiny_data(config, source)
-    config.condition.n_classes = 0  # as many as the data has
-    config.transformer.update({"vocab_size": 64, "block_size": 64, "n_layer": 2, "n_head": 4, "n_embd": 64})
+    condition = config.condition
+    condition.update({"n_classes": 0, "n_codes": 64, "factor": 4, "size": 0, "max_objects": 4})  # classes: of the data
+    if condition.stage not in ("", "first_stage"):
+        condition.stage += "_tiny"
+    codes = 64  # of the image, and of a condition that is a map
+    length = {"none": 1, "class_label": 1, "boxes": 3 * 4, "points": 2 * 4}.get(condition.kind, codes)
+    length += 2 if condition.encode_crop else 0
+    config.transformer.update({"vocab_size": 64, "block_size": length + codes - 1})
+    config.transformer.update({"n_layer": 2, "n_head": 4, "n_embd": 64})
     config.transformer.dtype = "float32"
     config.optimizer.update({"learning_rate": 2e-3, "per_sample": False, "warmup": 0})
     config.sample.update({"n": 8, "batch_size": 8, "top_k": None})
@@ -60,7 +85,7 @@ def tiny_transformer(config: ConfigDict, source: str = "demo") -> ConfigDict:
 
 
 def _tiny_data(config: ConfigDict, source: str) -> None:
-    config.data.update({"source": source, "size": 32, "batch_size": 8, "n_train": 256, "n_val": 32})
+    config.data.update({"source": source, "size": 32, "resize": 0, "batch_size": 8, "n_train": 256, "n_val": 32})
     config.train.update(
         {"steps": 100, "log_every": 10, "eval_every": 50, "image_every": 50, "save_every": 50, "keep_best": 1}
     )

@@ -134,7 +134,7 @@ def find_step(workdir: str, step: int | str | None = None) -> epath.Path:
             f"in it, found {content}. Name the directory that was given to training as --workdir."
         )
     if step == "best":
-        settings = load_config(workdir, steps[-1])["train"]
+        settings = load_config(workdir, steps[-1]).get("train", {"monitor": ""})  # none in a converted model
         with _reader(folder) as manager:
             found = {s: (manager.metrics(s) or {}).get(settings["monitor"]) for s in steps}
         scored = {s: value for s, value in found.items() if value is not None}

@@ -6,7 +6,6 @@ The list is for `--config.remap=used.npy` of train_transformer.py.
 """
 
 import argparse
-import dataclasses
 
 import jax
 import numpy as np
@@ -59,9 +58,11 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         stage = load_first_stage(given.workdir)
-        data = from_dict(pipeline.DataConfig, checkpoint.load_config(given.workdir)["data"], "config.data")
-        changes = {name: value for name in ("source", "path") if (value := getattr(given, name)) is not None}
-        counts = count(stage, dataclasses.replace(data, **changes), given.batches)
+        data = checkpoint.load_config(given.workdir)["data"]
+        data |= {name: value for name in ("source", "path") if (value := getattr(given, name)) is not None}
+        if "source" not in data:
+            raise ValueError(f"{given.workdir!r} was not trained here; say with --source and --path what to look at.")
+        counts = count(stage, from_dict(pipeline.DataConfig, data, "config.data"), given.batches)
     except ValueError as error:
         parser.exit(1, f"error: {error}\n")
     used = np.flatnonzero(counts >= given.min_count).astype(np.int32)

@@ -1,6 +1,7 @@
 """Conditions from a user's files, for drawing: label maps, depth maps, photographs, lists of objects."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ def read_condition(
     middle to sides that `factor` divides. unlabelled: see `map_files.read_label_map`. Raises ValueError naming the file
     for what cannot be read.
     """
+    try:
+        return _read(file, condition, factor, size, unlabelled)
+    except (OSError, ValueError) as error:
+        raise error if str(file) in str(error) else ValueError(f"{file}: {error}") from error
+
+
+def _read(
+    file: Path, condition: Condition, factor: int, size: tuple[int, int] | None, unlabelled: int
+) -> dict[str, Any]:
     kind = condition.keys[0]
     if kind in ("boxes", "points"):
         try:
@@ -62,10 +72,11 @@ def read_condition(
     if kind == "pose":
         return {kind: np.load(file, allow_pickle=False)}
     photo = decode(str(file)).rgb
-    if size is not None:
-        photo = photo.resize(size[::-1], Image.Resampling.BICUBIC)
-    image = _fit(to_float(np.asarray(photo)[None])[0], factor * getattr(condition, "scale", 1), None, None)
-    return {"image": image}
+    if size is not None:  # one that the factor does not divide is refused later
+        return {"image": to_float(np.asarray(photo.resize(size[::-1], Image.Resampling.BICUBIC)))}
+    if isinstance(condition, StageCondition) and kind == "low_res":
+        factor = math.lcm(factor, condition.scale)
+    return {"image": _fit(to_float(np.asarray(photo)), factor, None, None)}
 
 
 def _fit(values: np.ndarray, factor: int, size: tuple[int, int] | None, resample: Any) -> np.ndarray:

@@ -162,8 +162,10 @@ def _rows(*batches: Any) -> np.ndarray:
 
 def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str, float]:
     """Measure the model in `workdir`, write report.json, report.md and grids into `out`, and return the figures."""
-    model = load(workdir)
     config = checkpoint.load_config(workdir)
+    if "source" not in config.get("data", {}):
+        raise ValueError(f"{workdir!r} was not trained here, so there is no held-out data to measure it on.")
+    model = load(workdir)
     data = from_dict(pipeline.DataConfig, {**config["data"], "batch_size": batch_size}, "config.data")
     folder = epath.Path(out)
     folder.mkdir(parents=True, exist_ok=True)

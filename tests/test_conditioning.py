@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from conftest import GOLDENS
 from golden import close, drawn_like, first_stage_params, gpt_params, weights
+from PIL import Image
 
 from taming_jax import maps
+from taming_jax.condition_files import read_condition
 from taming_jax.conditioning import (
     CONDITIONS,
     ConditionConfig,
@@ -45,6 +47,16 @@ def test_coordinates_are_the_originals(golden):
         condition.parse({"coordinate": np.full((64, 96), 2.0)}, 1, (64, 96))
     with pytest.raises(ValueError, match=r"coordinate is 64 x 96 pixels; expected 32 x 32"):
         condition.parse({"coordinate": np.zeros((64, 96))}, 1, (32, 32))
+
+
+def test_coordinates_of_a_mirrored_crop_are_those_in_the_mirrored_image():
+    condition = Coordinate(1024, 4, (2, 2))
+    image = jnp.zeros((2, 8, 8, 3))
+    mirrored = {"crop": jnp.asarray([[4, 2, 16, 32], [4, 2, 16, 32]]), "flip": jnp.asarray([True, False])}
+    plain = {"crop": jnp.asarray([[4, 32 - 8 - 2, 16, 32], [4, 2, 16, 32]])}
+    tokens = condition.tokens({**mirrored, "image": image}, 2, {})
+    np.testing.assert_array_equal(tokens, condition.tokens({**plain, "image": image}, 2, {}))
+    np.testing.assert_array_equal(condition.picture(mirrored, 2, (8, 8)), condition.picture(plain, 2, (8, 8)))
 
 
 SCENES = json.loads((GOLDENS / "scene_tokens.json").read_text())
@@ -119,6 +131,10 @@ def test_objects_given_by_name_become_tokens_and_are_drawn():
         ([{"category": 0, "box": [0.5, 0, 0, 1]}], r"has no area"),
         ([{"category": 0, "box": [0, 0, 1, 1]}] * 3, r"has 3 objects; this model has room for 2"),
         ([[]] * 3, r"3 lists for 2 images"),
+        ({"objects": []}, r"boxes is .*expected a list of"),
+        (7, r"boxes is 7; expected a list of"),
+        (["dog"], r"expected a list of"),
+        ([{"category": 0, "box": {"x": 0}}], r"not x, y, width, height within the image"),
     ],
 )
 def test_bad_objects_are_refused(objects, message):
@@ -245,3 +261,20 @@ def test_a_stage_that_cannot_read_the_map_is_refused():
     with pytest.raises(ValueError, match=r"n_codes=3 must be at least 4"):
         make_condition(ConditionConfig(kind="boxes", n_classes=2, n_codes=3), network(), 16)
     assert {"none", "class_label", "boxes", "points", "coordinate", *MAPS} == set(CONDITIONS)
+
+
+def test_photographs_are_cut_to_the_factor_alone_but_for_low_resolution(tmp_path):
+    Image.fromarray(np.zeros((24, 40, 3), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "small.npy").write_bytes(b"no array")
+    Image.fromarray(np.zeros((1, 40), np.uint8)).save(tmp_path / "low.png")
+    read = lambda condition, name: read_condition(tmp_path / name, condition, 8, None)
+    edges = StageCondition("edges", network("edges", 1), True, 32)
+    assert read(edges, "a.png")["image"].shape == (24, 40, 3)
+    smaller = StageCondition("low_res", network(), False, 32, scale=16)
+    assert read(smaller, "a.png")["image"].shape == (16, 32, 3)
+    assert read(StageCondition("low_res", network(), False, 32), "a.png")["image"].shape == (24, 40, 3)
+    assert read_condition(tmp_path / "a.png", edges, 8, (12, 20))["image"].shape == (12, 20, 3)  # as asked
+    with pytest.raises(ValueError, match=r"low\.png: a map of 1 x 40 pixels is smaller than one code"):
+        read(StageCondition("segmentation", network("segmentation", 4), True, 32), "low.png")
+    with pytest.raises(ValueError, match=r"small\.npy"):
+        read(StageCondition("pose", network("pose", 5), True, 32), "small.npy")

@@ -1,5 +1,6 @@
 """Every configuration: composes with each of its arguments, says how to run it, and is of the published size."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -9,16 +10,19 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from taming_jax.conditioning import NoCondition
+from taming_jax.conditioning import CONDITIONS, has_stage, make_condition
 from taming_jax.experiment import SampleConfig, TransformerExperiment, VQGANExperiment, saved_form
 from taming_jax.models.gpt import GPT
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.settings import from_dict, to_dict
+from taming_jax.two_stage import TwoStage
 
 ROOT = Path(__file__).parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("common", "command"))
-ARGUMENTS = {"imagenet_vqgan": ("", "16384", "tiny", "16384,tiny")} | dict.fromkeys(
-    ("folder_vqgan", "folder_uncond"), ("", "small", "tiny")
+ARGUMENTS = {"imagenet_vqgan": ("", "16384", "tiny", "16384,tiny")}
+ARGUMENTS |= dict.fromkeys(("folder_vqgan", "folder_uncond"), ("", "small", "tiny"))
+ARGUMENTS |= dict.fromkeys(
+    ("ade20k_vqgan", "coco_vqgan", "sflckr_vqgan"), ("", "segmentation", "tiny", "segmentation,tiny")
 )
 CASES = [(name, arg) for name in NAMES for arg in ARGUMENTS.get(name, ("", "tiny"))]
 COUNTS = json.loads((ROOT / "tests" / "goldens" / "parameter_counts.json").read_text())
@@ -51,19 +55,43 @@ def test_its_docstring_has_command_hardware_and_result(name):
     assert "Hardware:" in text and ("Expected" in text or "Published result" in text)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith("vqgan")])
-@pytest.mark.parametrize("arg", ["", "tiny"])
-def test_both_stages_fit(name, arg):
+@pytest.fixture(scope="module")
+def first_stages():
+    """Working directory -> the first stage that is trained there."""
+    return {stage.workdir: stage for stage in (experiment(*case) for case in CASES if case[0].endswith("vqgan"))}
+
+
+def test_working_directories_are_their_own():
+    workdirs = [experiment(*case).workdir for case in CASES]
+    assert len(set(workdirs)) == len(workdirs)
+
+
+@pytest.mark.parametrize(("name", "arg"), [case for case in CASES if not case[0].endswith("vqgan")])
+def test_both_stages_fit(name, arg, first_stages):
     second = experiment(name, arg)
-    first = {"runs/demo_vqgan": "demo_vqgan", "runs/folder_vqgan": "folder_vqgan", "runs/ffhq_vqgan": "ffhq_vqgan"}
-    stage, _, _ = second.first_stage.partition("_tiny")
-    words = ",".join(word for word in ("16384" if "16384" in stage else "", arg) if word)
-    first_stage = experiment(first.get(stage, "imagenet_vqgan"), words)
-    assert first_stage.workdir == second.first_stage
-    h, w = first_stage.model.grid(second.data.size, second.data.size)
-    length = NoCondition().length + h * w - 1
-    assert second.transformer.block_size >= length
-    assert second.transformer.vocab_size >= max(first_stage.model.n_embed, second.condition.n_classes)
+    first, condition, size = first_stages[second.first_stage], second.condition, second.data.size
+    if condition.kind in ("class_label", "boxes", "points") and not condition.n_classes:
+        condition = dataclasses.replace(condition, n_classes=10)  # the data says how many
+    stage = first_stages[condition.stage] if has_stage(condition) else None
+    for other in filter(None, (first, stage)):
+        assert size == other.data.size
+    assert stage is None or (stage.data.source, stage.data.n_labels) == (second.data.source, second.data.n_labels)
+    made = make_condition(condition, VQGAN(first.model), size, VQGAN(stage.model) if stage else None)
+    # refuses a block or a vocabulary that is too small
+    model = TwoStage(VQGAN(first.model), GPT(second.transformer), made, first.model.grid(size, size))
+    spare = second.transformer.block_size - (made.length + model.length - 1)
+    assert spare <= 1 or name == "ffhq_uncond" or name == "celebahq_uncond"  # published with 512 for 256
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("demo_") and not name.endswith("vqgan")])
+def test_tiny_ones_are_conditioned_alike(name):
+    whole, tiny = experiment(name), experiment(name, "tiny")
+    assert tiny.condition.kind == whole.condition.kind and tiny.data.source == "demo"
+
+
+def test_every_condition_has_a_demo():
+    kinds = {experiment(name).condition.kind for name in NAMES if name.startswith("demo_") and name[-5:] != "vqgan"}
+    assert kinds == set(CONDITIONS) - {"image"}
 
 
 @pytest.mark.parametrize(
@@ -73,18 +101,31 @@ def test_both_stages_fit(name, arg):
         ("imagenet_vqgan", "16384", "imagenet_f16_16384"),
         ("ffhq_vqgan", "", "imagenet_f16_1024"),
         ("folder_vqgan", "", "imagenet_f16_1024"),
+        ("faceshq_vqgan", "", "imagenet_f16_1024"),
+        ("drin_vqgan", "", "imagenet_depth"),
+        ("coco_vqgan", "segmentation", "coco_segmentation"),
+        ("sflckr_vqgan", "segmentation", "sflckr_segmentation"),
     ],
 )
 def test_first_stages_have_the_published_size(name, arg, published):
     config = experiment(name, arg).model
-    variables = jax.eval_shape(VQGAN(config).init, jax.random.key(0), jnp.zeros((1, 256, 256, 3)))
+    variables = jax.eval_shape(VQGAN(config).init, jax.random.key(0), jnp.zeros((1, 256, 256, config.in_channels)))
     parts = {part: parameters(tree) for part, tree in variables["params"].items()}
     parts["codebook"] = parts.pop("quantizer")
     assert parts == COUNTS[published]
 
 
 @pytest.mark.parametrize(
-    ("name", "published"), [("imagenet_cond", "gpt_imagenet_class_1p4b"), ("ffhq_uncond", "gpt_faceshq_drin")]
+    ("name", "published"),
+    [
+        ("imagenet_cond", "gpt_imagenet_class_1p4b"),
+        ("ffhq_uncond", "gpt_faceshq_drin"),
+        ("faceshq", "gpt_faceshq_drin"),
+        ("drin", "gpt_faceshq_drin"),
+        ("sflckr", "gpt_faceshq_drin"),
+        ("coco_scene", "gpt_coco_scene"),
+        ("open_images_scene", "gpt_open_images_scene"),
+    ],
 )
 def test_transformers_have_the_published_size(name, published):
     config = experiment(name).transformer

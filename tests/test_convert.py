@@ -384,6 +384,10 @@ def test_the_command_prints_digests_and_notes_and_finds_the_configuration(tmp_pa
     main(["--export", str(tmp_path / "out"), str(tmp_path / "back.ckpt")])
     assert "back.ckpt (transformer)" in capsys.readouterr().out
     assert set(read_state(tmp_path / "back.ckpt")[0]) == set(state)
+    (tmp_path / "other-project.yaml").write_text("{}")  # of another export in the same folder
+    main([str(tmp_path / "back.ckpt"), str(tmp_path / "again")])
+    assert "back-project.yaml\n" in capsys.readouterr().out
+    (tmp_path / "other-project.yaml").unlink()
     with pytest.raises(SystemExit) as stopped:
         main([str(tmp_path / "logs/checkpoints/last.ckpt"), str(tmp_path / "out")])
     assert str(stopped.value).startswith("error: ")

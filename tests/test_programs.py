@@ -221,6 +221,17 @@ def test_training_can_start_from_another_model(vqgan_dir, tmp_path):
     wider = dataclasses.replace(settings, model=dataclasses.replace(settings.model, ch=32))
     with pytest.raises(ValueError, match=r"config.init_from holds another network"):
         train_vqgan.train_and_evaluate(wider, str(tmp_path / "wider"))
+    groups = dataclasses.replace(settings, model=dataclasses.replace(settings.model, norm_groups=4))
+    with pytest.raises(ValueError, match=r"model.norm_groups is 8 there, 4 here"):
+        train_vqgan.train_and_evaluate(groups, str(tmp_path / "groups"))
+
+
+def test_a_second_stage_starts_from_one_with_the_same_heads(vqgan_dir, class_dir, tmp_path):
+    with pytest.raises(ValueError, match=r"init_from=.* holds no second stage"):
+        train_transformer.train_and_evaluate(second_stage(vqgan_dir, init_from=vqgan_dir), str(tmp_path))
+    other = second_stage(vqgan_dir, init_from=class_dir, transformer={"n_head": 2})
+    with pytest.raises(ValueError, match=r"transformer.n_head is \d there, 2 here"):
+        train_transformer.train_and_evaluate(other, str(tmp_path))
 
 
 def test_sampling_without_a_second_stage_is_refused(vqgan_dir, tmp_path):

@@ -90,6 +90,10 @@ class Objects:
         value = given.get(key)
         if value is None:
             raise ValueError(f'this model needs {key}: a list of {{"category": ..., "box": [x, y, width, height]}}.')
+        if not isinstance(value, Sequence) or not all(isinstance(part, Mapping | list | tuple) for part in value):
+            raise ValueError(
+                f'{key} is {str(value)[:80]}; expected a list of {{"category": ..., "box": [x, y, width, height]}}.'
+            )
         lists = [value] * n if not value or isinstance(value[0], Mapping) else list(value)
         if len(lists) not in (1, n):
             raise ValueError(f"{key} has {len(lists)} lists for {n} images; give one for all or one each.")
@@ -158,7 +162,10 @@ class Objects:
                 raise ValueError(
                     f"object {i} of {key} is {thing!r}; expected category and box, and of {few(FLAGS)} any."
                 )
-            box = np.asarray(thing["box"], np.float32)
+            try:
+                box = np.asarray(thing["box"], np.float32)
+            except (TypeError, ValueError):
+                box = np.zeros(0)
             if box.shape != (4,) or not np.isfinite(box).all() or box.min() < 0 or (box[:2] + box[2:]).max() > 1.0001:
                 raise ValueError(
                     f"box {thing['box']!r} of object {i} is not x, y, width, height within the image, in shares."

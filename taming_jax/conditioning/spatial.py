@@ -31,8 +31,7 @@ class Coordinate:
     def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> jax.Array:
         if "coordinate" in batch:
             return self.ids(batch["coordinate"])
-        h, w = batch["image"].shape[1:3]
-        return self.ids(maps.coordinates(batch["crop"], h, w))
+        return self.ids(_places(batch, *batch["image"].shape[1:3]))
 
     def ids(self, coordinates: jax.Array) -> jax.Array:
         """float32 (b, H, W) in [0, 1] -> int32 (b, h, w)."""
@@ -60,7 +59,7 @@ class Coordinate:
 
     def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> np.ndarray:
         if "coordinate" not in batch:
-            return _grey(2 * np.asarray(maps.coordinates(jnp.asarray(batch["crop"]), *pixels)) - 1)
+            return _grey(2 * np.asarray(_places(batch, *pixels)) - 1)
         return _grey(2 * np.asarray(batch["coordinate"]) - 1)
 
 
@@ -210,6 +209,15 @@ def label_colours(labels: np.ndarray) -> np.ndarray:
     return (2 * palette - 1).astype(np.float32)[labels]
 
 
+def _places(batch: Mapping[str, Any], height: int, width: int) -> jax.Array:
+    """Where the pixels of the batch's crops lie, (b, height, width); of a mirrored one, in the mirrored whole image."""
+    crop = jnp.asarray(batch["crop"])
+    if "flip" in batch:
+        mirrored = crop.at[:, 1].set(crop[:, 3] - width - crop[:, 1])
+        crop = jnp.where(jnp.asarray(batch["flip"])[:, None], mirrored, crop)
+    return maps.coordinates(crop, height, width)
+
+
 def _pose_colours(maps: np.ndarray) -> np.ndarray:
     """(b, H, W, k) in [-1, 1] -> the dots of the kinds in different colours on black, (b, H, W, 3)."""
     colours = (label_colours(np.arange(1, maps.shape[-1] + 1)[None, None])[0, 0] + 1) / 2  # (k, 3)
@@ -229,7 +237,7 @@ def _nearest(x: jax.Array, height: int, width: int) -> jax.Array:
 
 def _height_and_width(value: Any, channels: bool = False) -> tuple[int, int] | None:
     """Of an array (H, W) or (H, W, c), where `channels` or c is 1, with or without leading axis; None for others."""
-    shape = np.shape(value) if value is not None else ()
+    shape: tuple[int, ...] = np.shape(value) if value is not None else ()
     shape = shape[:-1] if channels or (len(shape) > 2 and shape[-1] == 1) else shape
     return (shape[-2], shape[-1]) if len(shape) >= 2 else None
 

@@ -78,7 +78,11 @@ def _new_folder(out_dir: str | Path) -> Path:
 
 
 def _find_project(source: Path) -> Path:
-    """The original's training writes RUN/checkpoints/last.ckpt and RUN/configs/DATE-project.yaml."""
+    """The original's training writes RUN/checkpoints/last.ckpt and RUN/configs/DATE-project.yaml; the export here
+    NAME.ckpt and NAME-project.yaml."""
+    own = source.with_name(f"{source.stem}-project.yaml")
+    if own.is_file():
+        return own
     folders = (source.parent, source.parent.parent / "configs", source.parent / "configs")
     for folder in folders:
         found = sorted(folder.glob("*project.yaml"))

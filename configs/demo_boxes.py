@@ -1,0 +1,20 @@
+"""Second stage of the demo: scenes drawn on the bounding boxes of their objects.
+
+python train_transformer.py --config=configs/demo_boxes.py
+python sample.py --config=configs/demo_boxes.py
+python sample.py --config=configs/demo_boxes.py --config.sample.condition=OBJECTS.json
+
+Needs the first stage of configs/demo_vqgan.py. Hardware: 2 CPU cores, about 5 minutes. Expected: the objects asked for,
+in about their boxes; small ones are often missing.
+"""
+
+from configs import common, demo_segmentation
+
+
+def get_config(arg: str = ""):
+    config = demo_segmentation.get_config()
+    config.workdir = "runs/demo_boxes"
+    config.condition.update({"kind": "boxes", "stage": "", "n_codes": 256, "max_objects": 4})
+    config.transformer.block_size = 75  # 3 tokens for each of 4 objects and 64 of the image, less one
+    config.train.update({"steps": 1600, "eval_every": 800, "image_every": 800, "save_every": 400})
+    return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

@@ -1,0 +1,18 @@
+"""Second stage of the demo: scenes drawn on the key points of their objects.
+
+python train_transformer.py --config=configs/demo_pose.py
+python sample.py --config=configs/demo_pose.py
+python sample.py --config=configs/demo_pose.py --config.sample.condition=MAP.npy
+
+Needs the first stages of configs/demo_vqgan.py and configs/demo_pose_vqgan.py. Hardware: 2 CPU cores, about 5 minutes.
+Expected: objects where the points are; their kinds are not asked for.
+"""
+
+from configs import common, demo_segmentation
+
+
+def get_config(arg: str = ""):
+    config = demo_segmentation.get_config()
+    config.workdir = "runs/demo_pose"
+    config.condition.update({"kind": "pose", "stage": "runs/demo_pose_vqgan"})
+    return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

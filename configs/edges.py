@@ -1,0 +1,18 @@
+"""Second stage on edges: photographs of ImageNet or any folder on their edges, 24 layers of width 1024.
+
+python train_transformer.py --config=configs/edges.py --config.data.path=ImageNet
+python sample.py --config=configs/edges.py --config.sample.condition=PHOTOGRAPHS
+
+Needs the first stages of configs/imagenet_vqgan.py and configs/edges_vqgan.py. Hardware: 4 GPUs with 40 GB at the
+global batch of 64. Expected: photographs whose outlines are those asked for, with colours of their own.
+"""
+
+from configs import common, drin
+
+
+def get_config(arg: str = ""):
+    config = drin.get_config()
+    config.workdir = "runs/edges"
+    config.data.update({"depths": "", "classes": ""})
+    config.condition.update({"kind": "edges", "stage": "runs/edges_vqgan"})
+    return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

@@ -1,0 +1,20 @@
+"""Second stage on key points: photographs of people on their pose, 24 layers of width 1024, 0.3 B parameters.
+
+python train_transformer.py --config=configs/pose.py --config.data.path=COCO
+python sample.py --config=configs/pose.py
+
+Needs the first stages of configs/coco_vqgan.py and configs/pose_vqgan.py. Hardware: 4 GPUs with 40 GB at the global
+batch of 64. Expected: people where the points are, in roughly their pose; COCO's photographs are far more varied than
+the fashion photographs that the paper shows for this task.
+"""
+
+from configs import common, drin
+
+
+def get_config(arg: str = ""):
+    config = drin.get_config()
+    config.update({"workdir": "runs/pose", "first_stage": "runs/coco_vqgan"})
+    config.data.update({"source": "coco_objects", "path": "data/coco", "depths": "", "classes": ""})
+    config.condition.update({"kind": "pose", "stage": "runs/pose_vqgan"})
+    config.transformer.vocab_size = 8192
+    return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

@@ -1,0 +1,18 @@
+"""Second stage for super-resolution: photographs on the same in 4 times fewer pixels a side, 24 layers of width 1024.
+
+python train_transformer.py --config=configs/superres.py --config.data.path=ImageNet
+python sample.py --config=configs/superres.py --config.sample.condition=PHOTOGRAPHS
+
+Needs the first stage of configs/imagenet_vqgan.py alone: it reads the small images too, enlarged. Hardware: 4 GPUs with
+40 GB at the global batch of 64. Expected: sharp images whose blurred ones are those asked for.
+"""
+
+from configs import common, drin
+
+
+def get_config(arg: str = ""):
+    config = drin.get_config()
+    config.workdir = "runs/superres"
+    config.data.update({"depths": "", "classes": ""})
+    config.condition.update({"kind": "low_res", "stage": "first_stage", "scale": 4})
+    return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config
