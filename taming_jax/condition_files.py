@@ -52,7 +52,9 @@ def read_condition(
     try:
         return _read(file, condition, factor, size, unlabelled)
     except (OSError, ValueError) as error:
-        raise error if str(file) in str(error) else ValueError(f"{file}: {error}") from error
+        if isinstance(error, ValueError) and str(file) in str(error):
+            raise
+        raise ValueError(f"{file}: {error}") from error
 
 
 def _read(
