@@ -1,7 +1,7 @@
 """Second stage on COCO-Stuff: images on label maps, 32 layers of width 1280, 0.65 B parameters.
 
 python train_transformer.py --config=configs/coco.py --config.data.path=COCO
-python sample.py --config=configs/coco.py --config.sample.condition=MAPS --config.sample.unlabelled=255
+python sample.py --config=configs/coco.py --config.sample.condition=MAPS
 
 Needs both first stages of configs/coco_vqgan.py and the same data. Hardware: 8 GPUs with 80 GB at the global batch of
 64. Published result: FID of the samples 20.4.
@@ -15,5 +15,6 @@ def get_config(arg: str = ""):
     config.update({"workdir": "runs/coco", "first_stage": "runs/coco_vqgan"})
     config.data.update({"source": "coco_stuff", "path": "data/coco"})
     config.condition.stage = "runs/coco_segmentation_vqgan"
+    config.sample.unlabelled = 255  # so that labels in files are counted as in training
     config.transformer.update({"vocab_size": 8192, "n_layer": 32, "n_embd": 1280})
     return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

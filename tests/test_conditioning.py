@@ -25,6 +25,7 @@ from taming_jax.generate import FirstStage, Generator
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sharding import MeshConfig, make_mesh
+from taming_jax.training import loop
 from taming_jax.two_stage import TwoStage
 
 
@@ -278,3 +279,11 @@ def test_photographs_are_cut_to_the_factor_alone_but_for_low_resolution(tmp_path
         read(StageCondition("segmentation", network("segmentation", 4), True, 32), "low.png")
     with pytest.raises(ValueError, match=r"small\.npy"):
         read(StageCondition("pose", network("pose", 5), True, 32), "small.npy")
+
+
+def test_a_resumed_training_may_find_its_condition_stage_moved_but_not_exchanged():
+    config = {"kind": "two_stage", "order": "row_major", "data": {"size": 16}}
+    saved, moved, own = ({**config, "condition": {"kind": "depth", "stage": s}} for s in ("a", "b", "first_stage"))
+    loop._check_same_model(saved, moved, "runs/x")
+    with pytest.raises(ValueError, match=r"config.condition.stage: saved 'a', given 'first_stage'"):
+        loop._check_same_model(saved, own, "runs/x")

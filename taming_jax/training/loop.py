@@ -170,7 +170,7 @@ def _check_same_model(saved: Mapping[str, Any], current: Mapping[str, Any], work
         for section in ("model", "discriminator", "transformer", "condition")
         if isinstance(saved.get(section), Mapping) and isinstance(current.get(section), Mapping)
         for key in sorted(saved[section].keys() | current[section].keys())
-        if saved[section].get(key) != current[section].get(key)
+        if saved[section].get(key) != current[section].get(key) and not _moved(section, key, saved, current)
     ]
     differences += [
         f"config.{key}: saved {saved.get(key)!r}, given {current.get(key)!r}"
@@ -184,6 +184,13 @@ def _check_same_model(saved: Mapping[str, Any], current: Mapping[str, Any], work
             f"{workdir!r} holds a checkpoint of another model ({'; '.join(differences)}); go on with the saved "
             "settings or choose another --workdir."
         )
+
+
+def _moved(section: str, key: str, saved: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
+    """Whether it is only the place where the condition's stage was copied from."""
+    if (section, key) != ("condition", "stage"):
+        return False
+    return "first_stage" not in (saved[section].get(key), current[section].get(key))
 
 
 def _open(workdir: str, config: TrainConfig) -> Checkpoints:
