@@ -123,10 +123,12 @@ def _from_files(settings: SampleConfig, generator: generate.Generator) -> Iterat
     files = condition_files.find_files(settings.condition, condition)
     shares = np.bincount(np.arange(settings.n) % len(files), minlength=len(files))
     for file, share in zip(files, shares):
+        if not share:
+            continue
+        given = condition_files.read_condition(file, condition, factor, _size(settings), settings.unlabelled)
+        pixels = condition.pixels(given) or _size(settings) or generator.training_pixels
         for first in range(0, share, settings.batch_size):
             here = min(settings.batch_size, int(share) - first)
-            given = condition_files.read_condition(file, condition, factor, _size(settings), settings.unlabelled)
-            pixels = condition.pixels(given) or _size(settings) or generator.training_pixels
             truth = np.broadcast_to(given["image"], (here, *pixels, 3)) if "image" in given else None
             try:
                 batch = condition.parse(given, here, pixels)

@@ -32,7 +32,9 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     if experiment.remap:
         changes = {"remap": read_list(experiment.remap), "unknown": experiment.unknown}
     first = generate.stage_model(experiment.first_stage, workdir, **changes)
-    second = generate.stage_model(condition.stage, workdir, generate.CONDITION_STAGE) if has_stage(condition) else None
+    second = None
+    if has_stage(condition):
+        second = generate.stage_model(condition.stage, workdir, checkpoint.CONDITION_STAGE)
     model = generate.two_stage(saved_form(experiment), first, second)
     data = dataclasses.replace(
         data,
@@ -43,7 +45,7 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     experiment = dataclasses.replace(experiment, data=data)
     initial = _start(experiment)
     first_stage = generate.keep_stage(experiment.first_stage, workdir, mesh, **changes)
-    second_stage = generate.keep_stage(condition.stage, workdir, mesh, generate.CONDITION_STAGE) if second else None
+    second_stage = generate.keep_stage(condition.stage, workdir, mesh, checkpoint.CONDITION_STAGE) if second else None
     generator = generate.Generator(model, None, first_stage, generate.condition_stage(model, first_stage, second_stage))
 
     optimizer = optim.make_optimizer(experiment.optimizer, batch_size=data.batch_size, steps=settings.steps)

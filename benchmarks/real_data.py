@@ -1,9 +1,9 @@
 """Small trainings of both stages on real data sets, to see that their files are read, learned from and drawn under.
 
-    python benchmarks/real_data.py --ade20k DIR --coco DIR --coco_objects DIR --drin DIR [--out runs/real] [--steps 300]
-
     python benchmarks/real_data.py --ade20k DIR --coco DIR --coco_objects DIR --drin DIR [--out runs/real] [--steps N]
-pixels and 8 x 8 codes. Prints what the losses fall from and to, means of the first and the last tenth of the steps;
+
+Any of the data sets may be left out; docs/data.md shows the layouts (--drin: a folder with images/ and depth/). At 64 x
+64 pixels and 8 x 8 codes. Prints what the losses fall from and to, means of the first and the last tenth of the steps;
 pictures, among them condition over sample over truth, are in each working directory's images/.
 """
 

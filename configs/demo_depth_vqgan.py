@@ -11,7 +11,6 @@ from configs import common, demo_vqgan
 def get_config(arg: str = ""):
     config = common.reads(demo_vqgan.get_config(), "depth", channels=1)
     config.workdir = "runs/demo_depth_vqgan"
-    config.model.n_embed = 256
     config.loss.disc_weight = 0.0
     config.train.update({"steps": 600, "eval_every": 300, "image_every": 300, "save_every": 300})
     return common.tiny_vqgan(config) if "tiny" in common.arguments(arg) else config

@@ -12,7 +12,6 @@ from configs import common, demo_vqgan
 def get_config(arg: str = ""):
     config = common.reads(demo_vqgan.get_config(), "edges", channels=1)
     config.workdir = "runs/demo_edges_vqgan"
-    config.model.n_embed = 256
     config.model.edge_sigma = 1.0  # in pixels, and the scenes have few
     config.loss.disc_weight = 0.0
     config.train.update({"steps": 800, "eval_every": 400, "image_every": 400, "save_every": 400})

@@ -4,17 +4,16 @@ python train_transformer.py --config=configs/demo_points.py
 python sample.py --config=configs/demo_points.py
 python sample.py --config=configs/demo_points.py --config.sample.condition=OBJECTS.json
 
-Needs the first stage of configs/demo_vqgan.py. Hardware: 2 CPU cores, about 5 minutes. Expected: the objects asked for,
-within about 3 pixels of their centres; small ones are often missing.
+Needs the first stage of configs/demo_vqgan.py. Hardware: 2 CPU cores, about 5 minutes. Expected, not measured
+yet: the objects asked for, within about 3 pixels of their centres; small ones are often missing.
 """
 
-from configs import common, demo_segmentation
+from configs import common, demo_boxes
 
 
 def get_config(arg: str = ""):
-    config = demo_segmentation.get_config()
+    config = demo_boxes.get_config()
     config.workdir = "runs/demo_points"
-    config.condition.update({"kind": "points", "stage": "", "n_codes": 256, "max_objects": 4})
+    config.condition.kind = "points"
     config.transformer.block_size = 71  # 2 tokens for each of 4 objects and 64 of the image, less one
-    config.train.update({"steps": 1600, "eval_every": 800, "image_every": 800, "save_every": 400})
     return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

@@ -11,7 +11,5 @@ from configs import common, demo_vqgan
 def get_config(arg: str = ""):
     config = common.reads(demo_vqgan.get_config(), "segmentation", channels=12)
     config.workdir = "runs/demo_segmentation_vqgan"
-    config.model.n_embed = 256
-    config.loss.disc_weight = 0.0
     config.train.update({"steps": 1400, "eval_every": 700, "image_every": 700, "save_every": 350})
     return common.tiny_vqgan(config) if "tiny" in common.arguments(arg) else config

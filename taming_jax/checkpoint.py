@@ -18,6 +18,8 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 FOLDER = "checkpoints"
+# Where a two-stage directory keeps its own copies of the networks that make tokens.
+FIRST_STAGE, CONDITION_STAGE = "first_stage", "condition_stage"
 
 
 class Checkpoints:
@@ -224,12 +226,17 @@ def _difference(path: epath.Path, targets: Any) -> str:
     """What the saved arrays and the targets do not share, in words; empty where names and shapes agree."""
     with ocp.PyTreeCheckpointer() as reader:
         saved_tree = reader.metadata(path).item_metadata.tree
+    return shape_difference(saved_tree, targets)
+
+
+def shape_difference(there: Any, here: Any) -> str:
+    """How two trees of arrays differ in names and shapes, in a few words; empty where they do not."""
     saved, wanted = (
         {
             jax.tree_util.keystr(p, simple=True, separator="/"): tuple(leaf.shape)
             for p, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
         }
-        for tree in (saved_tree, targets)
+        for tree in (there, here)
     )
     notes = [
         f"{name} is {saved[name]} there and {wanted[name]} here"

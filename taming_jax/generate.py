@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from taming_jax import checkpoint, sharding
+from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE
 from taming_jax.conditioning import ConditionConfig, StageCondition, has_stage, make_condition
 from taming_jax.losses import token_cross_entropy
 from taming_jax.models.gpt import GPT, GPTConfig
@@ -22,8 +23,6 @@ from taming_jax.settings import from_dict
 from taming_jax.two_stage import TwoStage
 
 CACHE_BYTES = 6 << 30  # what a device may give to the keys and values of sliding windows
-# Where a two-stage directory keeps its own copies of the networks that make tokens.
-FIRST_STAGE, CONDITION_STAGE = "first_stage", "condition_stage"
 
 
 class FirstStage:

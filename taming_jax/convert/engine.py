@@ -2,7 +2,8 @@
 fits; and the same table backwards."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -170,11 +171,6 @@ def _few(notes: Sequence[str], most: int = 12) -> str:
 def _check_table(table: Table) -> None:
     sources = [entry.source for entry in table.entries] + [passive.source for passive in table.passive]
     for names in (sources, [entry.target for entry in table.entries]):
-        twice = _repeated(names)
+        twice = sorted(name for name, times in Counter(names).items() if times > 1)
         if twice:
             raise ValueError(f"the table of names uses twice: {', '.join(twice)}")
-
-
-def _repeated(names: Iterable[str]) -> Sequence[str]:
-    seen: set[str] = set()
-    return sorted({name for name in names if name in seen or seen.add(name)})  # type: ignore[func-returns-value]

@@ -9,8 +9,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from taming_jax import checkpoint
+from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE
 from taming_jax.convert.engine import Brought, send
-from taming_jax.convert.from_original import CONDITION_STAGE, FIRST_STAGE, Report, prefix_of
+from taming_jax.convert.from_original import Report, prefix_of
 from taming_jax.convert.lpips import checked_sha256
 from taming_jax.convert.project import project_of
 from taming_jax.convert.tables import CONDITION, FIRST, FirstStage, Model, lpips_arrays, table_of

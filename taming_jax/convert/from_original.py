@@ -11,13 +11,12 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from taming_jax import checkpoint
+from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE
 from taming_jax.convert.engine import Brought, bring
 from taming_jax.convert.lpips import checked_sha256
 from taming_jax.convert.reader import read_state
 from taming_jax.convert.settings import Plan, load_project, translate
 from taming_jax.convert.tables import CONDITION, FIRST, Model, table_of
-
-FIRST_STAGE, CONDITION_STAGE = "first_stage", "condition_stage"  # folders inside the directory of a two-stage model
 
 
 @dataclass

@@ -60,14 +60,9 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
 def vgg16_arrays(source: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
     """torchvision's names and layout (out, in, 3, 3) to ours; strict."""
     names: dict[str, str] = {}
-    position = 0
-    for widths in VGG16_WIDTHS:
-        for _ in widths:
-            convolution = f"vgg/conv_{len(names) // 2}"
-            names[f"features.{position}.weight"] = f"{convolution}/kernel"
-            names[f"features.{position}.bias"] = f"{convolution}/bias"
-            position += 2  # a convolution and its ReLU
-        position += 1  # a pooling
+    for i, (_, _, position) in enumerate(vgg16_layers()):
+        names[f"features.{position}.weight"] = f"vgg/conv_{i}/kernel"
+        names[f"features.{position}.bias"] = f"vgg/conv_{i}/bias"
     kernels = {k: v.transpose(2, 3, 1, 0) if v.ndim == 4 else v for k, v in source.items() if k not in CLASSIFIER}
     return _rename(kernels, names, where)
 
@@ -77,6 +72,17 @@ def linear_arrays(source: Mapping[str, np.ndarray], where: str) -> dict[str, np.
     names = {f"lin{i}.model.1.weight": f"lin_{i}" for i in range(len(VGG16_WIDTHS))}
     vectors = {k: v.reshape(-1) if v.size == max(v.shape, default=0) else v for k, v in source.items()}
     return _rename(vectors, names, where)
+
+
+def vgg16_layers() -> list[tuple[str, int, int]]:
+    """(name in the original's LPIPS, width, position in torchvision's list) of each convolution of VGG16."""
+    layers, position = [], 0
+    for block, widths in enumerate(VGG16_WIDTHS):
+        for width in widths:
+            layers.append((f"net.slice{block + 1}.{position}", width, position))
+            position += 2  # a convolution and its ReLU
+        position += 1  # a pooling
+    return layers
 
 
 def _rename(source: Mapping[str, np.ndarray], names: Mapping[str, str], where: str) -> dict[str, np.ndarray]:

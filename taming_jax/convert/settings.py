@@ -10,22 +10,13 @@ import numpy as np
 
 from taming_jax import permuters
 from taming_jax.conditioning import Condition, ConditionConfig, make_condition
-from taming_jax.convert.stage_settings import CONTENTS, ConvertedStage, first_stage
-from taming_jax.convert.tables import CONDITION, FIRST, FirstStage, Model
+from taming_jax.convert.stage_settings import CONDITION_KEYS, CONTENTS, ConvertedStage, first_stage
+from taming_jax.convert.tables import CONDITION, FIRST, TRANSFORMER, FirstStage, Model
 from taming_jax.convert.yaml_node import Node, target
 from taming_jax.models.gpt import GPTConfig
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.settings import from_dict, to_dict
 
-# What the original's names for a batch entry, chosen by whoever wrote its data set, mean here.
-CONDITION_KEYS = {
-    "segmentation": "segmentation",
-    "depth": "depth",
-    "image": "image",
-    **dict.fromkeys(("edge", "edges", "canny"), "edges"),
-    **dict.fromkeys(("LR", "lr", "LR_image", "lr_image", "low_res"), "low_res"),
-    **dict.fromkeys(("keypoints", "stickman", "pose"), "pose"),
-}
 PERMUTERS = {
     "Identity": "row_major",
     "Subsample": "subsample",
@@ -76,19 +67,16 @@ def translate(project: Mapping[str, Any], state: Mapping[str, np.ndarray], n_cla
     data = top.values.pop("data", None)
     top.leave("lightning", "settings of PyTorch Lightning")
     if "transformer_config" in top.values and "model" not in top.values:
-        gpt = _gpt(*top.part("transformer_config"))
+        plan = _transformer_alone(*top.part("transformer_config"), state)
         top.close()
-        bare = not any(name.startswith("transformer.") for name in state)
-        return Plan(Model(transformer=gpt, bare=bare), {"": _transformer_config(gpt)}, notes)
+        return plan
     model = top.take("model")
     for key in list(top.values):
         top.leave(key, "the original does not read it either")
     kind, params = target(model, "model", notes)
     rate = Node(model, "model", []).take("base_learning_rate", 4.5e-6, float)
     if kind == "GPT":
-        gpt = _gpt(kind, params)
-        bare = not any(name.startswith("transformer.") for name in state)
-        return Plan(Model(transformer=gpt, bare=bare), {"": _transformer_config(gpt)}, notes)
+        return _transformer_alone(kind, params, state)
     size = _data_size(data)
     if kind == "Net2NetTransformer":
         return _two_stage(params, state, rate, size, data, n_classes, notes)
@@ -155,8 +143,11 @@ def _gpt(kind: str, params: Node) -> GPTConfig:
     return from_dict(GPTConfig, values, params.where)
 
 
-def _transformer_config(gpt: GPTConfig) -> dict[str, Any]:
-    return {"kind": "transformer", "transformer": to_dict(gpt)}
+def _transformer_alone(kind: str, params: Node, state: Mapping[str, np.ndarray]) -> Plan:
+    gpt = _gpt(kind, params)
+    bare = not any(name.startswith(TRANSFORMER) for name in state)
+    config = {"kind": "transformer", "transformer": to_dict(gpt)}
+    return Plan(Model(transformer=gpt, bare=bare), {"": config}, params.notes)
 
 
 def _order(params: Node) -> tuple[str, int, int]:

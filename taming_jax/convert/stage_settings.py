@@ -11,15 +11,17 @@ from taming_jax.models.discriminator import DiscriminatorConfig
 from taming_jax.models.vqgan import VQGANConfig
 from taming_jax.settings import from_dict, to_dict
 
-# The original's names for the entry of a batch that a first stage reads.
-CONTENTS = {
-    "image": "image",
+# What the original's names for a batch entry, chosen by whoever wrote its data set, mean here as a condition ...
+CONDITION_KEYS = {
     "segmentation": "segmentation",
     "depth": "depth",
+    "image": "image",
     **dict.fromkeys(("edge", "edges", "canny"), "edges"),
-    **dict.fromkeys(("LR", "lr", "LR_image", "lr_image", "low_res"), "image"),
+    **dict.fromkeys(("LR", "lr", "LR_image", "lr_image", "low_res"), "low_res"),
     **dict.fromkeys(("keypoints", "stickman", "pose"), "pose"),
 }
+# ... and as what a first stage reads, for which a small image is an image.
+CONTENTS = {"image": "image"} | {key: "image" if kind == "low_res" else kind for key, kind in CONDITION_KEYS.items()}
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from taming_jax import permuters
 from taming_jax.convert.engine import Passive, Table, entries_of
+from taming_jax.convert.lpips import vgg16_layers
 from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.lpips import SCALE, SHIFT, VGG16_WIDTHS
@@ -179,17 +180,6 @@ def lpips_arrays(params: dict) -> dict[str, np.ndarray]:
         arrays[f"{prefix}{source}.weight"] = np.ascontiguousarray(layer["kernel"].transpose(3, 2, 0, 1))
         arrays[f"{prefix}{source}.bias"] = layer["bias"]
     return arrays
-
-
-def vgg16_layers() -> list[tuple[str, int, int]]:
-    """(name in the original's LPIPS, width, position in torchvision's list) of each convolution of VGG16."""
-    layers, position = [], 0
-    for block, widths in enumerate(VGG16_WIDTHS):
-        for width in widths:
-            layers.append((f"net.slice{block + 1}.{position}", width, position))
-            position += 2  # a convolution and its ReLU
-        position += 1  # a pooling
-    return layers
 
 
 @lru_cache(maxsize=8)

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from taming_jax import sharding
-from taming_jax.checkpoint import Checkpoints, load_config
+from taming_jax.checkpoint import Checkpoints, load_config, shape_difference
 from taming_jax.training.report import Report
 
 State = Any
@@ -137,7 +137,11 @@ def _initial_state(config, init, initial, checkpoints, saved_config, workdir, me
     if latest is None:
         state = jax.jit(init, out_shardings=shardings)(key)
         for name, value in initial.items():
-            _check_same_shapes(name, getattr(abstract, name), value)
+            if difference := shape_difference(value, getattr(abstract, name)):
+                raise ValueError(
+                    f"config.init_from holds another network ({name}: {difference}); copy its settings into the "
+                    "configuration."
+                )
             state = state.replace(**{name: jax.device_put(value, getattr(shardings, name))})
         return state, shardings, 0
     _check_same_model(load_config(workdir, latest), saved_config, workdir)
@@ -146,21 +150,6 @@ def _initial_state(config, init, initial, checkpoints, saved_config, workdir, me
     params, rest = checkpoints.restore(latest, params=params, train=rest)
     logging.info("Resumed from step %d in %s.", latest, workdir)
     return abstract.replace(params=params, **rest), shardings, latest
-
-
-def _check_same_shapes(name: str, wanted: Any, found: Any) -> None:
-    """Refuse to start from another network."""
-    describe = lambda tree: {
-        jax.tree_util.keystr(p): leaf.shape for p, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    wanted, found = describe(wanted), describe(found)
-    if wanted != found:
-        different = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
-        first = different[0]
-        raise ValueError(
-            f"config.init_from holds another network: {len(different)} arrays of {name} differ, the first {first}: "
-            f"{found.get(first)} there, {wanted.get(first)} here; copy its settings into the configuration."
-        )
 
 
 def _check_same_model(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: str) -> None:
