@@ -1,26 +1,32 @@
 """Draw images.
 
 python sample.py --config=configs/imagenet_cond.py [--workdir=DIR] [--config.sample.n=64 ...]
+python sample.py --reproduce=PICTURE.png [--workdir=DIR] [--out=FILE]
+
+Every single picture holds the settings, checkpoint and number by which the second command draws it again.
 """
 
+import argparse
 import dataclasses
+import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
-from PIL import Image
 from tqdm import tqdm
 
 from configs.command import run
-from taming_jax import checkpoint, condition_files, generate
+from taming_jax import checkpoint, condition_files, generate, picture_files
+from taming_jax.completion import complete, read_mask, read_picture
 from taming_jax.conditioning import Condition
 from taming_jax.data import pipeline
 from taming_jax.experiment import SampleConfig
-from taming_jax.settings import from_dict
+from taming_jax.sampling.rejection import Scorer, draw_best, load_scorer, rounds_for
+from taming_jax.settings import from_dict, to_dict
 from taming_jax.training.report import grid, to_pixels
 
 GRID_MOST = 100  # images in the overview
@@ -29,46 +35,52 @@ GRID_MOST = 100  # images in the overview
 @dataclasses.dataclass(frozen=True)
 class Request:
     """Images to draw together: their conditions as entries of a batch, their labels, and where they are known the
-    pictures that have these conditions."""
+    pictures that have these conditions. completion: keywords `given` and `keep`."""
 
     batch: dict[str, np.ndarray]
     pixels: tuple[int, int]
     labels: list[str]
     truth: np.ndarray | None = None
+    completion: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """The images of a request, float32 (n, H, W, 3), and the number of each in the seed's series."""
+
+    images: np.ndarray
+    numbers: np.ndarray
 
 
 def draw(settings: SampleConfig, workdir: str) -> epath.Path:
     """Write single PNGs and a grid, print the rate, and return the folder."""
-    step = settings.step or None
-    config = checkpoint.load_config(workdir, step)
-    if config["kind"] != "two_stage":
-        raise ValueError(f"{workdir!r} holds no second stage, and only that can draw; name the directory of one.")
-    generator = generate.load(workdir, step=step)
-    assert isinstance(generator, generate.Generator)
-    wanted = list(requests(settings, generator, config))
+    generator, config, settings = _open(settings, workdir)
+    scorer = load_scorer(settings.scorer) if settings.scorer else None
+    rounds, wanted = rounds_for(settings.accept), list(requests(settings, generator, config))
     n, largest = sum(len(request.labels) for request in wanted), max(len(request.labels) for request in wanted)
     out = epath.Path(settings.out or epath.Path(workdir) / "samples")
     out.mkdir(parents=True, exist_ok=True)
     if not settings.out:  # our own folder holds the images of one call; in the user's nothing is removed
-        for old in out.glob("[0-9][0-9][0-9][0-9][0-9]*.png"):
+        for old in (*out.glob("[0-9][0-9][0-9][0-9][0-9]*.png"), *out.glob("[0-9][0-9][0-9][0-9][0-9]*.gif")):
             old.unlink()
 
     shown: list[tuple[np.ndarray, str]] = []
     compiling, started, first = _CompileTime(), time.perf_counter(), 0
-    with tqdm(total=n, unit="image") as progress:
+    with tqdm(total=rounds * sum(generator.steps(request.pixels) for request in wanted), unit="step") as progress:
         for request in wanted:
-            images = _draw(generator, request, settings, first, largest)
-            drawn = generator.model.condition.picture(request.batch, len(images), request.pixels)
-            for i, image in enumerate(images):
+            found = _draw(generator, request, settings, first, n, largest, progress.update, scorer)
+            beside = _beside(generator, request, found.images)
+            for i, image in enumerate(found.images):
                 name = _safe("_".join([f"{first + i:05d}", *request.labels[i].split()]))
-                _save(image, out / f"{name}.png")
-                beside = [rows[i] for rows in (drawn, images, request.truth) if rows is not None]
+                made = {"workdir": str(workdir), "number": int(found.numbers[i]), "of": n, "largest": largest}
+                picture_files.save(image, out / f"{name}.png", {**made, "sample": to_dict(settings)})
+                if settings.animate:
+                    picture_files.animate(image, generator.drawing_steps(request.pixels), out / f"{name}.gif")
                 if len(beside) > 1:
-                    _save(np.concatenate(beside, axis=1), out / f"{name}_beside.png")
+                    picture_files.save(np.concatenate([row[i] for row in beside], axis=1), out / f"{name}_beside.png")
                 if len(shown) < GRID_MOST:
-                    shown.append((np.concatenate(beside, axis=1), request.labels[i]))
-            first += len(images)
-            progress.update(len(images))
+                    shown.append((np.concatenate([row[i] for row in beside], axis=1), request.labels[i]))
+            first += len(found.images)
     seconds = time.perf_counter() - started - compiling.seconds
     same = [entry for entry in shown if entry[0].shape == shown[0][0].shape]  # a grid has cells of one size
     labels = [label for _, label in same]
@@ -80,15 +92,98 @@ def draw(settings: SampleConfig, workdir: str) -> epath.Path:
     return out
 
 
-def _draw(generator: generate.Generator, request: Request, settings: SampleConfig, first: int, size: int) -> np.ndarray:
-    """The images of a request, float32 (n, H, W, 3); every batch is filled up to one size, so that it compiles once."""
+def reproduce(picture: str, workdir: str = "", out: str = "") -> bool:
+    """Draw the image of a PNG that `draw` wrote once more, into `out` (default: PICTURE_again.png), and tell whether
+    it is the same. workdir: where the model is now, default where it was.
+
+    What is needed besides - the checkpoint, files of conditions, the data - must still be there. No code that the
+    picture names is run: an image that a scorer chose is drawn by its number.
+    """
+    path = epath.Path(picture)
+    pixels, made = picture_files.load(path)
+    try:
+        settings = from_dict(SampleConfig, made["sample"], "sample")
+        number, n, largest = int(made["number"]), int(made["of"]), int(made["largest"])
+        workdir = workdir or str(made["workdir"])
+        if min(number, n - 1, largest - 1) < 0:
+            raise ValueError(f"{path} says that it is image {number} of {n}, which cannot be.")
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not say all of how it was made: {error} is missing.") from error
+    generator, config, settings = _open(settings, workdir)
+    first = 0
+    for request in requests(settings, generator, config):
+        if first <= number % n < first + len(request.labels):
+            break
+        first += len(request.labels)
+    else:
+        raise ValueError(f"{path} is image {number % n} of {n}, but its settings now ask for {first}.")
+    with tqdm(total=generator.steps(request.pixels), unit="step") as progress:
+        series = first + number // n * n
+        found = _draw(generator, request, settings, series, n, largest, progress.update, None)
+    image = found.images[number % n - first]
+    target = epath.Path(out) if out else path.with_name(f"{path.stem}_again.png")
+    picture_files.save(image, target, made)
+    differing = np.abs(to_pixels(image).astype(int) - pixels) if pixels.shape == image.shape else np.array([255])
+    same = not differing.any()
+    print(f"Written to {target}: " + ("the same picture" if same else f"differs by up to {differing.max()} of 255"))
+    return same
+
+
+def _open(settings: SampleConfig, workdir: str) -> tuple[generate.Generator, dict[str, Any], SampleConfig]:
+    """(the model, its configuration, the settings with the number of the checkpoint)."""
+    step = checkpoint.find_step(workdir, settings.step or None).name
+    config = checkpoint.load_config(workdir, step)
+    if config["kind"] != "two_stage":
+        raise ValueError(f"{workdir!r} holds no second stage, and only that can draw; name the directory of one.")
+    generator = generate.load(workdir, step=step)
+    assert isinstance(generator, generate.Generator)
+    return generator, config, dataclasses.replace(settings, step=step)
+
+
+def _draw(
+    generator: generate.Generator,
+    request: Request,
+    settings: SampleConfig,
+    first: int,
+    total: int,
+    size: int,
+    progress: Callable[[int], Any],
+    scorer: Scorer | None,
+) -> Drawn:
+    """The images of a request; every batch is filled up to `size`, so that it compiles once. Candidates of a further
+    round have numbers that are `total` higher."""
     n = len(request.labels)
-    numbers = np.arange(size) % n
-    batch = {name: value[numbers] for name, value in request.batch.items()}
-    ids = generator.sample_ids_like(
-        batch, n=size, pixels=request.pixels, seed=settings.seed, first=first, **settings.filters()
-    )
-    return np.asarray(generator.decode(ids[:n]))
+    batch = {name: value[np.arange(size) % n] for name, value in request.batch.items()}
+
+    def candidates(round: int) -> tuple[np.ndarray, np.ndarray]:
+        ids = generator.sample_ids_like(
+            batch,
+            n=size,
+            pixels=request.pixels,
+            seed=settings.seed,
+            first=first + round * total,
+            stride=settings.stride,
+            progress=progress,
+            **request.completion,
+            **settings.filters(),
+        )
+        return np.asarray(ids[:n]), np.asarray(generator.decode(ids[:n]))
+
+    if scorer is None:
+        return Drawn(candidates(0)[1], first + np.arange(n))
+    best = draw_best(n, request.batch, rounds_for(settings.accept), candidates, scorer)
+    return Drawn(best.images, first + best.places + best.rounds * total)
+
+
+def _beside(generator: generate.Generator, request: Request, images: np.ndarray) -> list[np.ndarray]:
+    """What is shown next to one another, each (n, H, W, 3): condition, what was kept, image, truth; what there is."""
+    drawn = generator.model.condition.picture(request.batch, len(images), request.pixels)
+    kept = None
+    if request.completion:
+        keep = request.completion["keep"].repeat(images.shape[1] // request.completion["keep"].shape[0], axis=0)
+        keep = keep.repeat(images.shape[2] // request.completion["keep"].shape[1], axis=1)
+        kept = np.where(keep[None, ..., None], images, np.float32(0))
+    return [rows for rows in (drawn, kept, images, request.truth) if rows is not None]
 
 
 def requests(settings: SampleConfig, generator: generate.Generator, config: Mapping[str, Any]) -> Iterator[Request]:
@@ -97,14 +192,30 @@ def requests(settings: SampleConfig, generator: generate.Generator, config: Mapp
     by_class = condition.keys == ("class_label",)
     if not by_class and (settings.classes or settings.per_class):
         raise ValueError("config.sample.classes and per_class need a class-conditional model, and this one is not.")
+    completion = _completion(settings, generator)
+    if completion and not settings.size:
+        size = tuple(side * generator.first_stage.config.factor for side in completion["keep"].shape)
+        settings = dataclasses.replace(settings, size=size)
     if by_class or condition.keys in ((), ("coordinate",)):
         if settings.condition:
             condition_files.find_files(settings.condition, condition)  # says why not
-        yield from _counted(settings, generator, _classes(settings, condition) if by_class else {})
+        found = _counted(settings, generator, _classes(settings, condition) if by_class else {})
     elif settings.condition:
-        yield from _joined(_from_files(settings, generator), settings.batch_size)
+        found = _joined(_from_files(settings, generator), settings.batch_size)
     else:
-        yield from _from_data(settings, generator, config)
+        found = _from_data(settings, generator, config)
+    for request in found:
+        yield dataclasses.replace(request, completion=completion)
+
+
+def _completion(settings: SampleConfig, generator: generate.Generator) -> dict[str, np.ndarray]:
+    """What is there already of each image: of the picture that the settings name, the part that they say."""
+    if not settings.complete:
+        return {}
+    factor = generator.first_stage.config.factor
+    image = read_picture(settings.complete, factor)
+    keep = read_mask(settings.keep, image, factor) if settings.keep else None
+    return complete(generator.first_stage, image, keep, _size(settings))
 
 
 def _counted(settings: SampleConfig, generator: generate.Generator, wanted: dict[str, np.ndarray]) -> Iterator[Request]:
@@ -155,7 +266,7 @@ def _joined(found: Iterable[Request], most: int) -> Iterator[Request]:
 
 def _from_data(settings: SampleConfig, generator: generate.Generator, config: Mapping[str, Any]) -> Iterator[Request]:
     """One image for each of the first `n` held-out ones, under its condition."""
-    if settings.size:
+    if settings.size and tuple(settings.size) != generator.training_pixels:
         raise ValueError("config.sample.size needs config.sample.condition: held-out images have the training size.")
     if "source" not in config["data"]:
         raise ValueError("this model was not trained here, so there is no held-out data: give config.sample.condition.")
@@ -198,11 +309,6 @@ class _CompileTime:
             self.seconds += seconds
 
 
-def _save(image: np.ndarray, path: epath.Path) -> None:
-    with path.open("wb") as file:
-        Image.fromarray(to_pixels(image)).save(file, format="PNG")
-
-
 def _safe(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "_-" else "" for letter in name)
 
@@ -212,5 +318,20 @@ def main(config: ConfigDict, workdir: str) -> bool:
     return True
 
 
+def reproduce_main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description="Draw the image of a PNG once more.")
+    parser.add_argument("--reproduce", required=True, metavar="PICTURE", help="a single picture that sample.py wrote")
+    parser.add_argument("--workdir", default="", help="where the model is now; default: where it was")
+    parser.add_argument("--out", default="", help="the file to write; default: PICTURE_again.png")
+    options = parser.parse_args(arguments)
+    try:
+        same = reproduce(options.reproduce, options.workdir, options.out)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    sys.exit(0 if same else 1)
+
+
 if __name__ == "__main__":
+    if any(argument.startswith("--reproduce") for argument in sys.argv[1:]):
+        reproduce_main(sys.argv[1:])
     run(main, example="configs/demo_class.py")

@@ -21,7 +21,7 @@ import torch
 from taming_jax.conditioning import ClassLabel
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
-from taming_jax.sampling.decode import sample
+from taming_jax.sampling.decode import Job, sample
 from taming_jax.two_stage import TwoStage
 
 MODELS = {  # layers, heads, width, codes
@@ -58,15 +58,15 @@ def measure(name: str, batch: int, bandwidth: float, options: argparse.Namespace
     weights = jax.tree.map(lambda leaf: leaf.astype(options.dtype), params)
     labels = np.arange(batch, dtype=np.int32)[:, None]
     nothing = np.zeros((batch, SIDE, SIDE), np.int32)
-    arguments = (weights, labels, jax.random.key(0), np.arange(batch), jnp.float32(1), None, nothing, nothing > 0)
+    key, numbers = jax.random.key(0), np.arange(batch)
+    job = Job(labels, nothing, nothing > 0, key, numbers, temperature=jnp.float32(1), greedy=True)
     started = time.perf_counter()
-    program = jax.jit(sample, static_argnums=0, static_argnames="greedy")
-    program = program.lower(model, *arguments, greedy=True).compile()
+    program = jax.jit(sample, static_argnums=0).lower(model, weights, job).compile()
     compile_s = time.perf_counter() - started
     times = []
     for _ in range(options.repeat):
         started = time.perf_counter()
-        ids = np.asarray(program(*arguments))
+        ids = np.asarray(program(weights, job))
         times.append(time.perf_counter() - started)
     taken, size = float(np.median(times)), jnp.dtype(options.dtype).itemsize
     matrices = 12 * layers * width**2 + codes * width

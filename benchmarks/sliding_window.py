@@ -21,6 +21,7 @@ import torch
 from taming_jax.conditioning import NoCondition
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.sampling.decode import Job
 from taming_jax.sampling.window import cache_bytes, sample_window, schedule_for
 from taming_jax.two_stage import TwoStage
 
@@ -51,12 +52,13 @@ def measure(model, params, grid, options) -> dict:
     choices = {"stride": options.stride, "keep_columns": not options.forget_columns, "together": options.together}
     schedule = schedule_for(model, condition.shape, given.shape, **choices)
     weights = jax.tree.map(lambda leaf: leaf.astype(options.dtype), params)
-    arguments = (weights, condition, jax.random.key(0), np.arange(options.images), jnp.float32(1), None, given, keep)
+    job = Job(
+        condition, given, keep, jax.random.key(0), np.arange(options.images), temperature=jnp.float32(1), greedy=True
+    )
     started = time.perf_counter()
-    program = jax.jit(sample_window, static_argnums=0, static_argnames="greedy")
-    program = program.lower(model, *arguments, schedule, greedy=True).compile()
+    program = jax.jit(sample_window, static_argnums=0).lower(model, weights, job, schedule).compile()
     compiled = time.perf_counter()
-    ids = np.asarray(program(*arguments, schedule))
+    ids = np.asarray(program(weights, job, schedule))
     taken = time.perf_counter() - compiled
     tokens = options.images * grid[0] * grid[1]
     reads = options.images * sum(int(p.bounds[-1]) * p.ops.row.shape[1] * p.size for p in schedule.passes)

@@ -15,5 +15,7 @@ def get_config(arg: str = ""):
     config = demo_segmentation.get_config()
     config.workdir = "runs/demo_edges"
     config.condition.update({"kind": "edges", "stage": "runs/demo_edges_vqgan"})
+    config.condition_dropout = 0.1
+    config.transformer.vocab_size = 257  # 256 codes, and the id of a hidden condition
     config.train.update({"steps": 1600, "eval_every": 800, "image_every": 800, "save_every": 400})
     return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

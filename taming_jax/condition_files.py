@@ -68,9 +68,9 @@ def _read(
             raise ValueError(f"{file} is no JSON list of objects: {error}") from error
     if isinstance(condition, StageCondition) and kind == "segmentation":
         labels = read_label_map(str(file), condition.stage.config.in_channels, unlabelled).astype(np.int32)
-        return {kind: _fit(labels, factor, size, Image.Resampling.NEAREST)}
+        return {kind: fit(labels, factor, size, Image.Resampling.NEAREST)}
     if kind == "depth":
-        return {kind: _fit(read_depth(str(file)), factor, size, Image.Resampling.BILINEAR)}
+        return {kind: fit(read_depth(str(file)), factor, size, Image.Resampling.BILINEAR)}
     if kind == "pose":
         return {kind: np.load(file, allow_pickle=False)}
     photo = decode(str(file)).rgb
@@ -78,10 +78,10 @@ def _read(
         return {"image": to_float(np.asarray(photo.resize(size[::-1], Image.Resampling.BICUBIC)))}
     if isinstance(condition, StageCondition) and kind == "low_res":
         factor = math.lcm(factor, condition.scale)
-    return {"image": _fit(to_float(np.asarray(photo)), factor, None, None)}
+    return {"image": fit(to_float(np.asarray(photo)), factor, None, None)}
 
 
-def _fit(values: np.ndarray, factor: int, size: tuple[int, int] | None, resample: Any) -> np.ndarray:
+def fit(values: np.ndarray, factor: int, size: tuple[int, int] | None, resample: Any) -> np.ndarray:
     """(H, W) or (H, W, c) resized, or cut in the middle to multiples of `factor`."""
     if size is not None:
         return np.asarray(Image.fromarray(values).resize(size[::-1], resample))

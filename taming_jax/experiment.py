@@ -14,6 +14,7 @@ from taming_jax.models.discriminator import DiscriminatorConfig
 from taming_jax.models.gpt import GPTConfig
 from taming_jax.models.vqgan import VQGANConfig
 from taming_jax.sampling.filters import Filters
+from taming_jax.sampling.rejection import rounds_for
 from taming_jax.settings import to_dict
 from taming_jax.sharding import MeshConfig
 from taming_jax.training.loop import TrainConfig
@@ -27,12 +28,17 @@ class SampleConfig:
 
     n: images in all, spread over the classes. per_class: this many of each class instead. classes: numbers or names
     with commas between them, empty for all. batch_size: drawn at once. temperature 0 is greedy; top_k, top_p: None for
-    no limit.
+    no limit. guidance, guidance_schedule: see `sampling.filters.Filters`; above 1 needs condition dropout in training.
+    stride: rows and columns that a sliding window moves at a time; above 1 faster, but an approximation.
     size: height and width in pixels, () for the size of the condition or of the training images; others than the
     training's are drawn by a sliding window.
     condition: for maps and objects, a file or a folder to read them from: label maps (PNG), depth (PNG, NPY),
     photographs for edges, low_res and image, pose maps (NPY), JSON lists of objects; empty for the validation data of
     the training. unlabelled: the value in label maps for "no label", as in the data's settings.
+    complete: a picture to complete; keep: what of it stays, top, bottom, left, right or a mask (a picture, white where
+    it stays), empty for all of it, which `size` then extends to the right and downwards.
+    scorer, accept: rejection sampling by a function "module:function" that keeps the best share `accept` of the images
+    of a condition (see taming_jax.sampling.rejection). animate: also a GIF of the order in which each image was drawn.
     out: the folder, empty for `samples` in the working directory. step: the checkpoint, "" for the newest, "best" for
     the best by its metric.
     """
@@ -48,6 +54,14 @@ class SampleConfig:
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    guidance: float = 1.0
+    guidance_schedule: str = "constant"
+    stride: int = 1
+    complete: str = ""
+    keep: str = ""
+    scorer: str = ""
+    accept: float = 1.0
+    animate: bool = False
     out: str = ""
     step: str = ""
 
@@ -58,12 +72,21 @@ class SampleConfig:
                 raise ValueError(f"config.sample.{name}={getattr(self, name)}, but it must be at least 1.")
         if len(self.size) not in (0, 2) or min(self.size, default=1) < 1:
             raise ValueError(f"config.sample.size={self.size}, but it must be (height, width) in pixels, or ().")
+        rounds_for(self.accept)
+        if (self.accept < 1) != bool(self.scorer):
+            raise ValueError(
+                f"config.sample.scorer={self.scorer!r} and accept={self.accept} go together: who judges, and the share "
+                "below 1 that is kept."
+            )
+        if self.keep and not self.complete:
+            raise ValueError(f"config.sample.keep={self.keep!r} needs the picture, config.sample.complete.")
         if self.per_class is not None and self.per_class < 1:
             raise ValueError(f"config.sample.per_class={self.per_class}, but it must be at least 1, or None.")
 
     def filters(self) -> dict[str, Any]:
         """How tokens are drawn, as keywords of `Generator.sample`."""
-        return {"temperature": self.temperature, "top_k": self.top_k, "top_p": self.top_p}
+        names = ("temperature", "top_k", "top_p", "guidance", "guidance_schedule")
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +112,8 @@ class TransformerExperiment:
     """A training of the second stage, and what `sample.py` draws from it.
 
     first_stage: the working directory of a trained first stage. order: a name of `permuters.ORDERS`.
-    pkeep: share of input image ids kept in training. init_from: the directory of a second stage to start from.
+    pkeep: share of input image ids kept in training. condition_dropout: share of training images whose condition is
+    hidden, for classifier-free guidance; takes one id more. init_from: the directory of a second stage to start from.
     remap: a list of the codes that the data uses, made by `taming_jax.codes_used`, so that the vocabulary can be as
     small; unknown: where other codes go, see `nn.quantize.Remap`.
     """
@@ -102,6 +126,7 @@ class TransformerExperiment:
     condition: ConditionConfig = ConditionConfig()
     order: str = "row_major"
     pkeep: float = 1.0
+    condition_dropout: float = 0.0
     remap: str = ""
     unknown: str = "random"
     optimizer: OptimizerConfig = OptimizerConfig(weight_decay=0.01)

@@ -1,28 +1,30 @@
 """Trained models as objects: what notebooks, `sample.py` and the training hooks use."""
 
+import itertools
+import logging
 import os
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from taming_jax import checkpoint, sharding
+from taming_jax import checkpoint, permuters, sharding, tiles
 from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE
 from taming_jax.conditioning import ConditionConfig, StageCondition, has_stage, make_condition
 from taming_jax.losses import token_cross_entropy
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig, network_input
-from taming_jax.sampling.decode import choose_token, draw_sequence, image_keys, sample
+from taming_jax.sampling.decode import Job, draw_sequence, sample, token_chooser
 from taming_jax.sampling.filters import Filters
-from taming_jax.sampling.wavefront import Schedule
-from taming_jax.sampling.window import cache_bytes, check_window, sample_window, schedule_for
+from taming_jax.sampling.wavefront import Schedule, wavefront_steps
+from taming_jax.sampling.window import cache_bytes, check_window, go_on, schedule_for, start_walk
 from taming_jax.settings import from_dict
 from taming_jax.two_stage import TwoStage
 
 CACHE_BYTES = 6 << 30  # what a device may give to the keys and values of sliding windows
+PARTS = 100  # in which a walk is run where its progress is shown
 
 
 class FirstStage:
@@ -54,9 +56,41 @@ class FirstStage:
 
     def decode(self, ids: Any) -> jax.Array:
         """int32 (b, h, w) -> float32 (b, H, W, c), about [-1, 1]; logits of the labels from a first stage of label
-        maps. Raises ValueError for ids that are not codes."""
+        maps. Where memory does not allow it at once, image by image or in overlapping tiles, with a note in the log.
+        Raises ValueError for ids that are not codes."""
         ids = _check_ids(ids, self.config.n_codes)
-        return _in_shares(self._decode, self.params, {"ids": ids}, self.mesh)
+        free, shares = tiles.free_bytes(self.mesh.devices.flat[0]), sharding.batch_shares(self.mesh)
+        tile = tiles.fitting_tile(self.config, ids.shape[1:], free)
+        if tile:
+            images, seam = self.decode_tiles(ids, tile)
+            logging.info(
+                "Decoded in tiles of %d x %d codes, since the whole takes about %.1f GiB of memory and there are %.1f; "
+                "where tiles meet they differ by %.4f on average, in a range of 2.",
+                *(*tile, tiles.decode_bytes(self.config, ids.shape[1:]) / 2**30, free / 2**30, seam),
+            )
+            return images
+        at_once = shares * max(1, free // tiles.decode_bytes(self.config, ids.shape[1:]))
+        return self._decode_in_parts(ids, at_once)
+
+    def decode_tiles(self, ids: Any, tile: tuple[int, int], overlap: int | None = None) -> tuple[jax.Array, float]:
+        """`decode` in tiles of (h, w) codes that share `overlap` codes with their neighbours, default a quarter ->
+        (images, mean absolute difference of the tiles where they meet, in a range of 2)."""
+        ids = _check_ids(ids, self.config.n_codes)
+        tile = min(tile[0], ids.shape[1]), min(tile[1], ids.shape[2])
+        overlap = min(tile) // 4 if overlap is None else overlap
+        decode = lambda part: self._decode_in_parts(part, sharding.batch_shares(self.mesh))
+        images, seam = tiles.decode_tiles(decode, ids, self.config.factor, tile, overlap)
+        return jnp.asarray(images), seam
+
+    def _decode_in_parts(self, ids: np.ndarray, at_once: int) -> jax.Array:
+        """At most so many images at once, every part of one size."""
+        parts = [ids[first : first + at_once] for first in range(0, len(ids), at_once)]
+        full = [np.resize(part, (min(at_once, len(ids)), *ids.shape[1:])) for part in parts]
+        decoded = [
+            _in_shares(self._decode, self.params, {"ids": whole}, self.mesh)[: len(part)]
+            for whole, part in zip(full, parts)
+        ]
+        return jnp.concatenate(decoded) if len(decoded) > 1 else decoded[0]
 
     def reconstruct(self, images: Any) -> jax.Array:
         """Encode and decode: what the codes keep of the images."""
@@ -76,10 +110,11 @@ class Generator:
         self.condition_stage = condition_stage
         self.params = _place(params, self.mesh)
         whole = sharding.replicated(self.mesh)
-        self._sample = jax.jit(sample, static_argnums=0, static_argnames=("top_k", "greedy"), out_shardings=whole)
-        self._sample_window = jax.jit(
-            sample_window, static_argnums=0, static_argnames=("top_k", "greedy"), out_shardings=whole
-        )
+        self._sample = jax.jit(sample, static_argnums=0, out_shardings=whole)
+        walk = sharding.batch_sharding(self.mesh), sharding.batch_sharding(self.mesh, axis=1)
+        self._start_walk = jax.jit(start_walk, static_argnums=0, out_shardings=walk)
+        self._go_on = jax.jit(go_on, static_argnums=0, donate_argnums=4, out_shardings=walk)
+        self._whole = jax.jit(lambda ids: ids, out_shardings=whole)
         self._tokens = jax.jit(lambda stages, batch: model.condition.tokens(batch, len(batch["number"]), stages))
         self._log_likelihood = jax.jit(self._sequence_log_likelihood)
 
@@ -100,9 +135,13 @@ class Generator:
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        guidance: float = 1.0,
+        guidance_schedule: str = "constant",
+        stride: int = 1,
         given: Any = None,
         keep: Any = None,
         first: int = 0,
+        progress: Callable[[int], None] | None = None,
         **condition: Any,
     ) -> jax.Array:
         """Draw the ids of `n` images, int32 (n, h, w).
@@ -110,17 +149,21 @@ class Generator:
         size: height and width in pixels, default that of the condition's map, of `given`, or else of the training
         images; anything else than the training size is drawn by a sliding window.
         temperature 0 is greedy; top_k and top_p each work alone or together (see `sampling.filters`).
+        guidance: above 1 the condition is obeyed more and images vary less; for models trained with condition dropout.
+        guidance_schedule: "constant", or from 1 up to it along the drawing, "linear" or "cosine".
+        stride: a sliding window moves by so many rows and columns at a time; above 1 faster, but an approximation.
         given, int (h, w) or (n, h, w), with keep, bool of the same shape: ids that stay, for completing an image.
         first: the number of the first image; image i of a seed is the same in whatever batch it is drawn.
+        progress: called with the number of steps done since the last call, of `steps(size)` in all.
         The condition goes under its name, such as `class_label=...` or `segmentation=...`: one for all or one an image.
         Raises ValueError for anything that does not fit the model, before compiling.
         """
         if n < 1:
             raise ValueError(f"n={n} images were asked for; give 1 or more.")
-        filters = Filters(temperature=temperature, top_k=top_k, top_p=top_p)
+        filters = Filters(temperature, top_k, top_p, guidance, guidance_schedule)
         pixels = self._pixels(size, given, condition)
         batch = self.parse_condition(n, pixels, **condition)
-        return self._draw(n, batch, pixels, seed, filters, given, keep, first)
+        return self._draw(n, batch, pixels, seed, filters, given, keep, first, stride, progress)
 
     def sample_ids_like(
         self,
@@ -132,12 +175,20 @@ class Generator:
         given: Any = None,
         keep: Any = None,
         first: int = 0,
+        stride: int = 1,
+        progress: Callable[[int], None] | None = None,
         **filters: Any,
     ) -> jax.Array:
         """As `sample_ids`, under conditions that are entries of a batch already: those that `parse_condition` or the
         data pipeline makes. n, pixels: how many and how large, default as the batch's images."""
         n, pixels = n or len(batch["image"]), pixels or batch["image"].shape[1:3]
-        return self._draw(n, batch, pixels, seed, Filters(**filters), given, keep, first)
+        return self._draw(n, batch, pixels, seed, Filters(**filters), given, keep, first, stride, progress)
+
+    def steps(self, pixels: tuple[int, int]) -> int:
+        """Steps in which images of a height and width in pixels are drawn, however many: tokens of the training size,
+        elsewhere those of the sliding window's wavefront."""
+        grid = self.first_stage.config.grid(*pixels)
+        return self.model.length if grid == self.model.grid else wavefront_steps(grid, self.model.grid)
 
     @property
     def training_pixels(self) -> tuple[int, int]:
@@ -145,39 +196,68 @@ class Generator:
         factor = self.first_stage.config.factor
         return self.model.grid[0] * factor, self.model.grid[1] * factor
 
-    def _draw(self, n, batch, pixels, seed, filters, given, keep, first=0) -> jax.Array:
+    def drawing_steps(self, pixels: tuple[int, int]) -> np.ndarray:
+        """The step, int (h, w), in which each code of an image is drawn."""
+        grid = self.first_stage.config.grid(*pixels)
+        if grid == self.model.grid:
+            return permuters.inverse(self.model.sequence_order()).reshape(grid)
+        rows, columns = np.indices(grid)
+        return rows * min(self.model.grid[1], grid[1]) + columns
+
+    def _draw(self, n, batch, pixels, seed, filters, given, keep, first, stride, progress) -> jax.Array:
+        if filters.guidance != 1 and not self.model.condition_dropout:
+            raise ValueError(
+                f"guidance={filters.guidance}, but this model was trained without config.condition_dropout, and does "
+                "not know what images look like without a condition; use guidance=1."
+            )
         grid = self.first_stage.config.grid(*pixels)
         sliding = grid != self.model.grid
         if sliding:
-            check_window(self.model, grid)
+            check_window(self.model, grid, stride)
+        order = np.arange(grid[0] * grid[1]) if sliding else self.model.sequence_order()
         given, keep = self._completion((n, *grid), given, keep)
         arrays = {"number": first + np.arange(n), "given": given, "keep": keep, **batch}
         arrays = sharding.put_whole(arrays, self.mesh)
-        tokens = self._tokens(self.stages, {name: arrays[name] for name in ("number", *batch)})
-        arguments = (
-            self.model,
-            self.params,
-            tokens,
-            jax.random.key(seed),
-            arrays["number"],
-            jnp.float32(filters.temperature or 1.0),
-            None if filters.top_p is None else jnp.float32(filters.top_p),
-            arrays["given"],
-            arrays["keep"],
+        job = Job(
+            condition=self._tokens(self.stages, {name: arrays[name] for name in ("number", *batch)}),
+            given=arrays["given"],
+            keep=arrays["keep"],
+            key=jax.random.key(seed),
+            numbers=arrays["number"],
+            temperature=jnp.float32(filters.temperature or 1.0),
+            top_p=None if filters.top_p is None else jnp.float32(filters.top_p),
+            guidance=filters.guidance_scales(order),
+            top_k=filters.top_k,
+            greedy=filters.greedy,
         )
-        options = {"top_k": filters.top_k, "greedy": filters.greedy}
         if sliding:
-            schedule = self._schedule(tokens.shape, arrays["given"].shape, np.all(keep, axis=0))
-            ids = self._sample_window(*arguments, schedule, **options)
+            ids = self._slide(job, self._schedule(job, np.all(keep, axis=0), stride), progress)
         else:
-            ids = self._sample(*arguments, **options)
+            ids = self._sample(self.model, self.params, job)
+            if progress:
+                ids.block_until_ready()
+                progress(self.model.length)
         return ids[:n]
 
-    def _schedule(self, tokens: tuple[int, ...], ids: tuple[int, ...], keep: np.ndarray) -> Schedule:
+    def _slide(self, job: Job, schedule: Schedule, progress: Callable[[int], None] | None) -> jax.Array:
+        """The walk of a sliding window; in PARTS parts where somebody watches."""
+        schedule = jax.device_put(schedule, sharding.replicated(self.mesh))
+        walk = self._start_walk(self.model, job, schedule)
+        bounds = np.linspace(0, schedule.steps, PARTS + 1).astype(int) if progress else np.array([0, schedule.steps])
+        for here, end in itertools.pairwise(np.unique(bounds)):
+            walk = self._go_on(self.model, self.params, job, schedule, walk, here, end)
+            if progress:
+                walk[0].block_until_ready()
+                progress(int(end - here))
+        return self._whole(walk[0])
+
+    def _schedule(self, job: Job, keep: np.ndarray, stride: int) -> Schedule:
         """How the window slides: keeping what columns of windows have read, where memory allows."""
-        schedule = schedule_for(self.model, tokens, ids, keep=keep)
-        if cache_bytes(self.model.gpt.config, schedule, -(-ids[0] // sharding.batch_shares(self.mesh))) > CACHE_BYTES:
-            schedule = schedule_for(self.model, tokens, ids, keep=keep, keep_columns=False)
+        shapes = job.condition.shape, job.given.shape
+        schedule = schedule_for(self.model, *shapes, keep=keep, stride=stride)
+        images = -(-len(job.given) // sharding.batch_shares(self.mesh)) * (1 if job.guidance is None else 2)
+        if cache_bytes(self.model.gpt.config, schedule, images) > CACHE_BYTES:
+            schedule = schedule_for(self.model, *shapes, keep=keep, stride=stride, keep_columns=False)
         return schedule
 
     def decode(self, ids: Any) -> jax.Array:
@@ -244,7 +324,7 @@ class TokenModel:
         self.params = _place(params, self.mesh)
         whole = sharding.replicated(self.mesh)
         self._logits = jax.jit(lambda params, batch: model.apply({"params": params}, batch["ids"]), out_shardings=whole)
-        self._extend = jax.jit(self._draw, static_argnames=("n", "top_k", "greedy"), out_shardings=whole)
+        self._extend = jax.jit(self._draw, out_shardings=whole)
 
     def logits(self, ids: Any) -> jax.Array:
         """int32 (b, l) -> float32 (b, l, n): the prediction of what follows each."""
@@ -254,17 +334,21 @@ class TokenModel:
         """Draw the `n` ids that follow int32 (b, l) -> int32 (b, n); filters as in `Generator.sample_ids`."""
         filters = Filters(temperature=temperature, top_k=top_k, top_p=top_p)
         ids = self._check(ids, n - 1)
-        arrays = sharding.put_whole({"ids": ids, "number": np.arange(len(ids))}, self.mesh)
-        temperature, top_p = jnp.float32(filters.temperature or 1.0), filters.top_p
-        key = jax.random.key(seed)
-        drawn = self._extend(self.params, arrays, key, temperature, top_p, n=n, top_k=top_k, greedy=filters.greedy)
-        return drawn[: len(ids)]
+        nothing = np.zeros((len(ids), n), np.int32)
+        arrays = {"condition": ids, "given": nothing, "keep": nothing > 0, "numbers": np.arange(len(ids))}
+        job = Job(
+            **sharding.put_whole(arrays, self.mesh),
+            key=jax.random.key(seed),
+            temperature=jnp.float32(filters.temperature or 1.0),
+            top_p=None if top_p is None else jnp.float32(top_p),
+            top_k=filters.top_k,
+            greedy=filters.greedy,
+        )
+        return self._extend(self.params, job)[: len(ids)]
 
-    def _draw(self, params, arrays, key, temperature, top_p, *, n, top_k, greedy):
-        keys, vocabulary = image_keys(key, arrays["number"]), self.model.config.vocab_size
-        choose = partial(choose_token, keys, vocabulary, temperature, top_p, top_k=top_k, greedy=greedy)
-        nothing = jnp.zeros((len(arrays["ids"]), n), jnp.int32)
-        return draw_sequence(self.model, params, arrays["ids"], jnp.arange(n), nothing, nothing > 0, choose)
+    def _draw(self, params: Any, job: Job) -> jax.Array:
+        choose, places = token_chooser(job, self.model.config.vocab_size), jnp.arange(job.given.shape[1])
+        return draw_sequence(self.model, params, job.condition, places, job.given, job.keep, choose)
 
     def _check(self, ids: Any, further: int) -> np.ndarray:
         ids, config = np.asarray(ids), self.model.config
@@ -363,6 +447,7 @@ def two_stage(config: Mapping[str, Any], first_stage: VQGAN, condition_stage: VQ
         grid=first_stage.config.grid(size, size),
         order=config["order"],
         pkeep=float(config["pkeep"]),
+        condition_dropout=float(config.get("condition_dropout", 0.0)),
     )
 
 

@@ -94,9 +94,9 @@ def check_batch(batch_size: int, mesh: Mesh) -> None:
         )
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """First dimension split over data and fsdp, the rest whole."""
-    return NamedSharding(mesh, P(("data", "fsdp")))
+def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """The dimension of the images split over data and fsdp, the rest whole."""
+    return NamedSharding(mesh, P(*[None] * axis, ("data", "fsdp")))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

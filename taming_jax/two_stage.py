@@ -26,6 +26,8 @@ class TwoStage:
 
     grid: (h, w) of the training images' codes. order: a name of `permuters.ORDERS`.
     pkeep: share of input image ids kept in training; the others are replaced by random ids, the targets stay.
+    condition_dropout: share of training images whose condition is hidden, for classifier-free guidance (arXiv
+    2207.12598).
     Raises ValueError where the parts do not fit.
     """
 
@@ -35,13 +37,22 @@ class TwoStage:
     grid: tuple[int, int]
     order: str = "row_major"
     pkeep: float = 1.0
+    condition_dropout: float = 0.0
 
     def __post_init__(self):
-        settings, codes, needed = self.gpt.config, self.n_codes, max(self.n_codes, self.condition.vocabulary)
+        settings, codes, ids = self.gpt.config, self.n_codes, self.condition.vocabulary
+        if not 0 <= self.condition_dropout < 1:
+            raise ValueError(f"config.condition_dropout={self.condition_dropout}, but it is a share in [0, 1).")
+        if self.condition_dropout and not self.condition.keys:
+            raise ValueError(
+                f"config.condition_dropout={self.condition_dropout}, but there is no condition to hide; set it to 0."
+            )
+        hidden = ", one more for a hidden condition" if self.condition_dropout else ""
+        needed = max(codes, ids + bool(hidden))
         if settings.vocab_size < needed:
             raise ValueError(
                 f"transformer.vocab_size={settings.vocab_size}, but the first stage has {codes} codes and the "
-                f"condition {self.condition.vocabulary} ids; set it to at least {needed}."
+                f"condition {ids} ids{hidden}; set it to at least {needed}."
             )
         length = self.condition.length + self.length - 1
         if settings.block_size < length:
@@ -58,6 +69,11 @@ class TwoStage:
     def n_codes(self) -> int:
         """Ids an image token can take."""
         return self.first_stage.config.n_codes
+
+    @property
+    def hidden_token(self) -> int:
+        """The id that stands at every place of a hidden condition: the first that the condition itself never uses."""
+        return self.condition.vocabulary
 
     @property
     def length(self) -> int:
@@ -103,6 +119,14 @@ class TwoStage:
         keep = jax.random.bernoulli(key_mask, self.pkeep, sequence.shape)
         return jnp.where(keep, sequence, jax.random.randint(key_ids, sequence.shape, 0, self.n_codes))
 
+    def hide(self, key: jax.Array, condition: jax.Array) -> jax.Array:
+        """Hide the condition (b, ...) of a share of `condition_dropout` of the images."""
+        if not self.condition_dropout:
+            return condition
+        images = (len(condition), *[1] * (condition.ndim - 1))
+        hidden = jax.random.bernoulli(key, self.condition_dropout, images)
+        return jnp.where(hidden, self.hidden_token, condition)
+
     def token_nll(
         self,
         params: Any,
@@ -113,14 +137,14 @@ class TwoStage:
     ) -> jax.Array:
         """Negative log-likelihood of each image token in nats, float32 (b, l) in sequence order (paper, equation 6).
 
-        With a key it is training: dropout and `corrupt` are on.
+        With a key it is training: dropout, `corrupt` and `hide` are on.
         """
         sequence = self.to_sequence(self.encode(stages, batch))
         condition = self.condition.tokens(batch, sequence.shape[0], stages)
         inputs, options = sequence, {}
         if key is not None:
-            key_corrupt, key_dropout = jax.random.split(key)
-            inputs = self.corrupt(key_corrupt, sequence)
+            key_corrupt, key_dropout, key_hide = jax.random.split(key, 3)
+            inputs, condition = self.corrupt(key_corrupt, sequence), self.hide(key_hide, condition)
             options = {"train": True, "rngs": {"dropout": key_dropout}}
         return token_cross_entropy(self.logits(params, condition, inputs, **options), sequence)
 

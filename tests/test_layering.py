@@ -24,6 +24,7 @@ LEVELS = {
     "taming_jax/models": 1,
     "taming_jax/conditioning": 2,
     "taming_jax/metrics": 2,
+    "taming_jax/tiles.py": 2,
     "taming_jax/two_stage.py": 3,
     "taming_jax/convert": 3,
     "taming_jax/training": 4,
@@ -32,6 +33,8 @@ LEVELS = {
     "taming_jax/evaluate.py": 5,
     "taming_jax/generate.py": 5,
     "taming_jax/condition_files.py": 5,
+    "taming_jax/completion.py": 5,
+    "taming_jax/picture_files.py": 5,
     "taming_jax/codes_used.py": 5,
     "taming_jax/convert/__main__.py": 5,
     "taming_jax/__init__.py": 5,  # lazily: importing the package must cost nothing

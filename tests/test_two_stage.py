@@ -12,7 +12,6 @@ from taming_jax.generate import FirstStage, Generator
 from taming_jax.losses import token_cross_entropy
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
-from taming_jax.sampling.decode import image_keys
 from taming_jax.sampling.filters import draw
 from taming_jax.sharding import MeshConfig, make_mesh
 from taming_jax.two_stage import TwoStage
@@ -70,10 +69,10 @@ def test_greedy_tokens_and_their_image_are_the_originals(case):
     np.testing.assert_allclose(images, arrays["greedy_image"], atol=1e-4 * scale, rtol=0)
 
 
-def small(condition, order="row_major", grid=(4, 4), pkeep=1.0):
+def small(condition, order="row_major", grid=(4, 4), pkeep=1.0, condition_dropout=0.0):
     """A random model with a grid of few tokens."""
     gpt = GPT(GPTConfig(vocab_size=24, block_size=20, n_layer=2, n_head=2, n_embd=16))
-    return TwoStage(SMALL, gpt, condition, grid, order, pkeep)
+    return TwoStage(SMALL, gpt, condition, grid, order, pkeep, condition_dropout)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +92,7 @@ def test_sampling_with_the_cache_is_sampling_without(small_params, order):
     ids = generator_of(model, small_params).sample_ids(2, class_label=labels, seed=5, top_k=9, temperature=0.8)
 
     walk, apply = model.sequence_order(), jax.jit(model.gpt.apply)
-    keys = image_keys(jax.random.key(5), jnp.arange(2))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), jnp.arange(2))
     tokens = jnp.zeros((2, 20), jnp.int32).at[:, 0].set(labels)  # one size: one program
     for i, place in enumerate(walk):
         logits = apply({"params": small_params}, tokens)[:, i, : model.n_codes]
@@ -102,6 +101,47 @@ def test_sampling_with_the_cache_is_sampling_without(small_params, order):
     expected = np.asarray(tokens)[:, 1:17][:, permuters.inverse(walk)].reshape(2, 4, 4)
     np.testing.assert_array_equal(ids, expected)
     assert len(np.unique(ids)) > 3
+
+
+def test_guidance_moves_logits_away_from_those_without_the_condition(small_params):
+    model = small(ClassLabel(10), "spiral_out", condition_dropout=0.1)
+    generator, labels = generator_of(model, small_params, devices=2), np.array([3, 7])
+    options = {"class_label": labels, "temperature": 0.0}
+    ids = np.asarray(generator.sample_ids(2, **options, guidance=3.0, guidance_schedule="linear"))
+    walk, apply = model.sequence_order(), jax.jit(model.gpt.apply)
+    asked = jnp.zeros((2, 20), jnp.int32).at[:, 0].set(labels)
+    for i in range(16):
+        free = asked.at[:, 0].set(10)
+        with_it, without = (apply({"params": small_params}, x)[:, i, : model.n_codes] for x in (asked, free))
+        scale = 1 + 2 * i / 15
+        asked = asked.at[:, i + 1].set(jnp.argmax(without + scale * (with_it - without), axis=-1))
+    np.testing.assert_array_equal(ids, np.asarray(asked)[:, 1:17][:, permuters.inverse(walk)].reshape(2, 4, 4))
+    plain = np.asarray(generator.sample_ids(2, **options))
+    assert not np.array_equal(ids, plain)
+    np.testing.assert_array_equal(plain, generator.sample_ids(2, **options, guidance=1.0))
+    with pytest.raises(ValueError, match=r"guidance=2.0, but this model was trained without config.condition_dropout"):
+        generator_of(small(ClassLabel(10)), small_params).sample_ids(2, class_label=1, guidance=2.0)
+
+
+def test_conditions_are_hidden_from_that_share_of_training_images():
+    model = small(ClassLabel(10), condition_dropout=0.25)
+    labels = jnp.arange(400).reshape(400, 1) % 10
+    hidden = np.asarray(model.hide(jax.random.key(0), labels))
+    assert 0.2 < (hidden == 10).mean() < 0.3
+    np.testing.assert_array_equal(hidden[hidden != 10], np.asarray(labels)[hidden != 10])
+    maps = np.asarray(model.hide(jax.random.key(0), jnp.zeros((400, 3, 2), jnp.int32)))
+    np.testing.assert_array_equal(maps.min(axis=(1, 2)), maps.max(axis=(1, 2)))  # all of a condition or nothing
+    np.testing.assert_array_equal(small(ClassLabel(10)).hide(jax.random.key(0), labels), labels)
+
+
+def test_progress_tells_every_step(small_params):
+    generator = generator_of(small(NoCondition()), small_params)
+    for pixels in ((8, 8), (12, 18)):
+        told = []
+        drawn = generator.sample_ids(2, size=pixels, progress=told.append)
+        np.testing.assert_array_equal(drawn, generator.sample_ids(2, size=pixels))
+        assert sum(told) == generator.steps(pixels) == generator.drawing_steps(pixels).max() + 1
+        assert len(told) > 1 or pixels == (8, 8)
 
 
 def test_an_image_is_the_same_in_any_batch_and_on_any_number_of_devices(small_params):
@@ -157,6 +197,10 @@ def test_pkeep_replaces_that_share_of_inputs():
         ({"class_label": 1, "top_k": 0}, r"top_k is 0"),
         ({"class_label": 1, "temperature": -1}, r"temperature is -1"),
         ({"class_label": 1, "top_p": 0.0}, r"top_p is 0"),
+        ({"class_label": 1, "guidance": -1}, r"guidance is -1"),
+        ({"class_label": 1, "guidance_schedule": "up"}, r"schedule is 'up'; known: constant, linear, cosine"),
+        ({"class_label": 1, "size": (12, 12), "stride": 3}, r"stride=3, but windows of 4 x 4 tokens move by 1 to 2"),
+        ({"class_label": 1, "size": (12, 0)}, r"12 x 0 pixels is not divisible"),
         ({"class_label": 1, "given": np.zeros((4, 4), int)}, r"given and keep go together"),
         (
             {"class_label": 1, "given": np.zeros((3, 4), int), "keep": np.ones((4, 4), bool)},
@@ -195,6 +239,12 @@ def test_parts_that_do_not_fit_are_refused():
         small(NoCondition(), order="zigzag")
     with pytest.raises(ValueError, match=r"pkeep=0"):
         small(NoCondition(), pkeep=0.0)
+    with pytest.raises(ValueError, match=r"condition_dropout=1.0, but it is a share"):
+        small(ClassLabel(10), condition_dropout=1.0)
+    with pytest.raises(ValueError, match=r"there is no condition to hide"):
+        small(NoCondition(), condition_dropout=0.1)
+    with pytest.raises(ValueError, match=r"vocab_size=24, .* 24 ids, one more for a hidden condition; .* at least 25"):
+        small(ClassLabel(24), condition_dropout=0.1)
     with pytest.raises(ValueError, match=r"kind='smell' is unknown; known: none, class_label"):
         make_condition(ConditionConfig(kind="smell"), SMALL, 8)
     with pytest.raises(ValueError, match=r"n_classes=0"):

@@ -1,7 +1,6 @@
 """The sliding window: the original's tokens, and those of a sampler that reads a whole window for each token."""
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +8,10 @@ import numpy as np
 import pytest
 from golden import drawn_like, gpt_params, weights
 
-from taming_jax.conditioning import NoCondition
+from taming_jax.conditioning import ClassLabel, NoCondition
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
-from taming_jax.sampling.decode import choose_token, image_keys, sample
+from taming_jax.sampling.decode import Job, sample, token_chooser
 from taming_jax.sampling.wavefront import corner, make_schedule
 from taming_jax.sampling.window import cache_bytes, check_window, sample_window, schedule_for
 from taming_jax.sharding import MeshConfig, make_mesh, put_whole
@@ -24,7 +23,7 @@ FIRST = VQGANConfig(
 )
 ORIGINAL = GPT(GPTConfig(vocab_size=64, block_size=512, n_layer=2, n_head=4, n_embd=64))
 
-window = jax.jit(sample_window, static_argnums=0, static_argnames=("top_k", "greedy"))
+window = jax.jit(sample_window, static_argnums=0)
 
 
 def model_of(grid=(4, 4), order="row_major", gpt=None, codes=CODES, **settings):
@@ -55,19 +54,21 @@ def nothing(grid, images=2):
     return np.zeros((images, *grid), np.int32), np.zeros((images, *grid), bool)
 
 
-def draw(model, params, condition, given, keep, schedule=None, *, numbers=None, **filters):
+def job_of(condition, given, keep, numbers=None, **filters):
     numbers = np.arange(len(given)) if numbers is None else numbers
-    arguments = (jax.random.key(1), numbers, jnp.float32(0.9), None, given, keep)
-    return np.asarray(window(model, params, condition, *arguments, schedule, **filters))
+    return Job(condition, given, keep, jax.random.key(1), numbers, jnp.float32(0.9), **filters)
 
 
-def one_by_one(model, params, condition, given, keep, *, stride=1, top_k=None, greedy=False):
+def draw(model, params, condition, given, keep, schedule=None, *, numbers=None, **filters):
+    return np.asarray(window(model, params, job_of(condition, given, keep, numbers, **filters), schedule))
+
+
+def one_by_one(model, params, condition, given, keep, *, stride=1, scale=1, **filters):
     """The plain sampler: row by row, for each token the whole window through the network, nothing kept."""
     (rows, columns), (h, w) = given.shape[1:], model.grid
     h, w = min(h, rows), min(w, columns)
     forward = jax.jit(lambda ids: model.gpt.apply({"params": params}, ids))
-    keys = image_keys(jax.random.key(1), jnp.arange(len(given)))
-    choose = jax.jit(partial(choose_token, keys, model.n_codes, 0.9, None, top_k=top_k, greedy=greedy))
+    choose = jax.jit(token_chooser(job_of(condition, given, keep, **filters), model.n_codes))
 
     def first(place, size, length):
         centred = (place - length // 2) // stride * stride
@@ -78,9 +79,13 @@ def one_by_one(model, params, condition, given, keep, *, stride=1, top_k=None, g
         top, left = first(i, rows, h), first(j, columns, w)
         cut = lambda grid, top=top, left=left: grid[:, top : top + h, left : left + w].reshape(len(grid), -1)
         before = cut(condition) if condition.ndim == 3 else condition
-        logits = forward(np.concatenate([before, cut(ids)], axis=1)[:, :-1])
         place = before.shape[1] - 1 + (i - top) * w + j - left
-        token = np.asarray(choose(logits[:, place], i * columns + j))
+        logits = forward(np.concatenate([before, cut(ids)], axis=1)[:, :-1])[:, place]
+        if scale != 1:
+            hidden = np.full_like(before, model.condition.vocabulary)
+            free = forward(np.concatenate([hidden, cut(ids)], axis=1)[:, :-1])[:, place]
+            logits = free + scale * (logits - free)
+        token = np.asarray(choose(logits, i * columns + j))
         ids[:, i, j] = np.where(keep[:, i, j], given[:, i, j], token)
     return ids
 
@@ -105,6 +110,16 @@ def test_tokens_given_a_segmentation_are_the_originals(golden):
     model, params = model_of((16, 16), gpt=ORIGINAL, codes=64), gpt_params(weights(arrays, "segmentation/weight/"))
     ids = draw(model, params, arrays["segmentation/cond"], *nothing((20, 24), 1), greedy=True)
     np.testing.assert_array_equal(ids, arrays["segmentation/tokens"])
+
+
+def test_guidance_reads_every_window_with_and_without_its_condition(params):
+    grid, model = (5, 9), model_of()
+    condition, (given, keep) = condition_of("map", grid) % 23, completion_of(grid)
+    model = dataclasses.replace(model, condition=ClassLabel(23), condition_dropout=0.1)
+    scales = jnp.full(grid[0] * grid[1], 2.5)
+    ids = draw(model, params, condition, given, keep, guidance=scales)
+    np.testing.assert_array_equal(ids, one_by_one(model, params, condition, given, keep, scale=2.5))
+    assert not np.array_equal(ids, draw(model, params, condition, given, keep))
 
 
 CASES = {
@@ -157,11 +172,9 @@ def test_the_schedule_changes_nothing_but_the_work(params, options):
 def test_a_grid_as_trained_is_drawn_as_by_the_plain_decoder(params):
     model, condition = model_of(), condition_of(1, (4, 4), 3)
     given, keep = completion_of((4, 4), 3)
-    plain = jax.jit(sample, static_argnums=0, static_argnames=("top_k", "greedy"))
-    arguments = (jax.random.key(1), np.arange(3), jnp.float32(0.9), None, given, keep)
-    np.testing.assert_array_equal(
-        draw(model, params, condition, given, keep, top_k=7), plain(model, params, condition, *arguments, top_k=7)
-    )
+    plain = jax.jit(sample, static_argnums=0)
+    job = job_of(condition, given, keep, top_k=7)
+    np.testing.assert_array_equal(draw(model, params, condition, given, keep, top_k=7), plain(model, params, job))
 
 
 def test_kept_ids_stay_are_context_and_cost_nothing(params):

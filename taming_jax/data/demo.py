@@ -10,7 +10,7 @@ that line only (but for a touch of warmth around the sun). So the label of a pix
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -314,3 +314,10 @@ def read_class(images: np.ndarray) -> np.ndarray:
     labels = read_labels(images)
     areas = [(labels == label).sum((-2, -1)) for label in range(FIRST_OBJECT, len(LABELS))]
     return np.argmax(areas, axis=0).astype(np.int32)
+
+
+def score_class(images: np.ndarray, conditions: Mapping[str, np.ndarray]) -> np.ndarray:
+    """A scorer for rejection sampling: of the pixels read as objects the share that is of the class asked for, (n,)."""
+    labels = read_labels(images)
+    right = labels == np.asarray(conditions["class_label"])[:, None, None] + FIRST_OBJECT
+    return right.sum(axis=(1, 2)) / np.maximum(1, (labels >= FIRST_OBJECT).sum(axis=(1, 2)))

@@ -1,45 +1,70 @@
 """Drawing a training-size grid of ids: one compiled program that prefills the cache and then draws token by token."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from taming_jax.models.gpt import GPT
-from taming_jax.sampling.filters import draw
+from taming_jax.sampling.filters import draw, guide
 from taming_jax.two_stage import TwoStage
 
 
-def sample(
-    model: TwoStage,
-    params: Any,
-    condition: jax.Array,
-    key: jax.Array,
-    numbers: jax.Array,
-    temperature: jax.Array,
-    top_p: jax.Array | None,
-    given: jax.Array,
-    keep: jax.Array,
-    *,
-    top_k: int | None = None,
-    greedy: bool = False,
-) -> jax.Array:
-    """Draw ids with a static key/value cache; to be compiled with `model`, `top_k` and `greedy` static.
+@struct.dataclass
+class Job:
+    """What to draw, as one argument of a compiled program; `top_k` and `greedy` are static.
 
-    condition int32 (b, k), or (b, h, w) where its tokens have places; key, and numbers int32 (b,), which image of the
-    key's series each one is; temperature and top_p scalars (see `filters.Filters`). given int32 (b, h, w) stands where
-    keep, bool (b, h, w), is True; the rest is drawn. Returns int32 (b, h, w).
-
-    A token's key is its image's folded with its place on the grid, so neither the batch nor the order of drawing
-    matters.
+    condition: int32 (b, k), or (b, h, w) where its tokens have places.
+    given: int32 (b, h, w), ids that stand where keep, bool (b, h, w), is True; the rest is drawn.
+    key, and numbers int32 (b,): the seed, and which image of its series each one is. A token's key is its image's
+    folded with its place on the grid, so neither the batch nor the order of drawing matters.
+    temperature, top_p: scalars; guidance: float32 (h w,), the scale at each place, or None (see `filters.Filters`).
     """
-    keys, places = image_keys(key, numbers), jnp.asarray(model.sequence_order())  # (b,), (l,)
-    given, keep = model.to_sequence(given), model.to_sequence(keep)  # (b, l)
-    choose = partial(choose_token, keys, model.n_codes, temperature, top_p, top_k=top_k, greedy=greedy)
+
+    condition: jax.Array
+    given: jax.Array
+    keep: jax.Array
+    key: jax.Array
+    numbers: jax.Array
+    temperature: jax.Array
+    top_p: jax.Array | None = None
+    guidance: jax.Array | None = None
+    top_k: int | None = struct.field(pytree_node=False, default=None)
+    greedy: bool = struct.field(pytree_node=False, default=False)
+
+
+def sample(model: TwoStage, params: Any, job: Job) -> jax.Array:
+    """Draw ids with a static key/value cache -> int32 (b, h, w); to be compiled with `model` static."""
+    places = jnp.asarray(model.sequence_order())  # (l,)
+    condition = seen_conditions(model, job)
     condition = condition.reshape(condition.shape[0], -1)
+    given, keep = model.to_sequence(job.given), model.to_sequence(job.keep)  # (b, l)
+    choose = token_chooser(job, model.n_codes)
     return model.to_grid(draw_sequence(model.gpt, params, condition, places, given, keep, choose))
+
+
+def seen_conditions(model: TwoStage, job: Job) -> jax.Array:
+    """The conditions of the sequences to read: those of the job (b, ...); with guidance each followed by the same one
+    hidden (2 b, ...), so that both stay on one device."""
+    if job.guidance is None:
+        return job.condition
+    both = jnp.stack([job.condition, jnp.full_like(job.condition, model.hidden_token)], axis=1)
+    return both.reshape(-1, *job.condition.shape[1:])
+
+
+def token_chooser(job: Job, n_codes: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """choose: logits (b, n), or with guidance (2 b, n), of the tokens at a place -> ids (b,) below n_codes."""
+    image_keys = jax.vmap(jax.random.fold_in, (None, 0))(job.key, job.numbers)  # (b,)
+
+    def choose(logits: jax.Array, place: jax.Array) -> jax.Array:
+        if job.guidance is not None:
+            logits = guide(logits, job.guidance[place])
+        keys = jax.vmap(jax.random.fold_in, (0, None))(image_keys, place)
+        return draw(keys, logits[:, :n_codes], job.temperature, job.top_k, job.top_p, job.greedy)
+
+    return choose
 
 
 def draw_sequence(
@@ -53,17 +78,19 @@ def draw_sequence(
 ) -> jax.Array:
     """Continue prefix int32 (b, k) by l tokens -> int32 (b, l), of which those where keep (b, l) is True are `given`.
 
-    choose: logits (b, n) and the token's entry of places (l,) -> ids (b,).
+    choose: logits (b, n) and the token's entry of places (l,) -> ids (b,). The prefix may have a multiple of b rows,
+    each image's next to one another: all of them go on with the image's tokens.
     """
-    b, k = prefix.shape
-    cache = gpt.init_cache(b, k + len(places) - 1)
+    rows, k = prefix.shape
+    cache = gpt.init_cache(rows, k + len(places) - 1)
     logits, cache = gpt.apply({"params": params}, prefix, cache=cache, start=0, last_only=True)
     first = jnp.where(keep[:, 0], given[:, 0], choose(logits[:, 0], places[0]))
 
     def advance(carry, xs):
         token, cache = carry
         position, place, given_here, keep_here = xs
-        logits, cache = gpt.apply({"params": params}, token[:, None], cache=cache, start=position)
+        tokens = jnp.repeat(token, rows // len(token))[:, None]
+        logits, cache = gpt.apply({"params": params}, tokens, cache=cache, start=position)
         token = jnp.where(keep_here, given_here, choose(logits[:, 0], place))
         return (token, cache), token
 
@@ -71,24 +98,3 @@ def draw_sequence(
     steps = (positions, places[1:], given[:, 1:].T, keep[:, 1:].T)
     _, rest = jax.lax.scan(advance, (first, cache), steps)  # (l - 1, b)
     return jnp.concatenate([first[:, None], rest.T], axis=1)
-
-
-def choose_token(
-    keys: jax.Array,
-    n_codes: int,
-    temperature: jax.Array,
-    top_p: jax.Array | None,
-    logits: jax.Array,
-    place: jax.Array,
-    *,
-    top_k: int | None,
-    greedy: bool,
-) -> jax.Array:
-    """logits (b, n) of the tokens at `place` -> ids (b,) below n_codes, by keys (b,) folded with the place."""
-    token_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
-    return draw(token_keys, logits[:, :n_codes], temperature, top_k, top_p, greedy)
-
-
-def image_keys(key: jax.Array, numbers: jax.Array) -> jax.Array:
-    """(b,) keys, one an image: image i of a key's series has the same in whatever batch it is drawn."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)

@@ -1,4 +1,5 @@
-"""From logits to one drawn token: temperature, top-k, top-p (nucleus sampling, arXiv 1904.09751) and greedy."""
+"""From logits to one drawn token: guidance (classifier-free, arXiv 2207.12598), temperature, top-k, top-p (nucleus
+sampling, arXiv 1904.09751) and greedy."""
 
 import math
 from dataclasses import dataclass
@@ -6,13 +7,24 @@ from numbers import Integral, Real
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+
+# How strong guidance is along the drawing of an image: progress in [0, 1] -> share of the way from 1 to the full scale.
+SCHEDULES = {
+    "constant": lambda progress: np.ones_like(progress),
+    "linear": lambda progress: progress,
+    "cosine": lambda progress: (1 - np.cos(np.pi * progress)) / 2,
+}
 
 
 @dataclass(frozen=True)
 class Filters:
     """How tokens are drawn. Applied in this order; each works alone or together with the others.
 
+    guidance: 1 is the model as it is; above, logits are moved on from those without the condition, so that images obey
+    more and vary less. For models trained with condition dropout. guidance_schedule: a name of SCHEDULES; "constant"
+    from the first token on, "linear" and "cosine" rising from 1 to `guidance`.
     temperature: logits are divided by it; below 1 bolder, above 1 more varied; 0 is greedy (always the likeliest).
     top_k: only the k likeliest tokens can be drawn; None or a k of at least the vocabulary keeps all.
     top_p: of these, only the likeliest that together just exceed the probability p; None or 1 keeps all.
@@ -23,19 +35,42 @@ class Filters:
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
+    guidance: float = 1.0
+    guidance_schedule: str = "constant"
 
     def __post_init__(self):
-        t, k, p = self.temperature, self.top_k, self.top_p
+        t, k, p, g = self.temperature, self.top_k, self.top_p, self.guidance
         if not _is(t, Real) or not math.isfinite(t) or t < 0:
             raise ValueError(f"temperature is {t!r}, but must be finite and at least 0; 0 is greedy, 1 the default")
         if k is not None and (not _is(k, Integral) or k < 1):
             raise ValueError(f"top_k is {k!r}, but must be an integer of at least 1; None switches the filter off")
         if p is not None and (not _is(p, Real) or not 0 < p <= 1):
             raise ValueError(f"top_p is {p!r}, but must be above 0 and at most 1; None (or 1) switches the filter off")
+        if not _is(g, Real) or not math.isfinite(g) or g < 0:
+            raise ValueError(f"guidance is {g!r}, but must be finite and at least 0; 1 switches it off")
+        if self.guidance_schedule not in SCHEDULES:
+            raise ValueError(f"guidance_schedule is {self.guidance_schedule!r}; known: {', '.join(SCHEDULES)}")
 
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+    def guidance_scales(self, order: np.ndarray) -> np.ndarray | None:
+        """The scale of guidance at each place of the grid, float32 (l,), when the places are drawn in `order` (l,), the
+        indices 0..l-1; None where there is no guidance."""
+        if self.guidance == 1:
+            return None
+        progress = np.arange(len(order)) / max(1, len(order) - 1)
+        scales = np.empty(len(order), np.float32)
+        scales[order] = 1 + (self.guidance - 1) * SCHEDULES[self.guidance_schedule](progress)
+        return scales
+
+
+def guide(logits: Array, scale: float | Array) -> Array:
+    """Logits (2 b, n) with the condition and without it, in turns -> float32 (b, n): moved from the latter by `scale`
+    times the difference (arXiv 2207.12598, equation 6, where w is scale - 1)."""
+    asked, free = jnp.unstack(logits.astype(jnp.float32).reshape(-1, 2, logits.shape[-1]), axis=1)
+    return free + scale * (asked - free)
 
 
 def filter_logits(logits: Array, top_k: int | None = None, top_p: float | Array | None = None) -> Array:

@@ -13,6 +13,7 @@ All of this follows from sizes alone, so it is worked out here with numpy, as ta
 """
 
 import dataclasses
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -81,6 +82,12 @@ def corner(place: np.ndarray | int, size: int, window: int, stride: int = 1) -> 
     return np.clip((np.asarray(place) - window // 2) // stride * stride, 0, size - window)
 
 
+def wavefront_steps(grid: tuple[int, int], window: tuple[int, int]) -> int:
+    """Steps in which a grid (H, W) is drawn with windows (h, w): rows follow one another a window's width apart."""
+    (rows, columns), width = grid, min(window[1], grid[1])
+    return width * (rows - 1) + columns
+
+
 def make_schedule(
     grid: tuple[int, int],
     window: tuple[int, int],
@@ -101,9 +108,7 @@ def make_schedule(
     Raises ValueError for a stride out of range.
     """
     (rows, columns), (h, w) = grid, window
-    most = max(1, min(h - h // 2, w - w // 2))
-    if not 1 <= stride <= most:
-        raise ValueError(f"stride={stride}, but windows of {h} x {w} tokens move by 1 to {most}.")
+    check_stride(stride, window)
     tops = corner(np.arange(rows), rows, h, stride)
     lefts = corner(np.arange(columns), columns, w, stride)
     slots = -(-columns // w)  # rows under way at a time
@@ -114,7 +119,7 @@ def make_schedule(
     sizes = (fill, w, 1) if w > 1 else (fill, 1)
     held: dict[int, tuple[int, int, int]] = {}  # entry -> the corner of its window, and how many positions it has
     steps: list[list[list[tuple[int, Op]]]] = []
-    for step in range(w * (rows - 1) + columns):
+    for step in range(wavefront_steps(grid, window)):
         steps.append([])
         for i in range(max(0, -(-(step - columns + 1) // w)), min(rows - 1, step // w) + 1):
             j = step - w * i
@@ -141,6 +146,14 @@ def make_schedule(
         _tables(size, kind, steps, group, idle, rows * columns) for kind, (size, group) in enumerate(zip(sizes, groups))
     )
     return Schedule(grid, window, condition, entries + 1, passes)
+
+
+def check_stride(stride: int, window: tuple[int, int]) -> None:
+    """Raises ValueError for a stride by which windows (h, w) cannot move."""
+    h, w = window
+    most = max(1, min(h - h // 2, w - w // 2))
+    if not isinstance(stride, Integral) or not 1 <= stride <= most:
+        raise ValueError(f"stride={stride}, but windows of {h} x {w} tokens move by 1 to {most}.")
 
 
 def _reads(has: int, need: int, sizes: tuple[int, ...]) -> list[tuple[int, int]]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -10,73 +9,71 @@ import jax.numpy as jnp
 import numpy as np
 
 from taming_jax.models.gpt import GPT, GPTConfig
-from taming_jax.sampling.decode import choose_token, image_keys
-from taming_jax.sampling.wavefront import Op, Schedule, make_schedule
+from taming_jax.sampling.decode import Job, seen_conditions, token_chooser
+from taming_jax.sampling.wavefront import Op, Schedule, check_stride, make_schedule
 from taming_jax.two_stage import TwoStage
 
 
-def sample_window(
-    model: TwoStage,
-    params: Any,
-    condition: jax.Array,
-    key: jax.Array,
-    numbers: jax.Array,
-    temperature: jax.Array,
-    top_p: jax.Array | None,
-    given: jax.Array,
-    keep: jax.Array,
-    schedule: Schedule | None = None,
-    *,
-    top_k: int | None = None,
-    greedy: bool = False,
-) -> jax.Array:
-    """Draw ids on a grid of any size; to be compiled with `model`, `top_k` and `greedy` static.
+def sample_window(model: TwoStage, params: Any, job: Job, schedule: Schedule | None = None) -> jax.Array:
+    """Draw ids on a grid of any size -> int32 (b, H, W); to be compiled with `model` static.
 
-    condition int32 (b, H, W): one token for each of the image's, of which a window sees its own part; or (b, k): the
-    same for every window. given int32 (b, H, W) stands where keep, bool (b, H, W), is True; the rest is drawn. The
-    other arguments are those of `decode.sample`. schedule: see `schedule_for`; None for the exact one that draws
-    everything. Returns int32 (b, H, W).
+    The job's condition is int32 (b, H, W): one token for each of the image's, of which a window sees its own part; or
+    (b, k): the same for every window. schedule: see `schedule_for`; None for the exact one that draws everything.
 
-    Raises ValueError for what does not fit the model, before compiling. A token's key is its image's folded with its
-    place on the grid, so neither the batch nor the schedule matters. On a grid of the training size the result is
-    that of `decode.sample`.
+    Raises ValueError for what does not fit the model, before compiling. The schedule does not change what is drawn, and
+    on a grid of the training size that is what `decode.sample` draws.
     """
-    schedule = schedule or schedule_for(model, condition.shape, given.shape)
-    _check_shapes(schedule, condition.shape, given.shape)
-    gpt, keys = _gpt(model, schedule), image_keys(key, numbers)
-    choose = partial(choose_token, keys, model.n_codes, temperature, top_p, top_k=top_k, greedy=greedy)
+    schedule = schedule or schedule_for(model, job.condition.shape, job.given.shape)
+    walk = start_walk(model, job, schedule)
+    return go_on(model, params, job, schedule, walk, 0, schedule.steps)[0]
+
+
+def start_walk(model: TwoStage, job: Job, schedule: Schedule) -> tuple[jax.Array, Any]:
+    """What a walk over the grid carries from step to step, before the first: the ids (b, H, W), and the keys and values
+    that are kept, each (entries, b or, with guidance, 2 b, heads, L, c)."""
+    _check_shapes(schedule, job.condition.shape, job.given.shape)
+    rows = len(job.given) * (1 if job.guidance is None else 2)
+    cache = jax.eval_shape(lambda: model.gpt.init_cache(rows, schedule.length))
+    kept = jax.tree.map(lambda array: jnp.zeros((schedule.entries, *array.shape), array.dtype), cache)
+    return jnp.where(job.keep, job.given, 0), kept
+
+
+def go_on(
+    model: TwoStage, params: Any, job: Job, schedule: Schedule, walk: tuple[jax.Array, Any], first: int, last: int
+) -> tuple[jax.Array, Any]:
+    """The steps from `first` to before `last` of `schedule.steps`, so that a caller can show how far it is."""
+    gpt, choose = _gpt(model, schedule), token_chooser(job, model.n_codes)
+    condition = seen_conditions(model, job)
 
     def read(ids, op: Op, tokens: int, cache, start):
         """Read one window's positions from `start` on -> the token drawn (b,), their keys and values."""
-        sequence = _sequence(ids, condition, op, schedule)
+        sequence = _sequence(jnp.repeat(ids, len(condition) // len(ids), axis=0), condition, op, schedule)
         inputs = jax.lax.dynamic_slice_in_dim(sequence, start, tokens, axis=1)
         logits, cache = gpt.apply({"params": params}, inputs, cache=cache, start=start, at=op.at)
         new = jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, start, tokens, axis=2), cache)
         drawn = choose(logits[:, 0], op.row * schedule.grid[1] + op.column)
-        return jnp.where(keep[:, op.row, op.column], ids[:, op.row, op.column], drawn), new
+        return jnp.where(job.keep[:, op.row, op.column], ids[:, op.row, op.column], drawn), new
 
-    def run(kind: int, op: Op, state):
+    def run(kind: int, op: Op, walk):
         """Read the windows of one chunk as one batch; op's fields are (g,)."""
-        ids, kept = state
+        ids, kept = walk
         tokens = schedule.passes[kind].size
         if kind == 0:  # an empty entry: nothing to fetch, and the cache is no longer than what is read
-            one = lambda op: read(ids, op, tokens, gpt.init_cache(len(ids), tokens), 0)
+            one = lambda op: read(ids, op, tokens, gpt.init_cache(len(condition), tokens), 0)
             drawn, new = _over_group(one, op)
         else:
             one = lambda op, cache: read(ids, op, tokens, cache, op.start)
             drawn, new = _over_group(one, op, _fetch(kept, op.entry))
         return ids.at[:, op.row, op.column].set(drawn.T, mode="drop"), _store(kept, new, op.entry, op.start)
 
-    def step(t, state):
+    def step(t, walk):
         for kind, passes in enumerate(schedule.passes):
             ops, bounds = jax.tree.map(jnp.asarray, (passes.ops, passes.bounds))
-            chunk = lambda c, state, kind=kind, ops=ops: run(kind, jax.tree.map(lambda field: field[c], ops), state)
-            state = jax.lax.fori_loop(bounds[t], bounds[t + 1], chunk, state)
-        return state
+            chunk = lambda c, walk, kind=kind, ops=ops: run(kind, jax.tree.map(lambda field: field[c], ops), walk)
+            walk = jax.lax.fori_loop(bounds[t], bounds[t + 1], chunk, walk)
+        return walk
 
-    cache = jax.eval_shape(lambda: gpt.init_cache(len(given), schedule.length))
-    kept = jax.tree.map(lambda array: jnp.zeros((schedule.entries, *array.shape), array.dtype), cache)
-    return jax.lax.fori_loop(0, schedule.steps, step, (jnp.where(keep, given, 0), kept))[0]
+    return jax.lax.fori_loop(first, last, step, walk)
 
 
 def schedule_for(
@@ -96,7 +93,7 @@ def schedule_for(
     the CPU, where a batch saves nothing, and elsewhere all that are ready.
     Raises ValueError for what does not fit the model.
     """
-    check_window(model, given[1:])
+    check_window(model, given[1:], stride)
     grid, spatial = (given[1], given[2]), len(condition) == 3
     free = model.gpt.config.n_unmasked
     known = model.length if spatial else condition[1]
@@ -130,8 +127,8 @@ def schedule_for(
     return schedule
 
 
-def check_window(model: TwoStage, grid: tuple[int, ...]) -> None:
-    """Raises ValueError where ids of `grid` (H, W) cannot be drawn by a sliding window."""
+def check_window(model: TwoStage, grid: tuple[int, ...], stride: int = 1) -> None:
+    """Raises ValueError where ids of `grid` (H, W) cannot be drawn by a sliding window that moves by `stride`."""
     if model.order != "row_major":
         raise ValueError(
             f"the token order is {model.order!r}, but only 'row_major' can slide over {' x '.join(map(str, grid))} "
@@ -139,11 +136,12 @@ def check_window(model: TwoStage, grid: tuple[int, ...]) -> None:
         )
     if len(grid) != 2 or min(grid) < 1:
         raise ValueError(f"the grid of ids is {grid}; expected (H, W), each at least 1.")
+    check_stride(stride, (min(model.grid[0], grid[0]), min(model.grid[1], grid[1])))
 
 
 def cache_bytes(config: GPTConfig, schedule: Schedule, images: int) -> int:
-    """Memory for the keys and values of `images` images drawn at once: most of what sampling takes beside the
-    parameters. Less with keep_columns=False, a stride above 1 or fewer images."""
+    """Memory for the keys and values of `images` images drawn at once (with guidance each counts twice): most of what
+    sampling takes beside the parameters. Less with keep_columns=False, a stride above 1 or fewer images."""
     a_position = 2 * config.n_layer * config.n_embd * jnp.dtype(config.dtype).itemsize
     return images * schedule.entries * schedule.length * a_position
 

@@ -1,0 +1,205 @@
+"""`sample.py` beyond the training size: completion, rejection sampling, animation, and pictures drawn again."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+import sample
+from configs import common, demo_class
+from taming_jax import checkpoint, picture_files
+from taming_jax.completion import complete, read_mask, read_picture
+from taming_jax.experiment import SampleConfig, TransformerExperiment, saved_form
+from taming_jax.generate import load
+from taming_jax.models.gpt import GPT
+from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.sampling.rejection import choose, draw_best, load_scorer, rounds_for
+from taming_jax.settings import from_dict, to_dict
+
+FIRST = VQGANConfig(
+    resolution=16,
+    ch=8,
+    ch_mult=(1, 1, 1),
+    num_res_blocks=1,
+    attn_resolutions=(),
+    z_channels=8,
+    embed_dim=8,
+    n_embed=32,
+    norm_groups=4,
+)
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A model of random weights: 16 x 16 pixels, 4 x 4 codes, ten classes."""
+    path = str(tmp_path_factory.mktemp("model"))
+    config = common.tiny_transformer(demo_class.get_config()).to_dict()
+    config["data"] |= {"size": 16, "n_val": 8}
+    config["condition"] |= {"n_classes": 10, "class_names": tuple(f"kind {i}" for i in range(10))}
+    config["transformer"] |= {"block_size": 20, "n_embd": 32}
+    experiment = from_dict(TransformerExperiment, {**config, "condition_dropout": 0.1})
+    first = jax.jit(VQGAN(FIRST).init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    params = jax.jit(GPT(experiment.transformer).init)(jax.random.key(1), jnp.zeros((1, 2), jnp.int32))["params"]
+    params = jax.tree.map(lambda leaf: leaf * 8 if leaf.ndim == 2 else leaf, params)
+    checkpoint.save_model(f"{path}/first_stage", params=first, config={"kind": "vqgan", "model": to_dict(FIRST)})
+    checkpoint.save_model(path, params=params, config=saved_form(experiment), step=7)
+    return path
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory):
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.fromarray(np.random.RandomState(0).randint(0, 255, (17, 22, 3)).astype(np.uint8)).save(path)
+    return str(path)
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def redness(images, conditions):
+    assert set(conditions) == {"class_label"}
+    return images[..., 0].mean(axis=(1, 2))
+
+
+def test_a_picture_is_drawn_again_from_what_it_says(workdir, photo, tmp_path, capsys):
+    settings = SampleConfig(
+        n=5,
+        batch_size=2,
+        seed=3,
+        size=(24, 32),
+        complete=photo,
+        top_k=20,
+        guidance=1.5,
+        animate=True,
+        out=str(tmp_path / "out"),
+    )
+    out = sample.draw(settings, workdir)
+    files = sorted(path.name for path in out.glob("0000[0-9]*"))
+    assert len(files) == 5 * 3  # picture, beside, animation
+    single = next(out.glob("00003*_3.png"))
+    assert pixels(single).shape == (24, 32, 3)
+    assert sample.reproduce(str(single), out=str(tmp_path / "again.png"))
+    np.testing.assert_array_equal(pixels(tmp_path / "again.png"), pixels(single))
+    assert "the same picture" in capsys.readouterr().out
+    with Image.open(next(out.glob("00003*.gif"))) as animation:
+        assert animation.n_frames > 10 and animation.size == (32, 24)
+    image, made = picture_files.load(epath.Path(single))
+    picture_files.save(-(image / 127.5 - 1), tmp_path / "other.png", made)
+    assert not sample.reproduce(str(tmp_path / "other.png"))
+    assert "differs by up to" in capsys.readouterr().out
+
+
+def test_rejection_keeps_the_best_and_they_are_drawn_again_without_the_scorer(workdir, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "scorers_of_mine", sys.modules[__name__])
+    settings = SampleConfig(classes="4,2", per_class=2, batch_size=3, out=str(tmp_path / "all"))
+    judged = dataclasses.replace(settings, scorer="scorers_of_mine:redness", accept=0.25, out=str(tmp_path / "best"))
+    usual, best = sample.draw(settings, workdir), sample.draw(judged, workdir)
+    mean = lambda folder: np.mean([pixels(path)[..., 0].mean() for path in folder.glob("0000*.png")])
+    assert len(list(best.glob("0000*.png"))) == 4 and mean(best) > mean(usual)
+    monkeypatch.delitem(sys.modules, "scorers_of_mine")  # a picture must not have its code run
+    for path in list(best.glob("0000*.png")):
+        assert sample.reproduce(str(path))
+
+
+def test_the_best_of_each_condition_are_chosen():
+    scores = np.array([[1.0, 9, 3], [5, 0, 4], [2, 7, 8]])
+    assert choose(scores, ["a", "a", "b"]).tolist() == [[0, 1], [2, 1], [2, 2]]
+    assert choose(scores, ["a", "b", "c"]).tolist() == [[1, 0], [0, 1], [2, 2]]
+    assert [rounds_for(share) for share in (1, 0.5, 0.25, 1 / 3, 0.3)] == [1, 2, 4, 3, 4]
+    draw = lambda number: (np.full((2, 1, 1), number), np.full((2, 4, 4, 3), number))
+    best = draw_best(2, {"class_label": np.array([1, 1])}, 3, draw, lambda images, _: images[:, 0, 0, 0])
+    assert best.ids.ravel().tolist() == [2, 2] and best.rounds.tolist() == [2, 2] and best.places.tolist() == [0, 1]
+    with pytest.raises(ValueError, match=r"the scorer gave \(2, 4\) for 2 images; expected 2 numbers"):
+        draw_best(2, {}, 1, draw, lambda images, _: images[:, :, 0, 0])
+    with pytest.raises(ValueError, match="some of them not a number"):
+        draw_best(2, {}, 1, draw, lambda images, _: [np.nan, 1])
+
+
+def test_what_a_mask_keeps_becomes_given_ids(workdir, photo, tmp_path):
+    first = load(workdir).first_stage
+    image = read_picture(photo, 4)  # 17 x 22 pixels, cut to 16 x 20
+    ids = np.asarray(first.encode(image[None])[0])
+    left = complete(first, image, read_mask("left", image, 4))
+    assert left["keep"].tolist() == [[True, True, False, False, False]] * 4  # a code stays where all its pixels do
+    np.testing.assert_array_equal(left["given"][left["keep"]], ids[left["keep"]])
+    wider = complete(first, image, size=(24, 32))
+    assert wider["keep"].shape == (6, 8) and wider["keep"].sum() == 20 and wider["keep"][:4, :5].all()
+    hole = np.full((17, 22), 255, np.uint8)
+    hole[6:9, 10:12] = 0
+    Image.fromarray(hole).save(tmp_path / "hole.png")
+    inside = complete(first, image, read_mask(str(tmp_path / "hole.png"), image, 4))["keep"]
+    assert (~inside).sum() in (1, 2, 3, 4) and not inside[1, 2]
+    with pytest.raises(ValueError, match="all of the picture stays"):
+        complete(first, image)
+    with pytest.raises(ValueError, match=r"16 x 20 pixels and does not fit into 16 x 16"):
+        complete(first, image, size=(16, 16))
+    with pytest.raises(ValueError, match="expected top, bottom, left, right, or a picture"):
+        read_mask("middle", image, 4)
+    Image.fromarray(hole[:8]).save(tmp_path / "small.png")
+    with pytest.raises(ValueError, match=r"has 8 x 20 pixels, the picture 16 x 20"):
+        read_mask(str(tmp_path / "small.png"), image, 4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"accept": 0.5}, "go together"),
+        ({"accept": 0.0, "scorer": "a:b"}, r"accept=0.0, but the share"),
+        ({"keep": "top"}, "needs the picture, config.sample.complete"),
+        ({"guidance": -1.0}, "guidance is -1"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        SampleConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"scorer": "no.such.module:f", "accept": 0.5}, "the scorer 'no.such.module:f' cannot be loaded"),
+        ({"scorer": "math:pi", "accept": 0.5}, "is no function but float"),
+        ({"complete": "nowhere.png"}, "the picture 'nowhere.png' cannot be read"),
+        ({"size": (18, 16)}, "18 x 16 pixels is not divisible by the factor 4"),
+        ({"size": (32, 32), "stride": 4}, "stride=4, but windows of 4 x 4 tokens move by 1 to 2"),
+    ],
+)
+def test_bad_requests_end_before_anything_long(workdir, settings, message):
+    with pytest.raises(ValueError, match=message):
+        sample.draw(SampleConfig(**settings), workdir)
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_scorer("math")
+
+
+def test_pictures_that_cannot_be_drawn_again_say_why(workdir, tmp_path):
+    Image.new("RGB", (4, 4)).save(tmp_path / "foreign.png")
+    with pytest.raises(ValueError, match="does not say how it was made"):
+        sample.reproduce(str(tmp_path / "foreign.png"))
+    out = sample.draw(SampleConfig(n=1, batch_size=1, out=str(tmp_path / "out")), workdir)
+    image, made = picture_files.load(next(out.glob("00000*.png")))
+    assert made["sample"]["step"] == "7" and json.dumps(made)
+    for change, message in (
+        ({"workdir": str(tmp_path / "gone")}, "no checkpoint directory"),
+        ({"sample": {**made["sample"], "step": "8"}}, "no checkpoint of step 8"),
+        ({"sample": {**made["sample"], "evil": 1}}, "unknown key"),
+        ({"number": -1}, "which cannot be"),
+        ({"of": 9, "number": 5}, "is image 5 of 9, but its settings now ask for 1"),
+        ({"largest": None}, "does not say all"),
+    ):
+        picture_files.save(image / 127.5 - 1, tmp_path / "changed.png", {**made, **change})
+        with pytest.raises(ValueError, match=message):
+            sample.reproduce(str(tmp_path / "changed.png"))
+    command = [sys.executable, "sample.py", "--reproduce", str(tmp_path / "foreign.png")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode and "error: " in result.stderr and "Traceback" not in result.stderr
