@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from golden import drawn_like, gpt_params, weights
 
-from taming_jax.conditioning import ClassLabel, NoCondition
+from taming_jax.conditioning import ClassLabel, Coordinate, NoCondition, Objects, StageCondition
+from taming_jax.generate import FirstStage, Generator
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sampling.decode import Job, sample, token_chooser
@@ -175,6 +176,51 @@ def test_a_grid_as_trained_is_drawn_as_by_the_plain_decoder(params):
     plain = jax.jit(sample, static_argnums=0)
     job = job_of(condition, given, keep, top_k=7)
     np.testing.assert_array_equal(draw(model, params, condition, given, keep, top_k=7), plain(model, params, job))
+
+
+@pytest.mark.parametrize("grid", [(20, 28), (18, 40)], ids=str)
+@pytest.mark.parametrize("filters", [{"greedy": True}, {"top_k": 9}], ids=str)
+def test_part_of_a_large_grid_is_there_already(params, grid, filters):
+    condition, (given, keep) = condition_of("map", grid), completion_of(grid, share=0.1)
+    keep[:, : grid[0] // 3] = True  # the top, and bits of the rest
+    schedule = schedule_for(model_of(), condition.shape, given.shape, keep=keep)
+    ids = draw(model_of(), params, condition, given, keep, schedule, **filters)
+    np.testing.assert_array_equal(ids, one_by_one(model_of(), params, condition, given, keep, **filters))
+
+
+def labels_of(h, w):
+    return np.random.RandomState(8).randint(0, 3, (2, h, w))
+
+
+SEGMENTATION = VQGAN(dataclasses.replace(FIRST, n_embed=22, content="segmentation", in_channels=3, out_channels=3))
+KINDS = {
+    "none": (NoCondition(), {}),
+    "class_label": (ClassLabel(9), {"class_label": [3, 8]}),
+    "coordinate": (Coordinate(22, factor=1, grid=(4, 4)), {}),
+    "segmentation": (StageCondition("segmentation", SEGMENTATION, True, 4), {"segmentation": labels_of(5, 9)}),
+    "boxes": (
+        Objects(False, 6, (), 16, 2, encode_crop=True, group_flag=False, more_flags=False),
+        {"boxes": [{"category": 4, "box": [0.1, 0.2, 0.5, 0.5]}]},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_generator_slides_under_every_kind_of_condition(params, kind):
+    condition, given = KINDS[kind]
+    model = dataclasses.replace(model_of(), condition=condition)
+    init = lambda stage, channels: stage.init(jax.random.key(7), jnp.zeros((1, 4, 4, channels)))["params"]
+    first = FirstStage(model.first_stage, {}, make_mesh(MeshConfig(data=1)))
+    second = FirstStage(SEGMENTATION, jax.jit(init, static_argnums=(0, 1))(SEGMENTATION, 3), first.mesh)
+    generator = Generator(model, params, first, second if kind == "segmentation" else None)
+    ids = np.asarray(generator.sample_ids(2, size=(5, 9), seed=1, temperature=0.9, **given))
+    batch = {"number": np.arange(2), **generator.parse_condition(2, (5, 9), **given)}
+    tokens = np.asarray(model.condition.tokens(batch, 2, generator.stages))
+    assert tokens.shape == ((2, 5, 9) if kind in ("coordinate", "segmentation") else (2, condition.length))
+    np.testing.assert_array_equal(ids, one_by_one(model, params, tokens, *nothing((5, 9))))
+    if kind == "segmentation":
+        with pytest.raises(ValueError, match="segmentation is 5 x 9 pixels; expected 6 x 9"):
+            generator.sample_ids(2, size=(6, 9), **given)
 
 
 def test_kept_ids_stay_are_context_and_cost_nothing(params):
