@@ -12,6 +12,7 @@ from taming_jax.generate import FirstStage, Generator
 from taming_jax.losses import token_cross_entropy
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.sampling.decode import cache_lengths
 from taming_jax.sampling.filters import draw
 from taming_jax.sharding import MeshConfig, make_mesh
 from taming_jax.two_stage import TwoStage
@@ -142,6 +143,13 @@ def test_progress_tells_every_step(small_params):
         np.testing.assert_array_equal(drawn, generator.sample_ids(2, size=pixels))
         assert sum(told) == generator.steps(pixels) == generator.drawing_steps(pixels).max() + 1
         assert len(told) > 1 or pixels == (8, 8)
+
+
+@pytest.mark.parametrize(("prefix", "tokens"), [(1, 255), (256, 255), (3, 10), (1, 0)])
+def test_the_cache_grows_to_all_tokens_in_few_lengths(prefix, tokens):
+    lengths = cache_lengths(prefix, tokens)
+    assert lengths[-1] == prefix + tokens and lengths == sorted(lengths)
+    assert len(lengths) == (3 if tokens == 255 else 1)
 
 
 def test_an_image_is_the_same_in_any_batch_and_on_any_number_of_devices(small_params):

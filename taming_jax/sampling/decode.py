@@ -1,5 +1,6 @@
 """Drawing a training-size grid of ids: one compiled program that prefills the cache and then draws token by token."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,9 @@ from flax import struct
 from taming_jax.models.gpt import GPT
 from taming_jax.sampling.filters import draw, guide
 from taming_jax.two_stage import TwoStage
+
+PARTS = 4  # lengths of the cache in one program
+SHORTEST = 64  # tokens drawn with one of them, at least
 
 
 @struct.dataclass
@@ -82,9 +86,10 @@ def draw_sequence(
     each image's next to one another: all of them go on with the image's tokens.
     """
     rows, k = prefix.shape
-    cache = gpt.init_cache(rows, k + len(places) - 1)
+    lengths = cache_lengths(k, len(places) - 1)
+    cache = gpt.init_cache(rows, lengths[0])
     logits, cache = gpt.apply({"params": params}, prefix, cache=cache, start=0, last_only=True)
-    first = jnp.where(keep[:, 0], given[:, 0], choose(logits[:, 0], places[0]))
+    token = jnp.where(keep[:, 0], given[:, 0], choose(logits[:, 0], places[0]))
 
     def advance(carry, xs):
         token, cache = carry
@@ -94,7 +99,23 @@ def draw_sequence(
         token = jnp.where(keep_here, given_here, choose(logits[:, 0], place))
         return (token, cache), token
 
-    positions = k + jnp.arange(len(places) - 1)
-    steps = (positions, places[1:], given[:, 1:].T, keep[:, 1:].T)
-    _, rest = jax.lax.scan(advance, (first, cache), steps)  # (l - 1, b)
-    return jnp.concatenate([first[:, None], rest.T], axis=1)
+    drawn = [token[None]]
+    for start, end in itertools.pairwise((k, *lengths)):
+        cache = jax.tree.map(lambda kept, end=end: _longer(kept, end), cache)
+        here = slice(start - k + 1, end - k + 1)
+        steps = (jnp.arange(start, end), places[here], given[:, here].T, keep[:, here].T)
+        (token, cache), tokens = jax.lax.scan(advance, (token, cache), steps)  # (end - start, b)
+        drawn.append(tokens)
+    return jnp.concatenate(drawn).T
+
+
+def cache_lengths(prefix: int, tokens: int) -> list[int]:
+    """How long the cache is while `tokens` tokens are read after a prefix: it grows up to PARTS times, since each step
+    reads all of it, and each length is compiled by itself."""
+    parts = min(PARTS, max(1, tokens // SHORTEST))
+    return [prefix + round(tokens * part / parts) for part in range(1, parts + 1)]
+
+
+def _longer(kept: jax.Array, length: int) -> jax.Array:
+    """A cache (b, heads, L, c) with room for `length` positions."""
+    return jnp.pad(kept, ((0, 0), (0, 0), (0, length - kept.shape[2]), (0, 0)))
