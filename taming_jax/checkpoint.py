@@ -159,8 +159,14 @@ def load_config(workdir: str, step: int | str | None = None) -> dict[str, Any]:
 
 
 def load_params(workdir: str, step: int | str | None = None, dtype: Any = None) -> Any:
-    """The parameters of a checkpoint, and nothing else of it, as numpy arrays, cast to `dtype` where floating."""
-    return _load_tree(find_step(workdir, step) / "params", dtype)
+    """The parameters of a checkpoint, and nothing else of it, as numpy arrays, cast to `dtype` where floating.
+
+    Where training kept averages of them, these.
+    """
+    folder = find_step(workdir, step)
+    if (folder / "train").exists() and load_config(workdir, step).get("optimizer", {}).get("ema_decay"):
+        return _load_tree(folder / "train", dtype, only=("averages",))["averages"]
+    return _load_tree(folder / "params", dtype)
 
 
 def _load_tree(path: epath.Path, dtype: Any = None, only: tuple[str, ...] | None = None) -> Any:

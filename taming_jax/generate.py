@@ -1,5 +1,6 @@
 """Trained models as objects: what notebooks, `sample.py` and the training hooks use."""
 
+import dataclasses
 import itertools
 import logging
 import os
@@ -14,7 +15,7 @@ from taming_jax import checkpoint, permuters, sharding, tiles
 from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE
 from taming_jax.conditioning import ConditionConfig, StageCondition, has_stage, make_condition
 from taming_jax.losses import token_cross_entropy
-from taming_jax.models.gpt import GPT, GPTConfig
+from taming_jax.models.gpt import GPT, GPTConfig, unstack_layers, with_layers_apart
 from taming_jax.models.vqgan import VQGAN, VQGANConfig, network_input
 from taming_jax.sampling.decode import Job, draw_sequence, sample, token_chooser
 from taming_jax.sampling.filters import Filters
@@ -100,12 +101,14 @@ class FirstStage:
 class Generator:
     """A trained two-stage model: draws images, completes them, and tells how likely they are.
 
-    first_stage, and condition_stage where the condition is a map (both may be the same), are its parts.
+    params: the transformer's, with its layers apart. first_stage, and condition_stage where the condition is a map
+    (both may be the same), are its parts.
     """
 
     def __init__(
         self, model: TwoStage, params: Any, first_stage: FirstStage, condition_stage: FirstStage | None = None
     ):
+        model = dataclasses.replace(model, gpt=with_layers_apart(model.gpt))
         self.model, self.first_stage, self.mesh = model, first_stage, first_stage.mesh
         self.condition_stage = condition_stage
         self.params = _place(params, self.mesh)
@@ -381,8 +384,8 @@ def load(
         vqgan = VQGAN(from_dict(VQGANConfig, config["model"], "config.model"))
         return FirstStage(vqgan, checkpoint.load_params(path, step, dtype), mesh)
     if kind == "transformer":
-        gpt = GPT(from_dict(GPTConfig, config["transformer"], "config.transformer"))
-        return TokenModel(gpt, checkpoint.load_params(path, step, dtype), mesh)
+        gpt = with_layers_apart(GPT(from_dict(GPTConfig, config["transformer"], "config.transformer")))
+        return TokenModel(gpt, unstack_layers(checkpoint.load_params(path, step, dtype)), mesh)
     if kind != "two_stage":
         raise ValueError(f"{path!r} holds a checkpoint of kind {kind!r}; known: vqgan, two_stage, transformer.")
     first = load_first_stage(os.path.join(path, FIRST_STAGE), dtype=dtype, mesh=mesh)
@@ -390,7 +393,8 @@ def load(
     if has_stage(from_dict(ConditionConfig, config["condition"], "config.condition")):
         second = load_first_stage(os.path.join(path, CONDITION_STAGE), dtype=dtype, mesh=mesh)
     model = two_stage(config, first.model, second.model if second else None)
-    return Generator(model, checkpoint.load_params(path, step, dtype), first, condition_stage(model, first, second))
+    params = unstack_layers(checkpoint.load_params(path, step, dtype))
+    return Generator(model, params, first, condition_stage(model, first, second))
 
 
 def load_first_stage(path: str, **options: Any) -> FirstStage:

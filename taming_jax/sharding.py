@@ -1,6 +1,7 @@
 """Devices: the start of the distributed runtime, the mesh, and where parameters and batches live on it."""
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -23,8 +24,9 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"attention/out/kernel$", P("tensor", "fsdp")),
     (r"down/kernel$", P("tensor", "fsdp")),
     (r"head/kernel$", P("fsdp", "tensor")),
-    (r"conv[^/]*/kernel$", P(None, None, None, "fsdp")),
+    (r"kernel$", P(None, None, None, "fsdp")),  # of convolutions; codebooks are small and looked up in whole
 )
+STACKED = re.compile(r"(^|/)blocks/")  # parameters of all layers in one array, the layer first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,13 +86,15 @@ def batch_shares(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """Raise ValueError when the global batch does not split evenly over the devices that share it."""
+def check_batch(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
+    """Raise ValueError when the global batch does not split evenly over the devices that share each of its parts."""
     shares = batch_shares(mesh)
-    if batch_size % shares:
+    if batch_size % (shares * parts):
+        one_after_another = f" and config.optimizer.accumulate={parts} parts" if parts > 1 else ""
         raise ValueError(
             f"config.data.batch_size={batch_size} (the global batch) is not divisible by the {shares} devices that "
-            f"share it (mesh data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']}); choose a multiple of {shares}."
+            f"share it (mesh data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']}){one_after_another}; choose a "
+            f"multiple of {shares * parts}."
         )
 
 
@@ -101,6 +105,21 @@ def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
+
+
+def split_by_image(x: jax.Array) -> jax.Array:
+    """Activations (b, ...), to be split over the devices as the batch is: so the partitioner brings parameters to the
+    activations, and not the other way round. Only under `jax.set_mesh`; elsewhere nothing is said."""
+    return _constrained(x, P(("data", "fsdp")))
+
+
+def split_by_row(table: jax.Array) -> jax.Array:
+    """An embedding (n, d) about to be looked up in: whole along d, since a row is needed on one device."""
+    return _constrained(table, P("tensor"))
+
+
+def _constrained(x: jax.Array, spec: P) -> jax.Array:
+    return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, spec)
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -132,6 +151,7 @@ def state_shardings(abstract_state: Any, mesh: Mesh, rules: tuple[tuple[str, P],
     def place(path, leaf) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         for pattern, spec in rules:
+            spec = P(None, *spec) if STACKED.search(name) else spec
             if re.search(pattern, name) and len(spec) <= leaf.ndim:
                 fitting = (
                     axis if axis is not None and leaf.shape[i] % mesh.shape[axis] == 0 else None
@@ -141,3 +161,10 @@ def state_shardings(abstract_state: Any, mesh: Mesh, rules: tuple[tuple[str, P],
         return replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(place, abstract_state)
+
+
+def bytes_held(state: Any) -> tuple[int, int]:
+    """(bytes of the arrays on one device, bytes of the arrays)."""
+    arrays = jax.tree.leaves(state)
+    held = sum(x.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in arrays)
+    return held, sum(x.nbytes for x in arrays)

@@ -92,11 +92,13 @@ def train(
         state, shardings, start = _initial_state(config, init, initial or {}, checkpoints, saved_config, workdir, mesh)
         update = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
         report.rewind(start)
-        _describe(state.params, start, report)
+        _describe(state, start, report)
         with _History(config, report, start) as history:
             stream = batches(start) if start < config.steps else iter(())
             for number in range(start + 1, config.steps + 1):
-                state, metrics = update(state, frozen, sharding.put_batch(next(stream), mesh))
+                batch = sharding.put_batch(next(stream), mesh)
+                with jax.set_mesh(mesh):  # where activations are to be, see `sharding.split_by_image`
+                    state, metrics = update(state, frozen, batch)
                 history.add(number, metrics)
                 last = number == config.steps
                 stopping = not last and stop.requested(number)
@@ -188,9 +190,11 @@ def _open(workdir: str, config: TrainConfig) -> Checkpoints:
     )
 
 
-def _describe(params: Any, step: int, report: Report) -> None:
-    """The table of all parameters, for the log and the workdir."""
-    overview = parameter_overview.get_parameter_overview(params, include_stats=False)
+def _describe(state: State, step: int, report: Report) -> None:
+    """The table of all parameters, for the log and the workdir, and what a device holds."""
+    overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+    held, total = sharding.bytes_held(state)
+    overview += f"\nEach device holds {held / 2**20:.1f} of the state's {total / 2**20:.1f} MiB ({held / total:.1%})."
     report.text(step, "parameters", overview)
     logging.info("Parameters:\n%s", overview)
 
