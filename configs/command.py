@@ -3,8 +3,10 @@
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 
+import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
@@ -36,9 +38,31 @@ def run(main: Callable[[ConfigDict, str], bool], example: str) -> None:
             sys.exit(f"error: {error}")
         try:
             finished = main(config.value, folder)
-        except (ValueError, FloatingPointError) as error:
-            sys.exit(f"error: {error}")
+        except (ValueError, FloatingPointError, OSError) as error:
+            _end(f"error: {error}")
+        except Exception as error:
+            if not _several():
+                raise
+            traceback.print_exc()
+            _end(
+                f"error: {type(error).__name__}, see above. Where it says that a connection was closed or timed out, "
+                "another process has ended, and its log says why. The same command on all of them goes on from the "
+                "newest complete checkpoint."
+            )
         if not finished:
             sys.exit(143)
 
     app.run(call, flags_parser=parse)
+
+
+def _several() -> bool:
+    """Whether this is one of several processes."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _end(message: str) -> None:
+    """End the program with a message, and without waiting for other processes, which may wait for this one."""
+    if _several():
+        print(message, file=sys.stderr, flush=True)
+        os._exit(1)
+    sys.exit(message)
