@@ -43,7 +43,8 @@ class Group:
         self.logs = logs
         logs.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-        environment |= {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", **more}
+        environment |= more
+        environment["XLA_FLAGS"] = f"{more.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
         if cache:
             environment["JAX_COMPILATION_CACHE_DIR"] = str(cache)
         if count > 1:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from collections.abc import Callable
 import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
+
+NONE = re.compile(r"--config\.([\w.]+)=none$", re.IGNORECASE)  # which the flags of numbers cannot read
 
 
 def run(main: Callable[[ConfigDict, str], bool], example: str) -> None:
@@ -24,7 +27,10 @@ def run(main: Callable[[ConfigDict, str], bool], example: str) -> None:
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            return app.parse_flags_with_usage(argv)
+            rest = app.parse_flags_with_usage([flag for flag in argv if not NONE.match(flag)])
+            for path in (found[1] for flag in argv if (found := NONE.match(flag))):
+                _set_to_none(config.value, path)
+            return rest
         except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             text = str(error.args[0] if error.args else error).strip().replace("\\n", " ").replace("\\'", "'")
             sys.exit(f"error: in the flags or the configuration file: {text}")
@@ -53,6 +59,14 @@ def run(main: Callable[[ConfigDict, str], bool], example: str) -> None:
             sys.exit(143)
 
     app.run(call, flags_parser=parse)
+
+
+def _set_to_none(config: ConfigDict, path: str) -> None:
+    """Empty a setting; one of text gets the word."""
+    *sections, key = path.split(".")
+    for section in sections:
+        config = config[section]
+    config[key] = "none" if config.get_type(key) is str else None
 
 
 def _several() -> bool:

@@ -149,9 +149,7 @@ def test_a_disk_without_room_leaves_what_was_saved(three):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     message = r"step 4 in .* could not be saved \(.+\). The checkpoint of step 3 is intact. When there is room"
     with checkpoint.Checkpoints(three) as checkpoints:
-        resource.setrlimit(
-            resource.RLIMIT_FSIZE, (4000, limits[1])
-        )  # no longer file can be written
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))  # no longer file can be written
         try:
             with pytest.raises(OSError, match=message):
                 checkpoints.save(4, params=noise, config=CONFIG)

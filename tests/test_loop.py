@@ -152,9 +152,7 @@ def test_changes_are_told_or_refused(tmp_path, caplog):
     with pytest.raises(ValueError, match=r"another model \(config\.model\.ch: saved 16, given 5\)"):
         train(tmp_path, changed(FIRST, "model.ch", 5), allow_changes=True)
     other = changed(changed(FIRST, "data.batch_size", 16), "train.log_every", 7)
-    with pytest.raises(
-        ValueError, match=r"another training \(config\.data\.batch_size: saved 8, given 16\); .*allow"
-    ):
+    with pytest.raises(ValueError, match=r"another training \(config\.data\.batch_size: saved 8, given 16\); .*allow"):
         train(tmp_path, other)
     with caplog.at_level(logging.INFO):
         train(tmp_path, other, steps=7, allow_changes=True)
