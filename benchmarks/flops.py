@@ -3,8 +3,8 @@
 Conventions. A multiply and an add are two FLOPs. Model FLOPs of the transformer: 6 x N x tokens, N the entries of all
 matrices that multiply (embedding tables, norms and biases left out), plus the attention, whose two products are counted
 for the pairs that the causal mask leaves, each once, three times for forward and backward. Model FLOPs of the first
-stage: all convolutions and matrix products of the step as it is written (its jaxpr, before any compiler): both networks,
-both passes through the generator, LPIPS; border padding included. Recomputed activations count in neither.
+stage: all convolutions and matrix products of the step as it is written (its jaxpr, before any compiler): both
+networks, both passes through the generator, LPIPS; border padding included. Recomputed activations count in neither.
 """
 
 import math
