@@ -7,25 +7,25 @@ usage() {
 usage: scripts/tpu_pod.sh [--dry-run] COMMAND [ARGUMENTS]
 
   create                          a slice; with SPOT=1 one that can be taken away at any moment
-  copy                            this project (its committed files) to all workers
-  install                         Python packages, on all workers
+  copy                            this project, as it is committed, to all workers
+  install                         Python and packages, on all workers
   train STAGE --config=... [...]  start train_vqgan.py (STAGE vqgan) or train_transformer.py (STAGE transformer) on all
                                   workers, in the background; all further arguments go to the program
-  logs [STAGE] [WORKER]           follow the log of one worker (default: the newest training, worker 0)
+  logs [STAGE] [WORKER]           follow the log of one worker (default: the training started last, worker 0)
   status                          the slice, and the trainings that run on its workers
   stop                            SIGTERM to the trainings: they save a checkpoint and end
   clean                           delete the slice (buckets stay)
 
 settings, by environment variables:
-  PROJECT   Google Cloud project            (required)
-  ZONE      zone of the slice               (required)
-  NAME      name of the slice               (default taming)
-  TYPE      accelerator type                (default v5litepod-16; v4-32, v5p-64, ...)
-  VERSION   TPU software version            (default by TYPE: v4 tpu-ubuntu2204-base, v5e v2-alpha-tpuv5-lite,
-                                            v5p v2-alpha-tpuv5)
-  SPOT      1: preemptible                  (default 0)
-  WORKDIR   gs:// folder of the trainings   (train adds --workdir=WORKDIR/STAGE where the arguments have none)
-  PORT      of the first worker, on which the others find it (default 8476)
+  PROJECT      Google Cloud project           (required)
+  ZONE         zone of the slice              (required)
+  TPU_NAME     name of the slice              (default taming)
+  TPU_TYPE     accelerator type               (default v5litepod-16; v4-32, v5p-64, ...)
+  TPU_VERSION  software version               (default by type: v4 tpu-ubuntu2204-base, v5litepod v2-alpha-tpuv5-lite,
+                                              v5p v2-alpha-tpuv5)
+  SPOT         1: preemptible                 (default 0)
+  WORKDIR      gs:// folder of the trainings  (train adds --workdir=WORKDIR/STAGE where the arguments have none)
+  PORT         on which the first worker waits for the others (default 8476)
 
 --dry-run prints the commands and runs nothing.
 TEXT
@@ -36,29 +36,29 @@ fail() {
     exit 2
 }
 
-DRY_RUN=0
+dry_run=0
 if [[ ${1-} == --dry-run ]]; then
-    DRY_RUN=1
+    dry_run=1
     shift
 fi
-COMMAND=${1-}
-if [[ -z $COMMAND || $COMMAND == help || $COMMAND == --help ]]; then
+command=${1-}
+if [[ -z $command || $command == help || $command == --help ]]; then
     usage
     exit 0
 fi
 shift
 
-NAME=${NAME:-taming}
-TYPE=${TYPE:-v5litepod-16}
+TPU_NAME=${TPU_NAME:-taming}
+TPU_TYPE=${TPU_TYPE:-v5litepod-16}
 SPOT=${SPOT:-0}
 WORKDIR=${WORKDIR-}
 PORT=${PORT:-8476}
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-FOLDER=taming_jax_project # in the home folder of each worker
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+folder=taming_jax_project # in the home folder on each worker
+trainings='^.venv/bin/python train_(vqgan|transformer).py'
 
-# Prints a command so that it can be pasted into a shell, or runs it.
-run() {
-    if ((DRY_RUN)); then
+run() { # or print it, so that it can be pasted into a shell
+    if ((dry_run)); then
         printf '%q ' "$@"
         printf '\n'
     else
@@ -67,139 +67,110 @@ run() {
 }
 
 tpu() { # VERB [ARGUMENTS]: on the slice
-    local verb=$1
-    shift
-    run gcloud compute tpus tpu-vm "$verb" "$@" "--project=$PROJECT" "--zone=$ZONE"
+    run gcloud compute tpus tpu-vm "$@" "--project=$PROJECT" "--zone=$ZONE"
 }
 
 on() { # WORKER COMMAND: WORKER is a number or all
-    tpu ssh "$NAME" "--worker=$1" "--command=$2"
+    tpu ssh "$TPU_NAME" "--worker=$1" "--command=$2"
 }
 
-needs_slice() {
-    [[ -n ${PROJECT-} ]] || fail "PROJECT is not set: the Google Cloud project"
-    [[ -n ${ZONE-} ]] || fail "ZONE is not set: the zone of the slice, such as us-central2-b"
-}
-
-runtime() {
-    case $TYPE in
+software() {
+    case $TPU_TYPE in
         v4-*) echo tpu-ubuntu2204-base ;;
         v5litepod-*) echo v2-alpha-tpuv5-lite ;;
         v5p-*) echo v2-alpha-tpuv5 ;;
-        *) fail "TYPE=$TYPE has no default software version here; set VERSION (gcloud compute tpus tpu-vm versions list)" ;;
+        *) fail "no software version is known here for TPU_TYPE=$TPU_TYPE; set TPU_VERSION" ;;
     esac
 }
 
-stage_program() {
-    case $1 in
-        vqgan | transformer) echo "train_$1.py" ;;
-        *) fail "unknown stage '$1'; known: vqgan, transformer" ;;
-    esac
+check_stage() {
+    [[ $1 == vqgan || $1 == transformer ]] || fail "unknown stage '$1'; known: vqgan, transformer"
 }
 
 create() {
-    local version
-    version=${VERSION:-$(runtime)}
-    local options=("--accelerator-type=$TYPE" "--version=$version" "--scopes=https://www.googleapis.com/auth/cloud-platform")
+    local version options
+    version=${TPU_VERSION:-$(software)}
+    options=("--accelerator-type=$TPU_TYPE" "--version=$version")
+    options+=("--scopes=https://www.googleapis.com/auth/cloud-platform") # to read and write buckets
     case $SPOT in
         0) ;;
         1) options+=(--spot) ;;
         *) fail "SPOT=$SPOT, but it must be 0 or 1" ;;
     esac
-    tpu create "$NAME" "${options[@]}"
+    tpu create "$TPU_NAME" "${options[@]}"
 }
 
 copy() {
-    local archive
-    if ((DRY_RUN)); then
-        archive=PROJECT.tar.gz
-    else
-        archive=$(mktemp --suffix=.tar.gz)
-        trap 'rm -f "$archive"' RETURN
+    packed=/tmp/taming_jax_project.tar.gz
+    if ((!dry_run)); then
+        temporary=$(mktemp -d)
+        trap 'rm -rf "$temporary"' EXIT
+        packed=$temporary/taming_jax_project.tar.gz
     fi
-    run git -C "$ROOT" archive --format=tar.gz "--output=$archive" HEAD
-    tpu scp "$archive" "$NAME:$FOLDER.tar.gz" --worker=all
-    on all "mkdir -p $FOLDER && tar -xzf $FOLDER.tar.gz -C $FOLDER"
-    if [[ -f $ROOT/weights/lpips_vgg16.npz ]]; then # not committed, and every host reads its own
-        on all "mkdir -p $FOLDER/weights"
-        tpu scp "$ROOT/weights/lpips_vgg16.npz" "$NAME:$FOLDER/weights/" --worker=all
+    run git -C "$root" archive --format=tar.gz "--output=$packed" HEAD
+    tpu scp "$packed" "$TPU_NAME:$folder.tar.gz" --worker=all
+    on all "mkdir -p $folder/weights && tar -xzf $folder.tar.gz -C $folder"
+    if [[ -f $root/weights/lpips_vgg16.npz ]]; then # not committed, and every host reads its own
+        tpu scp "$root/weights/lpips_vgg16.npz" "$TPU_NAME:$folder/weights/" --worker=all
     fi
 }
 
-install() {
-    # The system's Python may be older than 3.11; uv brings its own.
-    on all "python3 -m pip install --quiet --user uv && cd $FOLDER && \
+install() { # the system's Python may be older than 3.11, so uv brings one
+    on all "python3 -m pip install --quiet --user uv && cd $folder && \
 python3 -m uv venv --quiet --allow-existing --python 3.11 .venv && \
 python3 -m uv pip install --quiet --python .venv/bin/python -e '.[data,tpu]'"
 }
 
 train() {
-    (($# >= 1)) || fail "train needs a stage, vqgan or transformer, and --config=..."
-    local stage=$1 program argument has_config=0 has_workdir=0
-    program=$(stage_program "$stage")
+    (($#)) || fail "train needs a stage, vqgan or transformer, and --config=..."
+    local stage=$1 argument config='' workdir='' quoted
+    check_stage "$stage"
     shift
+    local arguments=("$@")
     for argument in "$@"; do
         case $argument in
-            --config=*) has_config=1 ;;
-            --workdir=*) has_workdir=1 ;;
+            --config=*) config=$argument ;;
+            --workdir=*) workdir=$argument ;;
             --*=*) ;;
-            *) fail "'$argument' is no --name=value: give arguments of the program in that form" ;;
+            *) fail "'$argument': give the arguments of the program as --name=value" ;;
         esac
     done
-    ((has_config)) || fail "train $stage needs --config=configs/NAME.py"
-    local arguments=("$@")
-    if ((!has_workdir)); then
-        [[ $WORKDIR == gs://* ]] || fail "set WORKDIR=gs://BUCKET/FOLDER, or give --workdir=gs://...: all workers must see it"
+    [[ -n $config ]] || fail "train $stage needs --config=configs/NAME.py"
+    if [[ -z $workdir ]]; then
+        [[ $WORKDIR == gs://* ]] || fail "WORKDIR=$WORKDIR: set it to gs://BUCKET/FOLDER, which all workers see"
         arguments+=("--workdir=${WORKDIR%/}/$stage")
     fi
-    local quoted
-    quoted=$(printf '%q ' "${arguments[@]}")
-    # Where the workers are is known to each of them from its metadata: NAME:ID:ADDRESS or ADDRESS, with commas between.
-    # The single quotes are meant: these variables are the worker's.
-    # shellcheck disable=SC2016
-    local start='attribute() { curl -sf -H "Metadata-Flavor: Google" '
-    start+='"http://metadata.google.internal/computeMetadata/v1/instance/attributes/$1"; }; '
-    # shellcheck disable=SC2016
-    start+='workers=$(attribute worker-network-endpoints) && number=$(attribute agent-worker-number) || exit 1; '
-    # shellcheck disable=SC2016
-    start+='IFS=, read -ra workers <<< "$workers"; if [ "${#workers[@]}" -gt 1 ]; then '
-    # shellcheck disable=SC2016
-    start+='export JAX_COORDINATOR_ADDRESS="${workers[0]##*:}:'"$PORT"'" JAX_NUM_PROCESSES="${#workers[@]}" '
-    # shellcheck disable=SC2016
-    start+='JAX_PROCESS_ID="$number"; fi; '
-    start+="cd $FOLDER && mkdir -p logs && "
-    start+="setsid nohup .venv/bin/python $program $quoted > logs/$stage.log 2>&1 < /dev/null & "
-    start+="sleep 1; ln -sf $stage.log $FOLDER/logs/newest.log"
-    on all "$start"
+    quoted=$(printf '%q ' "$stage" "${arguments[@]}") # for the worker's shell
+    on all "cd $folder && mkdir -p logs && ln -sf $stage.log logs/newest.log && \
+if pgrep -f '$trainings'; then echo 'a training runs already: stop it first' >&2; exit 1; fi && \
+{ PORT=$(printf %q "$PORT") setsid nohup scripts/tpu_worker.sh $quoted>> logs/$stage.log 2>&1 < /dev/null & }"
 }
 
 logs() {
-    local stage=${1:-newest} worker=${2:-0}
-    [[ $stage == newest ]] || stage_program "$stage" > /dev/null
+    local log=${1:-newest} worker=${2:-0}
+    [[ $log == newest ]] || check_stage "$log"
     [[ $worker =~ ^[0-9]+$ ]] || fail "'$worker' is no worker's number"
-    on "$worker" "tail -n 100 -F $FOLDER/logs/$stage.log"
+    on "$worker" "tail -n 100 -F $folder/logs/$log.log"
 }
 
 status() {
-    tpu describe "$NAME" "--format=value(state,health)"
-    on all "pgrep -af 'python train_(vqgan|transformer).py' || echo no training"
+    tpu describe "$TPU_NAME" '--format=value(state)'
+    on all "pgrep -af '$trainings' || echo no training"
 }
 
 stop() {
-    on all "pkill -TERM -f '^.venv/bin/python train_(vqgan|transformer).py' || echo no training"
+    on all "pkill -TERM -f '$trainings' || echo no training"
 }
 
 clean() {
-    tpu delete "$NAME" --quiet
+    tpu delete "$TPU_NAME" --quiet
 }
 
-case $COMMAND in
+case $command in
     create | copy | install | train | logs | status | stop | clean)
-        needs_slice
-        "$COMMAND" "$@"
+        [[ -n ${PROJECT-} ]] || fail "PROJECT is not set: the Google Cloud project"
+        [[ -n ${ZONE-} ]] || fail "ZONE is not set: the zone of the slice, such as us-west4-a"
+        "$command" "$@"
         ;;
-    *)
-        usage >&2
-        fail "unknown command '$COMMAND'"
-        ;;
+    *) fail "unknown command '$command'; known: create, copy, install, train, logs, status, stop, clean" ;;
 esac
