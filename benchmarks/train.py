@@ -1,17 +1,20 @@
 """Training steps of both stages, next to the same model in plain PyTorch in the same run.
 
-    python benchmarks/train.py                                                  # small networks, a minute on a CPU
+    python benchmarks/train.py                                                  # small networks, for a CPU
     python benchmarks/train.py --stage transformer --model 1.4B --batch 32 --dtype bfloat16 --count
     python benchmarks/train.py --stage vqgan --model f16 --batch 12 --dtype bfloat16 --data PHOTOS --profile TRACE
     python benchmarks/train.py --input PHOTOS --size 256 --batch 96             # the input pipeline alone
 
-Prints a table, and JSON as its last line. `step` is the step on a batch that is already there: of images for the first
-stage, of codes for the second. `input_lost` is the share of the time that goes when every batch comes from the real
-pipeline instead (the second stage then runs on pixels both times, with the encoder in its step: `pixels_ms`). `mfu`:
-model FLOPs (conventions in flops.py) over what the devices could do in bfloat16, of --peak TFLOPS each or by the table
-in flops.py. `program_GB` is what the compiled program needs on a device, `peak_GB` what was in use at most (where the
-backend tells). Weights are random. `loss_gap`: the relative difference of the peer's losses in the first step, from
-equal weights on an equal batch. One process; the peer uses one device.
+Prints a table, and JSON as its last line.
+step_ms      a step on a batch that is there already: of images for the first stage, of codes for the second
+pixels_ms    the same on images, so that the second stage's has the encoder in it; input_ms: each batch of the pipeline;
+             input_lost: the share of the latter that is lost by waiting
+TFLOP, mfu   model FLOPs of a step (conventions in flops.py), and their rate over what the devices can do at best in
+             bfloat16: --peak TFLOPS each, or the table in flops.py
+program_GB   what the compiled program needs on a device; peak_GB: in use at most so far, where the backend tells
+times_peer   our images a second over PyTorch's; loss_gap: relative difference of the losses of both in the first step,
+             from equal weights on an equal batch
+Weights and images are random. One process; the peer uses one device.
 """
 
 import argparse
@@ -155,15 +158,20 @@ def second_stage(name: str, batch: int, dtype: str, of_pixels: bool = False) -> 
     )
 
 
+def median(run: Callable[[], float], repeat: int) -> float:
+    """Of several runs, since other programs may disturb one."""
+    return float(np.median([run() for _ in range(repeat)]))
+
+
 class Program:
     """A compiled step, as the training loop compiles it, and the state that it moves."""
 
-    def __init__(self, training: Training, batch: Mapping[str, np.ndarray], mesh: jax.sharding.Mesh):
+    def __init__(self, training: Training, mesh: jax.sharding.Mesh):
         self.mesh, key = mesh, jax.random.key(0)
         shardings = sharding.state_shardings(jax.eval_shape(training.init, key), mesh)
         self.state = jax.jit(training.init, out_shardings=shardings)(key)
         self.frozen = jax.device_put(training.frozen, sharding.replicated(mesh))
-        self.batch = sharding.put_batch(batch, mesh)
+        self.batch = sharding.put_batch(training.batch, mesh)
         update = jax.jit(training.step, donate_argnums=0, out_shardings=(shardings, None))
         started = time.perf_counter()
         self.compiled = update.lower(self.state, self.frozen, self.batch).compile()
@@ -179,6 +187,10 @@ class Program:
         jax.block_until_ready(self.state)
         return (time.perf_counter() - started) / n, {name: float(value) for name, value in metrics.items()}
 
+    def time(self, options: argparse.Namespace, batches: Iterable[Mapping[str, jax.Array]] | None = None) -> float:
+        """Seconds a step, the median of several runs."""
+        return median(lambda: self.steps(options.steps, batches)[0], options.repeat)
+
     def memory(self) -> int:
         """Bytes on a device: arguments, results and what lies between."""
         m = self.compiled.memory_analysis()
@@ -186,64 +198,58 @@ class Program:
         return kept + m.temp_size_in_bytes
 
 
-def median(run: Callable[[], float], repeat: int) -> float:
-    """Of several runs, since other programs may disturb one."""
-    return float(np.median([run() for _ in range(repeat)]))
-
-
 def measure(stage: str, name: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:
     """One row: ours, the input's share, and the peer."""
     mesh = sharding.make_mesh(sharding.MeshConfig(*options.mesh))
     sharding.check_batch(batch, mesh)
-    build = first_stage if stage == "vqgan" else second_stage
-    training = build(name, batch, options.dtype)
+    training = (first_stage if stage == "vqgan" else second_stage)(name, batch, options.dtype)
     with_peer = options.peer and jax.default_backend() in ("cpu", "gpu")
-    row: dict[str, Any] = {"stage": stage, "model": name, "batch": batch}
-    found, first_state, first_losses = ours(training, mesh, with_peer, f"{stage}_{name}_{batch}", options)
-    row |= found | input_lost(build, training, name, batch, mesh, options)
+    program = Program(training, mesh)
+    first_state = jax.device_get(program.state) if with_peer else None
+    _, first = program.steps(1)
+    row: dict[str, Any] = {"stage": stage, "model": name, "batch": batch, **speed(training, program, options)}
+    if options.profile:
+        with jax.profiler.trace(os.path.join(options.profile, f"{stage}_{name}_{batch}")):
+            program.steps(3)
+    if options.count:
+        row["count"] = count(training, program, options)
+    if training.tokens:  # of codes; what the pipeline feeds starts from pixels
+        del program
+        program = Program(second_stage(name, batch, options.dtype, of_pixels=True), mesh)
+        program.steps(1)
+    row |= input_lost(program, training.size, batch, options)
+    del program
     if with_peer:
-        row |= measure_peer(training, first_state, first_losses, row["images/s"], options)
+        row |= measure_peer(training, first_state, [first[loss] for loss in training.losses], row["images/s"], options)
     return row
 
 
-def ours(training, mesh, with_peer: bool, name: str, options) -> tuple[dict[str, Any], Any, list[float]]:
-    """Our part of a row, with the state before the first step, where a peer is to have it, and the losses of that."""
-    program = Program(training, training.batch, mesh)
-    first_state = jax.device_get(program.state) if with_peer else None
-    _, first = program.steps(1)
+def speed(training: Training, program: Program, options: argparse.Namespace) -> dict[str, Any]:
+    """Our step on a batch that is there, and what it needs."""
     program.steps(options.warm)
-    taken = median(lambda: program.steps(options.steps)[0], options.repeat)
-    batch, work = len(next(iter(training.batch.values()))), training.model_flops
+    taken = program.time(options)
+    batch, work, devices = len(next(iter(training.batch.values()))), training.model_flops, program.mesh.size
     row: dict[str, Any] = {"compile_s": program.compile_s, "step_ms": 1e3 * taken, "images/s": batch / taken}
     row |= {"tokens/s": batch * training.tokens / taken} if training.tokens else {}
     row |= {"TFLOP": work / 1e12, "TFLOP/s": work / taken / 1e12}
     if peak := _peak(options):
-        row["mfu"] = work / taken / (mesh.size * peak)
+        row["mfu"] = work / taken / (devices * peak)
     row["program_GB"] = program.memory() / 1e9
     if stats := jax.local_devices()[0].memory_stats():
         row["peak_GB"] = stats["peak_bytes_in_use"] / 1e9
-    if options.profile:
-        with jax.profiler.trace(os.path.join(options.profile, name)):
-            program.steps(3)
-    if options.count:
-        row["count"] = count(training, program, _peak(options), options)
-    return row, first_state, [first[loss] for loss in training.losses]
+    return row
 
 
-def input_lost(build, training, name, batch, mesh, options) -> dict[str, float]:
-    """The share of the time that is lost when batches come from the pipeline, on the step that starts from images."""
-    if training.tokens:
-        training = build(name, batch, options.dtype, of_pixels=True)
-    stream = pipeline.make_batches(_data(options.data, training.size, batch), "train")
-    program = Program(training, next(stream), mesh)
-    program.steps(1 + options.warm)
-    there = median(lambda: program.steps(options.steps)[0], options.repeat)
-    streamed = (sharding.put_batch(given, mesh) for given in stream)
-    program.steps(2, streamed)  # what was fetched ahead meanwhile
-    flowing = median(lambda: program.steps(options.steps, streamed)[0], options.repeat)
+def input_lost(program: Program, size: int, batch: int, options: argparse.Namespace) -> dict[str, float]:
+    """The share of the time that is lost when batches come from the pipeline."""
+    program.steps(options.warm)
+    there = program.time(options)
+    stream = pipeline.make_batches(_data(options.data, size, batch), "train")
+    streamed = (sharding.put_batch({"image": given["image"]}, program.mesh) for given in stream)
+    program.steps(max(4, options.warm), streamed)  # what was fetched ahead meanwhile
+    flowing = program.time(options, streamed)
     stream.close()
-    row = {"pixels_ms": 1e3 * there} if training.tokens else {}
-    return row | {"input_ms": 1e3 * flowing, "input_lost": max(0.0, 1 - there / flowing)}
+    return {"pixels_ms": 1e3 * there, "input_ms": 1e3 * flowing, "input_lost": max(0.0, 1 - there / flowing)}
 
 
 def measure_peer(training, first_state, expected, speed: float, options: argparse.Namespace) -> dict[str, float]:
@@ -278,7 +284,7 @@ def measure_peer(training, first_state, expected, speed: float, options: argpars
     return row | {"loss_gap": max(abs(a - b) / abs(b) for a, b in zip(found, expected))}
 
 
-def count(training: Training, program: Program, peak: float | None, options: argparse.Namespace) -> dict[str, Any]:
+def count(training: Training, program: Program, options: argparse.Namespace) -> dict[str, Any]:
     """FLOPs and bytes of one step on all devices: by the convention, by the jaxpr, by XLA's analysis of its program."""
     arguments = (program.state, program.frozen, program.batch)
     counted = flops.products(training.step, *jax.eval_shape(lambda *x: x, *arguments))
@@ -289,7 +295,7 @@ def count(training: Training, program: Program, peak: float | None, options: arg
     row["xla_TFLOP"] = devices * found.get("flops", 0) / 1e12
     row["xla_GB"] = devices * found.get("bytes accessed", 0) / 1e9
     row["shares"] = {part: value / 1e12 / row["jaxpr_TFLOP"] for part, value in flops.by_part(counted).items()}
-    if peak:
+    if peak := _peak(options):
         row["ms_at_peak"] = 1e3 * training.model_flops / (devices * peak)
     known = flops.known_device(jax.devices()[0].device_kind)
     if bandwidth := options.bandwidth or (known and known.bandwidth * 1e9):
