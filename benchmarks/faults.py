@@ -25,7 +25,7 @@ import jax
 
 from taming_jax import checkpoint
 
-KILLED = ["--config.train.steps=240", "--config.train.save_every=4", "--config.train.eval_every=1000"]
+KILLED = ["--config.train.steps=600", "--config.train.save_every=4", "--config.train.eval_every=1000"]
 KILLED += ["--config.train.image_every=1000"]
 HEARTBEAT = 10
 
@@ -74,40 +74,34 @@ def kills(root: Path, n: int) -> None:
     folder = root / "killed" / "checkpoints"
     for i in range(n):
         group = start(command, root, "killed")
-        process = group.processes[0]
-        known = saves(folder)
+        running = lambda process=group.processes[0]: process.poll() is None
+        for _ in range(rng.randrange(8)):  # some way on first
+            known = saves(folder)
+            while running() and not saves(folder) - known:
+                time.sleep(0.005)
         if i % 2:
-            while process.poll() is None and not (unfinished := saves(folder, unfinished=True) - known):
+            while running() and saves(folder, unfinished=True):  # what the last kill left goes at the start
+                time.sleep(0.001)
+            while running() and not saves(folder, unfinished=True):
                 time.sleep(0.001)
             time.sleep(rng.uniform(0, 0.05))
-            at_saves += bool(unfinished)
+            at_saves += bool(saves(folder, unfinished=True))
         else:
-            lines = rng.choice([0, 0, 1])  # half of them after the first step, too
-            before = count_lines(root / "killed")
-            while process.poll() is None and lines and count_lines(root / "killed") <= before:
-                time.sleep(0.005)
             time.sleep(rng.uniform(0, 4))
-        if process.poll() is not None:
+        if not running():
             raise RuntimeError(f"the training ended before kill {i + 1}:\n{group.output()[-2000:]}")
         group.end()
         left = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
         print(f"kill {i + 1}: left {', '.join(left) or 'nothing'}", flush=True)
     run(command, root, "killed")
-    print(f"{n} kills, {at_saves} of them while a checkpoint was written: same bits {same(*(root / x for x in NAMES))}")
-
-
-NAMES = ("undisturbed", "killed")
+    equal = same(root / "undisturbed", root / "killed")
+    print(f"{n} kills, {at_saves} of them while a checkpoint was written: same bits {equal}")
 
 
 def saves(folder: Path, unfinished: bool = False) -> set[str]:
     """The checkpoints that are there, or those that are being written."""
     names = [path.name for path in folder.iterdir()] if folder.exists() else []
     return {name for name in names if name.isdigit() != unfinished}
-
-
-def count_lines(workdir: Path) -> int:
-    path = workdir / "metrics.jsonl"
-    return path.read_text().count("\n") if path.exists() else 0
 
 
 def processes(root: Path) -> None:
