@@ -217,6 +217,7 @@ class Generator:
         sliding = grid != self.model.grid
         if sliding:
             check_window(self.model, grid, stride)
+            self._check_reading(n, pixels)
         order = np.arange(grid[0] * grid[1]) if sliding else self.model.sequence_order()
         given, keep = self._completion((n, *grid), given, keep)
         arrays = {"number": first + np.arange(n), "given": given, "keep": keep, **batch}
@@ -241,6 +242,12 @@ class Generator:
                 ids.block_until_ready()
                 progress(self.model.length)
         return ids[:n]
+
+    def _check_reading(self, n: int, pixels: tuple[int, int]) -> None:
+        """Refuse condition maps that would not fit into memory while they are read."""
+        if self.condition_stage:
+            config, images = self.condition_stage.config, -(-n // sharding.batch_shares(self.mesh))
+            tiles.check_reading(config, config.grid(*pixels), images, tiles.free_bytes(self.mesh.devices.flat[0]))
 
     def _slide(self, job: Job, schedule: Schedule, progress: Callable[[int], None] | None) -> jax.Array:
         """The walk of a sliding window; in PARTS parts where somebody watches."""

@@ -184,7 +184,7 @@ def state_shardings(abstract_state: Any, mesh: Mesh, rules: tuple[tuple[str, P],
 
 
 def bytes_held(state: Any) -> tuple[int, int]:
-    """(bytes of the arrays on one device, bytes of the arrays)."""
+    """(bytes of the arrays on one device, bytes of the arrays), of arrays or their shapes with shardings."""
     arrays = jax.tree.leaves(state)
-    held = sum(x.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in arrays)
-    return held, sum(x.nbytes for x in arrays)
+    held = sum(x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in arrays)
+    return held, sum(x.dtype.itemsize * x.size for x in arrays)

@@ -1,9 +1,9 @@
 """Training over meshes of devices: the losses of one device, its share of the state, and what moves between devices."""
 
-import collections
 import dataclasses
-import re
+import sys
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,10 @@ from taming_jax.training import transformer, vqgan
 from taming_jax.training.accumulate import mean_over_parts
 from taming_jax.training.optim import OptimizerConfig, best_params, make_optimizer
 from taming_jax.two_stage import TwoStage
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+from collectives import collectives
 
 BATCH, SIZE, STEPS = 16, 16, 5
 FIRST = VQGAN(
@@ -85,14 +89,9 @@ def run(parts, sizes, steps=STEPS):
     return np.array(losses), fresh, state, program.as_text()
 
 
-def collectives(program: str) -> dict[str, list[tuple[int, ...]]]:
-    """The shapes of what is moved, by the kind of the collective; several arrays moved at once count one by one."""
-    found = collections.defaultdict(list)
-    kinds = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
-    for moved, kind in re.findall(rf"= (.*?) ({kinds})(?:-start)?\(", program):
-        for sizes in re.findall(r"\w+\[([\d,]*)\]", moved):
-            found[kind].append(tuple(map(int, sizes.split(","))) if sizes else ())
-    return dict(found)
+def moved_by(program: str) -> dict[str, list[tuple[int, ...]]]:
+    """The shapes of what is moved, by the kind of the collective."""
+    return {kind: [shape for _, shape in arrays] for kind, arrays in collectives(program).items()}
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +106,7 @@ def test_the_transformer_trains_alike_on_every_mesh(one_device, sizes):
     losses, fresh, _, program = run(parts, sizes)
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
     assert expected[-1] < expected[0] and not collectives(alone)
-    (_, fsdp, tensor), moved = sizes, collectives(program)
+    (_, fsdp, tensor), moved = sizes, moved_by(program)
     held, total = sharding.bytes_held(fresh)
     assert 1 / (fsdp * tensor) <= held / total < 1 / (fsdp * tensor) + 0.06  # norms and biases are on every device
     assert not {"all-to-all", "collective-permute"} & set(moved)
@@ -127,7 +126,7 @@ def test_the_first_stage_trains_alike_on_every_mesh(one_device, sizes):
     losses, fresh, _, program = run(parts, sizes)
     np.testing.assert_allclose(losses, expected, rtol=1e-4)
     assert expected[-1] != expected[0] and not collectives(alone)
-    moved = collectives(program)
+    moved = moved_by(program)
     held, total = sharding.bytes_held(fresh)
     assert 1 / sizes[1] <= held / total < 1 / sizes[1] + 0.06  # norms, biases and the codebook are on every device
     # Kernels go to the images, never images to the kernels.
