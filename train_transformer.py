@@ -15,6 +15,7 @@ from taming_jax.codes_used import read_list
 from taming_jax.conditioning import has_stage
 from taming_jax.data import pipeline
 from taming_jax.experiment import TransformerExperiment, saved_form
+from taming_jax.models.gpt import stack_layers, unstack_layers
 from taming_jax.settings import from_dict
 from taming_jax.training import loop, optim, transformer
 from taming_jax.training.report import Report
@@ -24,7 +25,7 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     """Train to the end, or go on where a checkpoint in `workdir` left off; False where a signal stopped it."""
     mesh = sharding.make_mesh(experiment.mesh)
     data, settings = experiment.data, experiment.train
-    sharding.check_batch(data.batch_size, mesh)
+    sharding.check_batch(data.batch_size, mesh, experiment.optimizer.accumulate)
     pipeline.num_examples(data, "train")  # refuses a folder that is missing or empty before anything long starts
     experiment = _with_classes(experiment)
     condition = experiment.condition
@@ -48,22 +49,25 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     second_stage = generate.keep_stage(condition.stage, workdir, mesh, checkpoint.CONDITION_STAGE) if second else None
     generator = generate.Generator(model, None, first_stage, generate.condition_stage(model, first_stage, second_stage))
 
+    decay = experiment.optimizer.ema_decay
     optimizer = optim.make_optimizer(experiment.optimizer, batch_size=data.batch_size, steps=settings.steps)
     report = Report(workdir, is_main=jax.process_index() == 0)
-    measure = evaluate.GeneratorEvaluation(generator, data)
+    measure = evaluate.GeneratorEvaluation(generator, data, model)
 
     def draw(state, number):
-        for name, (images, labels) in measure.pictures(state.params, experiment.sample.filters()).items():
+        for name, (images, labels) in measure.pictures(optim.best_params(state), experiment.sample.filters()).items():
             report.images(number, name, images, evaluate.columns(data), labels)
 
     _, finished = loop.train(
         config=settings,
-        init=lambda key: transformer.make_state(key, model, optimizer),
-        step=transformer.make_train_step(model, optimizer, jax.random.key(settings.seed)),
+        init=lambda key: transformer.make_state(key, model, optimizer, decay),
+        step=transformer.make_train_step(
+            model, optimizer, jax.random.key(settings.seed), experiment.optimizer.accumulate, decay
+        ),
         frozen=generator.stages,
-        batches=lambda start: pipeline.make_batches(data, "train", start_step=start, **sharding.this_process()),
+        batches=lambda start: pipeline.make_batches(data, "train", start_step=start, **sharding.this_process(mesh)),
         hooks=(
-            loop.Hook("val", settings.eval_every, lambda state, _: measure(state.params), measure.measures),
+            loop.Hook("val", settings.eval_every, lambda state, _: measure(optim.best_params(state)), measure.measures),
             loop.Hook("images", settings.image_every, draw),
         ),
         saved_config=saved_form(experiment),
@@ -87,7 +91,10 @@ def _start(experiment: TransformerExperiment) -> dict[str, Any]:
             f"config.init_from holds another network: transformer.n_head is {saved['n_head']} there, "
             f"{experiment.transformer.n_head} here."
         )
-    return {"params": checkpoint.load_params(experiment.init_from)}
+    params = unstack_layers(checkpoint.load_params(experiment.init_from))
+    if experiment.transformer.scan_layers and saved["n_layer"] == experiment.transformer.n_layer:
+        params = stack_layers(params, saved["n_layer"])
+    return {"params": params} | ({"averages": params} if experiment.optimizer.ema_decay else {})
 
 
 def _with_classes(experiment: TransformerExperiment) -> TransformerExperiment:
@@ -110,8 +117,9 @@ def _with_classes(experiment: TransformerExperiment) -> TransformerExperiment:
 
 
 def main(config: ConfigDict, workdir: str) -> bool:
-    sharding.start_distributed()
-    return train_and_evaluate(from_dict(TransformerExperiment, config.to_dict()), workdir)
+    experiment = from_dict(TransformerExperiment, config.to_dict())
+    sharding.start_distributed(experiment.train.heartbeat_timeout)
+    return train_and_evaluate(experiment, workdir)
 
 
 if __name__ == "__main__":

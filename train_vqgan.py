@@ -29,7 +29,7 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
     mesh = sharding.make_mesh(experiment.mesh)
     experiment = dataclasses.replace(experiment, data=_annotated(experiment))
     data, loss, settings = experiment.data, experiment.loss, experiment.train
-    sharding.check_batch(data.batch_size, mesh)
+    sharding.check_batch(data.batch_size, mesh, experiment.optimizer.accumulate)
     _check_images(experiment)
     lpips_params = load_lpips(loss.lpips_path) if loss.perceptual_weight else None
     lpips_params = jax.device_put(lpips_params, sharding.replicated(mesh))
@@ -41,11 +41,14 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
         optim.make_optimizer(experiment.optimizer, batch_size=data.batch_size, steps=settings.steps) for _ in range(2)
     )
     key = jax.random.key(settings.seed)
-    train_step = vqgan.make_train_step(model, discriminator, loss, optimizer, disc_optimizer, lpips_params)
+    parts, decay = experiment.optimizer.accumulate, experiment.optimizer.ema_decay
+    train_step = vqgan.make_train_step(
+        model, discriminator, loss, optimizer, disc_optimizer, accumulate=parts, ema_decay=decay
+    )
 
     def init(key):
         shape = (data.size, data.size, experiment.model.in_channels)
-        return vqgan.make_state(key, model, discriminator, (optimizer, disc_optimizer), shape)
+        return vqgan.make_state(key, model, discriminator, (optimizer, disc_optimizer), shape, decay)
 
     def step(state, lpips_params, batch):
         return train_step(state, batch, jax.random.fold_in(key, state.step), lpips_params)
@@ -55,16 +58,16 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
     measure = evaluate.FirstStageEvaluation(model, data, mesh, lpips_params)
 
     def draw(state, number):
-        report.images(number, "reconstructions", measure.pictures(state.params), evaluate.columns(data))
+        report.images(number, "reconstructions", measure.pictures(optim.best_params(state)), evaluate.columns(data))
 
     _, finished = loop.train(
         config=settings,
         init=init,
         step=step,
         frozen=lpips_params,
-        batches=lambda start: pipeline.make_batches(data, "train", start_step=start, **sharding.this_process()),
+        batches=lambda start: pipeline.make_batches(data, "train", start_step=start, **sharding.this_process(mesh)),
         hooks=(
-            loop.Hook("val", settings.eval_every, lambda state, _: measure(state.params), measure.measures),
+            loop.Hook("val", settings.eval_every, lambda state, _: measure(optim.best_params(state)), measure.measures),
             loop.Hook("images", settings.image_every, draw),
         ),
         saved_config=saved_form(experiment),
@@ -96,6 +99,8 @@ def _start(experiment: VQGANExperiment) -> dict[str, Any]:
             f"{experiment.model.norm_groups} here."
         )
     fields: dict[str, Any] = {"params": checkpoint.load_params(experiment.init_from)}
+    if experiment.optimizer.ema_decay:
+        fields["averages"] = fields["params"]
     if experiment.model.quantizer == "ema":  # averages that say what the codebook is, each code used alike
         codebook, data = fields["params"]["quantizer"]["codebook"], experiment.data
         latents = data.batch_size * math.prod(experiment.model.grid(data.size, data.size))
@@ -128,8 +133,9 @@ def _check_images(experiment: VQGANExperiment) -> None:
 
 
 def main(config: ConfigDict, workdir: str) -> bool:
-    sharding.start_distributed()
-    return train_and_evaluate(from_dict(VQGANExperiment, config.to_dict()), workdir)
+    experiment = from_dict(VQGANExperiment, config.to_dict())
+    sharding.start_distributed(experiment.train.heartbeat_timeout)
+    return train_and_evaluate(experiment, workdir)
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ def first_stage(name: str, batch: int, dtype: str) -> Training:
     shape = (size, size, config.in_channels)
     image = jnp.zeros((1, 32, 32, 3))
     lpips = jax.jit(LPIPS().init)(jax.random.key(2), image, image)["params"]
-    train_step = vqgan.make_train_step(model, disc, loss, adam, disc_adam, lpips)
+    train_step = vqgan.make_train_step(model, disc, loss, adam, disc_adam)
     key = jax.random.key(0)
 
     def init(key):

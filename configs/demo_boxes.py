@@ -18,5 +18,5 @@ def get_config(arg: str = ""):
     config.condition_dropout = 0.1
     config.transformer.vocab_size = 257  # 256 codes, and the id of a hidden condition
     config.transformer.block_size = 75  # 3 tokens for each of 4 objects and 64 of the image, less one
-    config.train.update({"steps": 1600, "eval_every": 800, "image_every": 800, "save_every": 400})
+    config.train.update({"steps": 10000, "eval_every": 2000, "image_every": 5000, "save_every": 1000})
     return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

@@ -20,11 +20,13 @@ from taming_jax.data import demo, pipeline
 from taming_jax.experiment import SampleConfig
 from taming_jax.generate import Generator, load
 from taming_jax.metrics.codebook import perplexity, usage
+from taming_jax.models.gpt import unstack_layers
 from taming_jax.models.vqgan import VQGAN, network_input
 from taming_jax.settings import from_dict
 from taming_jax.training.report import grid
 from taming_jax.training.transformer import make_eval_step as make_token_eval
 from taming_jax.training.vqgan import make_eval_step as make_image_eval
+from taming_jax.two_stage import TwoStage
 
 PICTURES = 8  # images in a grid's row, where a batch has as many
 
@@ -74,10 +76,11 @@ class FirstStageEvaluation:
 class GeneratorEvaluation:
     """Held-out likelihood, samples and completions of a transformer; compiled once, called with parameters."""
 
-    def __init__(self, generator: Generator, data: pipeline.DataConfig):
+    def __init__(self, generator: Generator, data: pipeline.DataConfig, model: TwoStage | None = None):
+        """model: the one that the parameters are for, where training keeps its layers in other arrays."""
         _require_images(data)
         self.generator, self.data, self.mesh = generator, data, generator.mesh
-        self._evaluate = jax.jit(make_token_eval(generator.model))
+        self._evaluate = jax.jit(make_token_eval(model or generator.model))
 
     measures = ("nll", "bits_per_token")
 
@@ -95,7 +98,7 @@ class GeneratorEvaluation:
     def pictures(self, params: Any, options: Mapping[str, Any]) -> dict[str, tuple[np.ndarray, list[str]]]:
         """Name -> (images, labels): samples, below their conditions where these can be drawn and above the images that
         have them, and completions of the upper half of held-out images below the originals' reconstructions."""
-        self.generator.params = params
+        self.generator.params = unstack_layers(params)
         generator, condition = self.generator, self.generator.model.condition
         batch = next(_validation(self.data, self.mesh))
         valid = _shown(batch)
@@ -128,7 +131,7 @@ def class_accuracy(generator: Generator, n: int, options: Mapping[str, Any]) -> 
 
 def _validation(data: pipeline.DataConfig, mesh: jax.sharding.Mesh) -> Iterator[dict[str, jax.Array]]:
     """The validation split as global batches."""
-    for batch in pipeline.make_batches(data, "val", **sharding.this_process()):
+    for batch in pipeline.make_batches(data, "val", **sharding.this_process(mesh)):
         yield sharding.put_batch(batch, mesh)
 
 

@@ -1,5 +1,6 @@
 """Trained models as objects: what notebooks, `sample.py` and the training hooks use."""
 
+import dataclasses
 import itertools
 import logging
 import os
@@ -14,7 +15,7 @@ from taming_jax import checkpoint, permuters, sharding, tiles
 from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE
 from taming_jax.conditioning import ConditionConfig, StageCondition, has_stage, make_condition
 from taming_jax.losses import token_cross_entropy
-from taming_jax.models.gpt import GPT, GPTConfig
+from taming_jax.models.gpt import GPT, GPTConfig, unstack_layers, with_layers_apart
 from taming_jax.models.vqgan import VQGAN, VQGANConfig, network_input
 from taming_jax.sampling.decode import Job, draw_sequence, sample, token_chooser
 from taming_jax.sampling.filters import Filters
@@ -59,7 +60,7 @@ class FirstStage:
         maps. Where memory does not allow it at once, image by image or in overlapping tiles, with a note in the log.
         Raises ValueError for ids that are not codes."""
         ids = _check_ids(ids, self.config.n_codes)
-        free, shares = tiles.free_bytes(self.mesh.devices.flat[0]), sharding.batch_shares(self.mesh)
+        free, shares = tiles.free_bytes(self.mesh.local_devices[0]), sharding.batch_shares(self.mesh)
         tile = tiles.fitting_tile(self.config, ids.shape[1:], free)
         if tile:
             images, seam = self.decode_tiles(ids, tile)
@@ -100,12 +101,14 @@ class FirstStage:
 class Generator:
     """A trained two-stage model: draws images, completes them, and tells how likely they are.
 
-    first_stage, and condition_stage where the condition is a map (both may be the same), are its parts.
+    params: the transformer's, with its layers apart. first_stage, and condition_stage where the condition is a map
+    (both may be the same), are its parts.
     """
 
     def __init__(
         self, model: TwoStage, params: Any, first_stage: FirstStage, condition_stage: FirstStage | None = None
     ):
+        model = dataclasses.replace(model, gpt=with_layers_apart(model.gpt))
         self.model, self.first_stage, self.mesh = model, first_stage, first_stage.mesh
         self.condition_stage = condition_stage
         self.params = _place(params, self.mesh)
@@ -214,6 +217,7 @@ class Generator:
         sliding = grid != self.model.grid
         if sliding:
             check_window(self.model, grid, stride)
+            self._check_reading(n, pixels)
         order = np.arange(grid[0] * grid[1]) if sliding else self.model.sequence_order()
         given, keep = self._completion((n, *grid), given, keep)
         arrays = {"number": first + np.arange(n), "given": given, "keep": keep, **batch}
@@ -238,6 +242,12 @@ class Generator:
                 ids.block_until_ready()
                 progress(self.model.length)
         return ids[:n]
+
+    def _check_reading(self, n: int, pixels: tuple[int, int]) -> None:
+        """Refuse condition maps that would not fit into memory while they are read."""
+        if self.condition_stage:
+            config, images = self.condition_stage.config, -(-n // sharding.batch_shares(self.mesh))
+            tiles.check_reading(config, config.grid(*pixels), images, tiles.free_bytes(self.mesh.devices.flat[0]))
 
     def _slide(self, job: Job, schedule: Schedule, progress: Callable[[int], None] | None) -> jax.Array:
         """The walk of a sliding window; in PARTS parts where somebody watches."""
@@ -381,8 +391,8 @@ def load(
         vqgan = VQGAN(from_dict(VQGANConfig, config["model"], "config.model"))
         return FirstStage(vqgan, checkpoint.load_params(path, step, dtype), mesh)
     if kind == "transformer":
-        gpt = GPT(from_dict(GPTConfig, config["transformer"], "config.transformer"))
-        return TokenModel(gpt, checkpoint.load_params(path, step, dtype), mesh)
+        gpt = with_layers_apart(GPT(from_dict(GPTConfig, config["transformer"], "config.transformer")))
+        return TokenModel(gpt, unstack_layers(checkpoint.load_params(path, step, dtype)), mesh)
     if kind != "two_stage":
         raise ValueError(f"{path!r} holds a checkpoint of kind {kind!r}; known: vqgan, two_stage, transformer.")
     first = load_first_stage(os.path.join(path, FIRST_STAGE), dtype=dtype, mesh=mesh)
@@ -390,7 +400,8 @@ def load(
     if has_stage(from_dict(ConditionConfig, config["condition"], "config.condition")):
         second = load_first_stage(os.path.join(path, CONDITION_STAGE), dtype=dtype, mesh=mesh)
     model = two_stage(config, first.model, second.model if second else None)
-    return Generator(model, checkpoint.load_params(path, step, dtype), first, condition_stage(model, first, second))
+    params = unstack_layers(checkpoint.load_params(path, step, dtype))
+    return Generator(model, params, first, condition_stage(model, first, second))
 
 
 def load_first_stage(path: str, **options: Any) -> FirstStage:
@@ -409,7 +420,7 @@ def condition_stage(model: TwoStage, first: FirstStage, second: FirstStage | Non
 def stage_model(source: str, workdir: str, name: str = FIRST_STAGE, **changes: Any) -> VQGAN:
     """The network that `keep_stage` will load, from its configuration. Raises ValueError where it cannot."""
     if checkpoint.has_checkpoint(workdir):
-        if checkpoint.load_config(workdir)["kind"] != "two_stage":
+        if not checkpoint.has_checkpoint(os.path.join(workdir, name)):
             raise ValueError(f"{workdir!r} holds a first stage; choose another --workdir for the second.")
         source, changes = os.path.join(workdir, name), {}
     config = checkpoint.load_config(source)

@@ -1,6 +1,8 @@
 """Devices: the start of the distributed runtime, the mesh, and where parameters and batches live on it."""
 
 import dataclasses
+import logging
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -23,8 +25,9 @@ RULES: tuple[tuple[str, P], ...] = (
     (r"attention/out/kernel$", P("tensor", "fsdp")),
     (r"down/kernel$", P("tensor", "fsdp")),
     (r"head/kernel$", P("fsdp", "tensor")),
-    (r"conv[^/]*/kernel$", P(None, None, None, "fsdp")),
+    (r"kernel$", P(None, None, None, "fsdp")),  # of convolutions; codebooks are small and looked up in whole
 )
+STACKED = re.compile(r"(^|/)blocks/")  # parameters of all layers in one array, the layer first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +42,10 @@ class MeshConfig:
     tensor: int = 1
 
 
-def start_distributed() -> None:
+def start_distributed(heartbeat_timeout: int = 100) -> None:
     """Join the other processes where the environment says that there are any; a single process does nothing.
 
+    heartbeat_timeout: seconds after which one that does not answer counts as dead, and the others end.
     Looks for JAX_COORDINATOR_ADDRESS (with JAX_NUM_PROCESSES and JAX_PROCESS_ID), a TPU pod slice, or Slurm with more
     than one task. To be called before any other use of JAX.
     """
@@ -51,9 +55,12 @@ def start_distributed() -> None:
             environment["JAX_COORDINATOR_ADDRESS"],
             num_processes=int(environment["JAX_NUM_PROCESSES"]),
             process_id=int(environment["JAX_PROCESS_ID"]),
+            heartbeat_timeout_seconds=heartbeat_timeout,
         )
     elif "," in environment.get("TPU_WORKER_HOSTNAMES", "") or int(environment.get("SLURM_NTASKS", "1")) > 1:
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_timeout)
+    if jax.process_index() > 0:
+        logging.disable(logging.INFO)  # the first process tells what happens; warnings are each one's own
 
 
 def make_mesh(config: MeshConfig = MeshConfig(), devices: list | None = None) -> Mesh:
@@ -74,9 +81,24 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: list | None = None) ->
     return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def this_process() -> dict[str, int]:
-    """Which process this is, as keywords of `pipeline.make_batches`."""
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+def this_process(mesh: Mesh) -> dict[str, int]:
+    """Which part of each batch this process reads, and of how many, as keywords of `pipeline.make_batches`.
+
+    Processes whose devices hold the same images, since `tensor` reaches over them, read the same part.
+    Raises ValueError for a mesh on which the images of two processes overlap otherwise.
+    """
+    rows: dict[int, list[int]] = {}
+    for row, devices in enumerate(mesh.devices.reshape(batch_shares(mesh), -1)):
+        for process in sorted({device.process_index for device in devices.flat}):
+            rows.setdefault(process, []).append(row)
+    parts = sorted(set(map(tuple, rows.values())))
+    if sum(map(len, parts)) != batch_shares(mesh) or len(set(map(len, parts))) > 1:
+        raise ValueError(
+            f"config.mesh {dict(mesh.shape)} does not suit {jax.process_count()} processes of "
+            f"{len(mesh.local_devices)} devices: each must hold whole shares of the batch, or share one with whole "
+            "other processes; choose `tensor` to divide the devices of a process, or to be a multiple of them."
+        )
+    return {"process_index": parts.index(tuple(rows[jax.process_index()])), "process_count": len(parts)}
 
 
 def batch_shares(mesh: Mesh) -> int:
@@ -84,13 +106,15 @@ def batch_shares(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def check_batch(batch_size: int, mesh: Mesh) -> None:
-    """Raise ValueError when the global batch does not split evenly over the devices that share it."""
+def check_batch(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
+    """Raise ValueError when the global batch does not split evenly over the devices that share each of its parts."""
     shares = batch_shares(mesh)
-    if batch_size % shares:
+    if batch_size % (shares * parts):
+        one_after_another = f" and config.optimizer.accumulate={parts} parts" if parts > 1 else ""
         raise ValueError(
             f"config.data.batch_size={batch_size} (the global batch) is not divisible by the {shares} devices that "
-            f"share it (mesh data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']}); choose a multiple of {shares}."
+            f"share it (mesh data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']}){one_after_another}; choose a "
+            f"multiple of {shares * parts}."
         )
 
 
@@ -101,6 +125,21 @@ def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
 
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
+
+
+def split_by_image(x: jax.Array) -> jax.Array:
+    """Activations (b, ...), to be split over the devices as the batch is: so the partitioner brings parameters to the
+    activations, and not the other way round. Only under `jax.set_mesh`; elsewhere nothing is said."""
+    return _constrained(x, P(("data", "fsdp")))
+
+
+def split_by_row(table: jax.Array) -> jax.Array:
+    """An embedding (n, d) about to be looked up in: whole along d, since a row is needed on one device."""
+    return _constrained(table, P("tensor"))
+
+
+def _constrained(x: jax.Array, spec: P) -> jax.Array:
+    return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, spec)
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -132,6 +171,7 @@ def state_shardings(abstract_state: Any, mesh: Mesh, rules: tuple[tuple[str, P],
     def place(path, leaf) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         for pattern, spec in rules:
+            spec = P(None, *spec) if STACKED.search(name) else spec
             if re.search(pattern, name) and len(spec) <= leaf.ndim:
                 fitting = (
                     axis if axis is not None and leaf.shape[i] % mesh.shape[axis] == 0 else None
@@ -141,3 +181,10 @@ def state_shardings(abstract_state: Any, mesh: Mesh, rules: tuple[tuple[str, P],
         return replicated(mesh)
 
     return jax.tree_util.tree_map_with_path(place, abstract_state)
+
+
+def bytes_held(state: Any) -> tuple[int, int]:
+    """(bytes of the arrays on one device, bytes of the arrays), of arrays or their shapes with shardings."""
+    arrays = jax.tree.leaves(state)
+    held = sum(x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in arrays)
+    return held, sum(x.dtype.itemsize * x.size for x in arrays)

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from taming_jax.models.vqgan import VQGANConfig
+from taming_jax.nn.conv import ATTENDED
 
 SHARE = 0.5  # of a device's memory may go into decoding; the rest is for parameters and what else is there
 
@@ -24,11 +25,11 @@ def decode_bytes(config: VQGANConfig, grid: tuple[int, int]) -> int:
     widths = [config.ch * multiple for multiple in (*config.ch_mult, config.ch_mult[-1])]
     maps = [3.5 * codes * 4 ** (top - level) * max(widths[level : level + 2]) for level in range(top + 1)]
     attended = [0, *(top - level for level in range(top + 1) if config.level_has_attention(level))]
-    return int(4 * max(*maps, *(3 * (codes * 4**times) ** 2 for times in attended)))
+    return int(4 * max(*maps, *(3 * min((codes * 4**times) ** 2, ATTENDED) for times in attended)))
 
 
 def free_bytes(device: jax.Device) -> int:
-    """Memory of a device (of the machine, on CPUs) that decoding may take; the same each time."""
+    """Memory of a device of this process (of the machine, on CPUs) that decoding may take; the same each time."""
     limit = (device.memory_stats() or {}).get("bytes_limit")
     return int(SHARE * (limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
 
@@ -48,6 +49,17 @@ def fitting_tile(config: VQGANConfig, grid: tuple[int, int], free: int) -> tuple
         f"decoding {grid[0]} x {grid[1]} codes takes about {decode_bytes(config, grid) >> 20} MiB, and even a tile of "
         f"4 x 4 more than the {free >> 20} MiB that are there; use a device with more memory."
     )
+
+
+def check_reading(config: VQGANConfig, grid: tuple[int, int], images: int, free: int) -> None:
+    """Raise ValueError where `images` maps of (h, w) codes are too large to be encoded at once, which
+    takes about as much as decoding."""
+    needed = images * decode_bytes(config, grid)
+    if needed > free:
+        raise ValueError(
+            f"reading {images} condition map(s) of {grid[0]} x {grid[1]} codes at once takes about {needed >> 20} MiB, "
+            f"and there are {free >> 20} MiB; draw fewer images at once, or smaller ones."
+        )
 
 
 def decode_tiles(

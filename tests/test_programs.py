@@ -21,6 +21,7 @@ import train_vqgan
 from taming_jax import checkpoint, codes_used, evaluate
 from taming_jax.data import pipeline
 from taming_jax.experiment import SampleConfig, TransformerExperiment, VQGANExperiment
+from taming_jax.models.gpt import unstack_layers
 from taming_jax.settings import from_dict
 from taming_jax.sharding import MeshConfig, make_mesh
 from taming_jax.training import loop
@@ -267,6 +268,24 @@ def test_second_stage_on_eight_devices_is_that_on_one(vqgan_dir, class_dir, tmp_
     one, eight = history(class_dir), history(tmp_path)
     for step in range(2):
         np.testing.assert_allclose(one[step]["train/loss"], eight[step]["train/loss"], rtol=1e-4)
+
+
+def test_averaged_weights_and_layers_in_one_array_are_loaded_as_any(vqgan_dir, tmp_path):
+    settings = {"transformer": {"scan_layers": True, "remat": "block"}, "train": {"steps": 2}}
+    settings["optimizer"] = {"ema_decay": 0.9, "accumulate": 2}
+    assert train_transformer.train_and_evaluate(second_stage(vqgan_dir, **settings), str(tmp_path))
+    model = taming_jax.load(str(tmp_path))
+    assert model.sample_ids(1, class_label=0).shape == (1, *model.model.grid)
+    saved = checkpoint.find_step(str(tmp_path))
+    last = unstack_layers(checkpoint._load_tree(saved, "params"))["block_1"]["mlp"]["up"]["kernel"]
+    averaged = unstack_layers(checkpoint._load_tree(saved, "train", only=("averages",))["averages"])
+    found = np.asarray(model.params["block_1"]["mlp"]["up"]["kernel"])
+    np.testing.assert_array_equal(found, averaged["block_1"]["mlp"]["up"]["kernel"])
+    assert (found != last).any()
+    again = second_stage(vqgan_dir, init_from=str(tmp_path), **settings)
+    start = train_transformer._start(again)
+    assert start["params"]["blocks"]["mlp"]["up"]["kernel"].shape[1:] == found.shape
+    assert start["averages"] is start["params"]
 
 
 def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(vqgan_dir, tmp_path, monkeypatch):

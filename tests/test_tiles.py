@@ -10,6 +10,7 @@ import pytest
 from taming_jax import tiles
 from taming_jax.generate import FirstStage
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.nn import conv
 from taming_jax.sharding import MeshConfig, make_mesh
 
 CONFIG = VQGANConfig(
@@ -52,6 +53,28 @@ def test_the_estimate_is_what_the_compiler_plans(changes, grid):
     compiled = decode.lower(params, jax.ShapeDtypeStruct((1, *grid), jnp.int32)).compile()
     planned = compiled.memory_analysis().temp_size_in_bytes
     assert 0.5 * tiles.decode_bytes(config, grid) < planned < 1.1 * tiles.decode_bytes(config, grid)
+
+
+def test_attention_over_some_queries_at_a_time_is_that_over_all(monkeypatch):
+    attention, x = conv.SpatialAttention(4), jax.random.normal(jax.random.key(0), (2, 9, 11, 8))
+    params = attention.init(jax.random.key(1), x)
+    expected = attention.apply(params, x)
+    for limit in (99 * 98, 99 * 7, 5):
+        monkeypatch.setattr(conv, "ATTENDED", limit)
+        np.testing.assert_allclose(attention.apply(params, x), expected, atol=1e-5)
+
+
+def test_attention_takes_no_more_where_it_goes_by_parts():
+    config = dataclasses.replace(CONFIG, ch_mult=(1,), ch=4)
+    assert tiles.decode_bytes(config, (90, 90)) == 12 * 8100**2 <= tiles.decode_bytes(config, (300, 300))
+    assert tiles.decode_bytes(config, (300, 300)) == 12 * conv.ATTENDED
+
+
+def test_condition_maps_that_are_too_large_are_refused():
+    needed = tiles.decode_bytes(CONFIG, (64, 64))
+    tiles.check_reading(CONFIG, (64, 64), 2, 2 * needed)
+    with pytest.raises(ValueError, match=r"reading 3 condition map\(s\) of 64 x 64 codes at once takes about \d+ MiB"):
+        tiles.check_reading(CONFIG, (64, 64), 3, 2 * needed)
 
 
 def test_a_tile_is_chosen_by_what_is_free():

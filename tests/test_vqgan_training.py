@@ -78,7 +78,7 @@ def trained(golden, tmp_path_factory):
     disc = Discriminator(from_dict(DiscriminatorConfig, config["discriminator"]))
     loss = from_dict(VQGANLossConfig, config["loss"])
     lpips = jax.tree.map(jnp.asarray, lpips_params(golden("lpips_linears")))
-    step = jax.jit(make_train_step(model, disc, loss, ADAM(), ADAM(), lpips), donate_argnums=0)
+    step = jax.jit(make_train_step(model, disc, loss, ADAM(), ADAM()), donate_argnums=0)
     params, found = checkpoint.load_params(str(folder / "out")), checkpoint.load_discriminator(str(folder / "out"))
     state = state_of(params, found, ADAM(), ADAM())
     history, first = [], None
@@ -266,7 +266,8 @@ def test_what_the_weights_ask_for_must_be_given():
     with pytest.raises(ValueError, match=r"disc_weight 0.8 needs a discriminator"):
         make_train_step(MODEL, None, VQGANLossConfig(perceptual_weight=0.0), ADAM())
     with pytest.raises(ValueError, match=r"perceptual_weight 1.0 needs LPIPS"):
-        make_train_step(MODEL, DISC, VQGANLossConfig(), ADAM(), ADAM())
+        step = make_train_step(MODEL, DISC, VQGANLossConfig(), ADAM(), ADAM())
+        jax.eval_shape(step, tiny_state(), {"image": IMAGES}, jax.random.key(0))
 
 
 @pytest.mark.parametrize(
@@ -286,7 +287,7 @@ def test_loss_settings_that_cannot_work_are_refused(settings, message):
 def test_evaluation_sums_over_the_valid_images(golden):
     params = tiny_state().params
     lpips = jax.tree.map(jnp.asarray, lpips_params(golden("lpips_linears")))
-    evaluate = jax.jit(make_eval_step(MODEL, lpips))
+    evaluate = jax.jit(make_eval_step(MODEL))
     valid = np.array([True, True, False, True])
     sums = evaluate(params, {"image": IMAGES, "valid": valid}, lpips)
     reconstruction, quantized = jax.jit(MODEL.apply)({"params": params}, IMAGES)

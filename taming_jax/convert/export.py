@@ -17,7 +17,7 @@ from taming_jax.convert.project import project_of
 from taming_jax.convert.tables import CONDITION, FIRST, FirstStage, Model, lpips_arrays, table_of
 from taming_jax.convert.writer import write_checkpoint
 from taming_jax.models.discriminator import DiscriminatorConfig
-from taming_jax.models.gpt import GPTConfig
+from taming_jax.models.gpt import GPTConfig, unstack_layers
 from taming_jax.models.lpips import load_lpips
 from taming_jax.models.vqgan import VQGANConfig
 from taming_jax.settings import from_dict
@@ -66,7 +66,7 @@ def _load(workdir: str, configs: Mapping[str, Mapping[str, Any]], step: int | st
     for folder, config in configs.items():
         path, wanted = (str(Path(workdir) / folder), None) if folder else (workdir, step)
         part = FIRST_STAGE if kind == "vqgan" else folder or "transformer"
-        params = checkpoint.load_params(path, wanted)
+        params = unstack_layers(checkpoint.load_params(path, wanted))
         brought.arrays |= flatten_dict({part: {"params": params}}, sep="/")
         if config["kind"] == "vqgan":
             discriminator = checkpoint.load_discriminator(path, wanted)

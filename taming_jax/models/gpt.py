@@ -1,12 +1,23 @@
 """The decoder-only transformer over token ids (paper, section 3.2; the architecture of GPT-2)."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from taming_jax.nn.attention import Block, Cache, layer_norm, linear
+from taming_jax.sharding import split_by_image, split_by_row
+
+# What of a block is kept for the backward pass; the rest is computed again.
+REMAT = {
+    "": None,
+    "block": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+ATTENTION = ("xla", "cudnn")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,6 +27,12 @@ class GPTConfig:
     vocab_size: ids of the condition and of the image share this one table, with no offset.
     block_size: longest input sequence, condition included, last image token excluded.
     n_unmasked: this many leading positions see one another freely.
+    dtype: "float32" or "bfloat16", of the layers; parameters, statistics and logits stay float32.
+    attention: "xla" anywhere; "cudnn" is the fused kernel of NVIDIA's GPUs, and needs bfloat16.
+    remat: what training computes again instead of keeping it: "" nothing, "block" all within a block, "dots" all but
+    the results of its linear layers.
+    scan_layers: in training one block is compiled and looped over, with all layers' parameters in one array each; the
+    program compiles faster. Loaded models have their layers apart.
     """
 
     vocab_size: int = 1024
@@ -28,6 +45,9 @@ class GPTConfig:
     attention_dropout: float = 0.0
     n_unmasked: int = 0
     dtype: str = "float32"
+    attention: str = "xla"
+    remat: str = ""
+    scan_layers: bool = False
 
     def __post_init__(self):
         for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
@@ -42,6 +62,12 @@ class GPTConfig:
             )
         if self.dtype not in ("float32", "bfloat16"):
             raise ValueError(f"transformer.dtype={self.dtype!r}; known: float32, bfloat16.")
+        if self.attention not in ATTENTION:
+            raise ValueError(f"transformer.attention={self.attention!r}; known: {', '.join(ATTENTION)}.")
+        if self.attention == "cudnn" and self.dtype != "bfloat16":
+            raise ValueError("transformer.attention='cudnn' needs transformer.dtype='bfloat16'.")
+        if self.remat not in REMAT:
+            raise ValueError(f"transformer.remat={self.remat!r}; known: '', block, dots.")
 
 
 class GPT(nn.Module):
@@ -57,6 +83,8 @@ class GPT(nn.Module):
         (logits, cache). Raises ValueError when the sequence is longer than block_size.
         """
         config = self.config
+        if cache is not None and config.scan_layers:
+            raise ValueError("a cache goes with layers apart: use with_layers_apart(model) and unstack_layers(params).")
         dtype = jnp.dtype(config.dtype)
         length = ids.shape[1] if cache is None else cache[0].key.shape[2]
         if length > config.block_size:
@@ -67,25 +95,54 @@ class GPT(nn.Module):
         embed = nn.Embed(config.vocab_size, config.n_embd, embedding_init=nn.initializers.normal(0.02), name="token")
         table = self.param("position", nn.initializers.zeros, (config.block_size, config.n_embd))
         position = jax.lax.dynamic_slice_in_dim(table, start, ids.shape[1])  # (l, d)
-        x = (embed(ids) + position[None]).astype(dtype)  # (b, l, d)
+        rows = jnp.take(split_by_row(embed.embedding), ids, axis=0)
+        x = split_by_image(rows + position[None]).astype(dtype)  # (b, l, d)
         x = nn.Dropout(config.embedding_dropout, deterministic=not train)(x)
         written = []
-        for i in range(config.n_layer):
-            block = Block(
-                config.n_head,
-                config.n_unmasked,
-                config.attention_dropout,
-                config.residual_dropout,
-                dtype,
-                name=f"block_{i}",
-            )
-            x, layer_cache = block(x, cache=None if cache is None else cache[i], start=start, train=train)
-            written.append(layer_cache)
+        if cache is None:
+            x = self._blocks(x, train)
+        else:
+            for i, layer_cache in enumerate(cache):
+                x, layer_cache = self._block(f"block_{i}")(x, cache=layer_cache, start=start, train=train)
+                written.append(layer_cache)
         if at is not None:
             x = jax.lax.dynamic_slice_in_dim(x, at, 1, axis=1)
         x = layer_norm("norm_out", dtype)(x[:, -1:] if last_only else x)
         logits = linear(config.vocab_size, "head", dtype, use_bias=False)(x).astype(jnp.float32)
         return logits if cache is None else (logits, tuple(written))
+
+    def _block(self, name: str) -> Block:
+        config = self.config
+        return Block(
+            config.n_head,
+            config.n_unmasked,
+            config.attention_dropout,
+            config.residual_dropout,
+            jnp.dtype(config.dtype),
+            config.attention,
+            name=name,
+        )
+
+    def _blocks(self, x: jax.Array, train: bool) -> jax.Array:
+        """(b, l, d) through all blocks, without a cache."""
+        config = self.config
+
+        def run(block, x):
+            return split_by_image(block(x, train=train)[0])
+
+        if config.remat:
+            run = nn.remat(run, policy=REMAT[config.remat], prevent_cse=not config.scan_layers)
+        if not config.scan_layers:
+            for i in range(config.n_layer):
+                x = run(self._block(f"block_{i}"), x)
+            return x
+        loop = nn.scan(
+            lambda block, x, _: (run(block, x), None),
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            length=config.n_layer,
+        )
+        return loop(self._block("blocks"), x, None)[0]
 
     def init_cache(self, batch: int, length: int, dtype=None) -> tuple[Cache, ...]:
         """An empty cache for `batch` sequences of up to `length` tokens, in the compute type unless told otherwise."""
@@ -93,3 +150,32 @@ class GPT(nn.Module):
         shape = (batch, config.n_head, length, config.n_embd // config.n_head)
         zeros = jnp.zeros(shape, dtype or config.dtype)
         return tuple(Cache(zeros, zeros) for _ in range(config.n_layer))
+
+
+def with_layers_apart(model: GPT) -> GPT:
+    """The same network for parameters with the layers apart, as sampling reads them."""
+    return GPT(dataclasses.replace(model.config, scan_layers=False))
+
+
+def cast_layers(params: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The linear layers' parameters in the type that they are computed in, so that drawing does not cast them for every
+    token; the results are the same. Embeddings and norms are computed in float32, and stay."""
+    if "kernel" in params:
+        return {name: value.astype(dtype) for name, value in params.items()}
+    return {name: cast_layers(value, dtype) if isinstance(value, Mapping) else value for name, value in params.items()}
+
+
+def stack_layers(params: Mapping[str, Any], n_layer: int) -> dict[str, Any]:
+    """Parameters with the layers apart (block_0, block_1, ...) -> as `scan_layers` has them, in one array each."""
+    apart = [f"block_{i}" for i in range(n_layer)]
+    blocks = jax.tree.map(lambda *layers: jnp.stack(layers), *(params[name] for name in apart))
+    return {"blocks": blocks, **{name: value for name, value in params.items() if name not in apart}}
+
+
+def unstack_layers(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The way back, bit for bit; parameters with the layers apart stay as they are."""
+    if "blocks" not in params:
+        return dict(params)
+    rest = {name: value for name, value in params.items() if name != "blocks"}
+    n_layer = len(jax.tree.leaves(params["blocks"])[0])
+    return {f"block_{i}": jax.tree.map(lambda x, i=i: x[i], params["blocks"]) for i in range(n_layer)} | rest

@@ -14,6 +14,7 @@ from jax import Array
 from taming_jax import maps
 from taming_jax.nn.conv import Conv, ResBlock, SpatialAttention, conv1x1, double, downsample, group_norm
 from taming_jax.nn.quantize import QUANTIZERS, Quantized, Remap
+from taming_jax.sharding import split_by_image
 
 # What a first stage can read and write, with its number of channels; None: any.
 CONTENTS = {"image": None, "segmentation": None, "depth": 1, "edges": 1, "pose": None}
@@ -38,6 +39,7 @@ class VQGANConfig:
     ema_decay, ema_restart_below: of the quantizer "ema", see EMAVectorQuantizer. kl_weight: of "gumbel".
     remap: the codes that are in use; ids are then places in this list. unknown: where other codes go, see Remap.
     dtype: "float32" or "bfloat16", of the convolutions; parameters, statistics, codes and output stay float32.
+    remat: training keeps only what lies between residual blocks and computes the rest again, for less memory.
     """
 
     content: str = "image"
@@ -63,6 +65,7 @@ class VQGANConfig:
     remap: tuple[int, ...] = ()
     unknown: str = "random"
     dtype: str = "float32"
+    remat: bool = False
 
     def __post_init__(self):
         widths = ("in_channels", "out_channels", "ch", "z_channels", "embed_dim")
@@ -145,10 +148,20 @@ def network_input(config: VQGANConfig, batch: Mapping[str, Any]) -> Array:
     raise ValueError(f"the first stage reads {content}, but the batch holds only {', '.join(sorted(batch))}")
 
 
-def _layers(config: VQGANConfig):
-    """The constructors of one network's blocks, with its settings filled in: (dtype, block, attention, norm)."""
+def _layers(config: VQGANConfig, train: bool):
+    """The constructors of one network's parts, with its settings filled in: (dtype, block, attention, norm); block
+    (width, name, input) runs as well."""
     dtype = jnp.dtype(config.dtype)
-    block = partial(ResBlock, groups=config.norm_groups, dropout=config.dropout, dtype=dtype)
+
+    def run(block, h):
+        return split_by_image(block(h, train=train))
+
+    run = nn.remat(run) if config.remat else run
+
+    def block(width, name, h):
+        settings = {"groups": config.norm_groups, "dropout": config.dropout, "dtype": dtype}
+        return run(ResBlock(width, name=name, **settings), h)
+
     attention = partial(SpatialAttention, groups=config.norm_groups, dtype=dtype)
     return dtype, block, attention, partial(group_norm, config.norm_groups, dtype)
 
@@ -161,18 +174,18 @@ class Encoder(nn.Module):
     @nn.compact
     def __call__(self, x: Array, *, train: bool = False) -> Array:
         cfg = self.config
-        dtype, block, attention, norm = _layers(cfg)
-        h = Conv(cfg.ch, dtype=dtype, name="conv_in")(x)
+        dtype, block, attention, norm = _layers(cfg, train)
+        h = split_by_image(Conv(cfg.ch, dtype=dtype, name="conv_in")(x))
         for level, multiple in enumerate(cfg.ch_mult):
             for i in range(cfg.num_res_blocks):
-                h = block(cfg.ch * multiple, name=f"down_{level}_block_{i}")(h, train=train)
+                h = block(cfg.ch * multiple, f"down_{level}_block_{i}", h)
                 if cfg.level_has_attention(level):
                     h = attention(name=f"down_{level}_attn_{i}")(h)
             if level < len(cfg.ch_mult) - 1:
-                h = downsample(cfg.ch * multiple, dtype, name=f"down_{level}_downsample")(h)
-        h = block(h.shape[-1], name="mid_block_0")(h, train=train)
+                h = split_by_image(downsample(cfg.ch * multiple, dtype, name=f"down_{level}_downsample")(h))
+        h = block(h.shape[-1], "mid_block_0", h)
         h = attention(name="mid_attn")(h)
-        h = block(h.shape[-1], name="mid_block_1")(h, train=train)
+        h = block(h.shape[-1], "mid_block_1", h)
         h = nn.swish(norm(name="norm_out")(h))
         return Conv(cfg.z_channels, dtype=dtype, name="conv_out")(h)
 
@@ -188,19 +201,19 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(self, z: Array, *, train: bool = False) -> tuple[Array, Array]:
         cfg = self.config
-        dtype, block, attention, norm = _layers(cfg)
-        h = Conv(cfg.ch * cfg.ch_mult[-1], dtype=dtype, name="conv_in")(z)
-        h = block(h.shape[-1], name="mid_block_0")(h, train=train)
+        dtype, block, attention, norm = _layers(cfg, train)
+        h = split_by_image(Conv(cfg.ch * cfg.ch_mult[-1], dtype=dtype, name="conv_in")(z))
+        h = block(h.shape[-1], "mid_block_0", h)
         h = attention(name="mid_attn")(h)
-        h = block(h.shape[-1], name="mid_block_1")(h, train=train)
+        h = block(h.shape[-1], "mid_block_1", h)
         for level in reversed(range(len(cfg.ch_mult))):  # levels are numbered as in the encoder: 0 is full size
             width = cfg.ch * cfg.ch_mult[level]
             for i in range(cfg.num_res_blocks + 1):
-                h = block(width, name=f"up_{level}_block_{i}")(h, train=train)
+                h = block(width, f"up_{level}_block_{i}", h)
                 if cfg.level_has_attention(level):
                     h = attention(name=f"up_{level}_attn_{i}")(h)
             if level > 0:
-                h = Conv(width, dtype=dtype, name=f"up_{level}_upsample")(double(h))
+                h = split_by_image(Conv(width, dtype=dtype, name=f"up_{level}_upsample")(double(h)))
         h = nn.swish(norm(name="norm_out")(h))
         # float32 from here: eight bits of mantissa are visible as banding, and this layer is cheap.
         return Conv(cfg.out_channels, name="conv_out")(h), h

@@ -32,13 +32,17 @@ def attention_mask(start: jax.Array | int, queries: int, keys: int, n_unmasked: 
 
 
 class CausalSelfAttention(nn.Module):
-    """Multi-head attention over (b, l, d), each position seeing itself and those before it."""
+    """Multi-head attention over (b, l, d), each position seeing itself and those before it.
+
+    attention: the implementation for whole sequences, as `jax.nn.dot_product_attention` names it.
+    """
 
     n_head: int
     n_unmasked: int = 0
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    attention: str = "xla"
 
     @nn.compact
     def __call__(self, x, *, cache: Cache | None = None, start=0, train: bool = False):
@@ -51,12 +55,16 @@ class CausalSelfAttention(nn.Module):
         value = linear(d, "value", self.dtype)(x).reshape(heads)
         if cache is not None:
             y, cache = self._attend_to_cache(query, key, value, cache, start)
-        else:
+        elif train and self.attention_dropout:
             mask = attention_mask(start, length, length, self.n_unmasked)
-            if train and self.attention_dropout:
-                y = self._attend_with_dropout(query, key, value, mask)
-            else:
-                y = jax.nn.dot_product_attention(query, key, value, mask=mask)
+            y = self._attend_with_dropout(query, key, value, mask)
+        else:
+            # A fused kernel leaves out what a causal mask hides; one that it is handed it has to read.
+            free = self.n_unmasked > 0
+            mask = attention_mask(start, length, length, self.n_unmasked) if free else None
+            y = jax.nn.dot_product_attention(  # type: ignore[call-overload]  # it is a name, which GPTConfig checks
+                query, key, value, mask=mask, is_causal=not free, implementation=self.attention
+            )
         y = linear(d, "out", self.dtype)(y.reshape(b, length, d))
         return nn.Dropout(self.residual_dropout, deterministic=not train)(y), cache
 
@@ -102,11 +110,18 @@ class Block(nn.Module):
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    attention: str = "xla"
 
     @nn.compact
     def __call__(self, x, *, cache: Cache | None = None, start=0, train: bool = False):
         attend = CausalSelfAttention(
-            self.n_head, self.n_unmasked, self.attention_dropout, self.residual_dropout, self.dtype, name="attention"
+            self.n_head,
+            self.n_unmasked,
+            self.attention_dropout,
+            self.residual_dropout,
+            self.dtype,
+            self.attention,
+            name="attention",
         )
         y, cache = attend(layer_norm("norm_attention", self.dtype)(x), cache=cache, start=start, train=train)
         x = x + y

@@ -144,8 +144,14 @@ class ResBlock(nn.Module):
         return x + h
 
 
+ATTENDED = 1 << 26  # attention weights of an image at once; a feature map of 90 x 90 has as many
+
+
 class SpatialAttention(nn.Module):
-    """Single-head self-attention over all positions of a feature map, with a residual: shape kept."""
+    """Single-head self-attention over all positions of a feature map, with a residual: shape kept.
+
+    Where the table of weights would be larger than ATTENDED, some queries at a time, with the same result.
+    """
 
     groups: int = 32
     dtype: jnp.dtype = jnp.float32
@@ -155,10 +161,19 @@ class SpatialAttention(nn.Module):
         b, h, w, c = x.shape
         normed = group_norm(self.groups, self.dtype, "norm")(x)
         q, k, v = (conv1x1(c, dtype=self.dtype, name=n)(normed).reshape(b, h * w, c) for n in "qkv")
-        scores = jnp.einsum("bqc,bkc->bqk", q, k).astype(jnp.float32) * c**-0.5
-        weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
-        out = jnp.einsum("bqk,bkc->bqc", weights, v).reshape(b, h, w, c)
-        return x + conv1x1(c, dtype=self.dtype, name="proj_out")(out)
+
+        def attend(q):  # (b, q, c)
+            scores = jnp.einsum("bqc,bkc->bqk", q, k).astype(jnp.float32) * c**-0.5
+            weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
+            return jnp.einsum("bqk,bkc->bqc", weights, v)
+
+        if (h * w) ** 2 <= ATTENDED:
+            out = attend(q)
+        else:
+            at_once = max(1, ATTENDED // (h * w))
+            parts = jnp.pad(q, ((0, 0), (0, -(h * w) % at_once), (0, 0))).reshape(b, -1, at_once, c)
+            out = jax.lax.map(attend, parts.swapaxes(0, 1)).swapaxes(0, 1).reshape(b, -1, c)[:, : h * w]
+        return x + conv1x1(c, dtype=self.dtype, name="proj_out")(out.reshape(b, h, w, c))
 
 
 def downsample(features: int, dtype, name: str) -> Conv:

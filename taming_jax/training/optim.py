@@ -1,8 +1,10 @@
-"""Optimizers from settings: Adam for the first stage, AdamW for the second, with their learning-rate schedules."""
+"""Optimizers from settings: Adam for the first stage, AdamW for the second, their schedules, averages of weights."""
 
 import dataclasses
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 
@@ -13,6 +15,8 @@ class OptimizerConfig:
 
     schedule: constant or cosine (to zero at the last step); either begins with `warmup` steps from zero.
     weight_decay: on the weights of linear layers only. clip_norm: largest global gradient norm, None for no limit.
+    accumulate: parts in which a batch goes through the networks one after the other before an update, for less memory.
+    ema_decay: of the average of the weights that evaluation and sampling then use, such as 0.9999; 0 for none.
     """
 
     learning_rate: float = 4.5e-6
@@ -23,6 +27,8 @@ class OptimizerConfig:
     b2: float = 0.95
     weight_decay: float = 0.0
     clip_norm: float | None = None
+    accumulate: int = 1
+    ema_decay: float = 0.0
 
     def __post_init__(self):
         if self.schedule not in ("constant", "cosine"):
@@ -33,6 +39,10 @@ class OptimizerConfig:
             raise ValueError(f"config.optimizer.warmup={self.warmup}, but it must be 0 or more steps.")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise ValueError(f"config.optimizer.clip_norm={self.clip_norm}, but it must be above 0, or None.")
+        if self.accumulate < 1:
+            raise ValueError(f"config.optimizer.accumulate={self.accumulate}, but it must be 1 or more parts.")
+        if not 0 <= self.ema_decay < 1:
+            raise ValueError(f"config.optimizer.ema_decay={self.ema_decay}, but it must be in [0, 1).")
 
 
 def learning_rate(config: OptimizerConfig, *, batch_size: int, steps: int) -> optax.Schedule:
@@ -59,3 +69,21 @@ def make_optimizer(config: OptimizerConfig, *, batch_size: int, steps: int) -> o
 def linear_weights(params: optax.Params) -> optax.Params:
     """True for the kernels of layers, False for embeddings, norms and biases."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def start_averages(decay: float, params: optax.Params) -> optax.Params:
+    """What `move_averages` starts from; empty without a decay."""
+    return params if decay else {}
+
+
+def move_averages(decay: float, averages: optax.Params, params: optax.Params, step: jax.Array) -> optax.Params:
+    """The running average of the weights after the update `step` (from 0); young ones forget faster."""
+    if not decay:
+        return averages
+    keep = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
+    return optax.incremental_update(params, averages, 1.0 - keep)
+
+
+def best_params(state: Any) -> optax.Params:
+    """The weights of a training state that evaluation and sampling use: the averages where there are any."""
+    return state.averages or state.params

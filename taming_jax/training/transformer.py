@@ -8,40 +8,56 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from taming_jax.training.accumulate import mean_over_parts
+from taming_jax.training.optim import move_averages, start_averages
 from taming_jax.two_stage import TwoStage
 
 
 @struct.dataclass
 class TransformerState:
-    """step: int32, updates done. params: the transformer's. opt_state: the optimizer's."""
+    """step: int32, updates done. params: the transformer's. opt_state: the optimizer's. averages: of the parameters,
+    where training keeps them."""
 
     step: jax.Array
     params: Any
     opt_state: Any
+    averages: Any = struct.field(default_factory=dict)
 
 
-def make_state(key: jax.Array, model: TwoStage, optimizer: optax.GradientTransformation) -> TransformerState:
+def make_state(
+    key: jax.Array, model: TwoStage, optimizer: optax.GradientTransformation, ema_decay: float = 0.0
+) -> TransformerState:
     """A fresh state; pure, so that it can be compiled with shardings for its output."""
     params = model.gpt.init(key, jnp.zeros((1, model.condition.length), jnp.int32))["params"]
-    return TransformerState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+    averages = start_averages(ema_decay, params)
+    return TransformerState(jnp.zeros((), jnp.int32), params, optimizer.init(params), averages)
 
 
-def make_train_step(model: TwoStage, optimizer: optax.GradientTransformation, key: jax.Array) -> Callable:
+def make_train_step(
+    model: TwoStage,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    accumulate: int = 1,
+    ema_decay: float = 0.0,
+) -> Callable:
     """step(state, stages, batch) -> (state, metrics): one update on the mean cross-entropy of the image tokens.
 
-    The randomness of a step is `key` folded with its number, so a resumed run needs no saved key.
+    The randomness of a step is `key` folded with its number, so a resumed run needs no saved key. accumulate: parts of
+    the batch; ema_decay: of the averages of the parameters.
     """
 
     def step(state: TransformerState, stages: Any, batch: Mapping[str, jax.Array]):
-        def loss_of(params):
-            key_step = jax.random.fold_in(key, state.step)
-            return model.token_nll(params, stages, batch, key=key_step).mean()
+        def gradients_of(_, part, key):
+            loss_of = lambda params: model.token_nll(params, stages, part, key=key).mean()
+            return None, jax.value_and_grad(loss_of)(state.params)
 
-        loss, gradients = jax.value_and_grad(loss_of)(state.params)
+        key_step = jax.random.fold_in(key, state.step)
+        _, (loss, gradients) = mean_over_parts(gradients_of, None, batch, key_step, accumulate)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        averages = move_averages(ema_decay, state.averages, params, state.step)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradients)}
-        return TransformerState(state.step + 1, params, opt_state), metrics
+        return TransformerState(state.step + 1, params, opt_state, averages), metrics
 
     return step
 

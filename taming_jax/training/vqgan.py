@@ -24,6 +24,8 @@ from taming_jax.models.lpips import LPIPS
 from taming_jax.models.vqgan import VQGAN, network_input
 from taming_jax.nn.conv import SAME3, conv2d
 from taming_jax.nn.quantize import count_codes, ema_codebook
+from taming_jax.training.accumulate import mean_over_parts
+from taming_jax.training.optim import move_averages, start_averages
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,12 @@ class VQGANState:
     batch_stats: Any  # the discriminator's running statistics
     opt_state: Any
     disc_opt_state: Any
+    averages: Any = struct.field(default_factory=dict)  # of the parameters, where training keeps them
 
 
-def make_state(key: Array, model: VQGAN, disc: Discriminator | None, optimizers, image_shape) -> VQGANState:
+def make_state(
+    key: Array, model: VQGAN, disc: Discriminator | None, optimizers, image_shape, ema_decay: float = 0.0
+) -> VQGANState:
     """A fresh state; pure, so that `jit(make_state, out_shardings=...)` makes every array where it belongs.
 
     `optimizers` is (generator's, discriminator's); `image_shape` (H, W, c), with or without leading batch.
@@ -137,7 +142,8 @@ def make_state(key: Array, model: VQGAN, disc: Discriminator | None, optimizers,
         disc_params, batch_stats = variables["params"], variables["batch_stats"]
         disc_opt_state = disc_tx.init(disc_params)
     step = jnp.zeros((), jnp.int32)
-    return VQGANState(step, params, ema, disc_params, batch_stats, tx.init(params), disc_opt_state)
+    averages = start_averages(ema_decay, params)
+    return VQGANState(step, params, ema, disc_params, batch_stats, tx.init(params), disc_opt_state, averages)
 
 
 def make_train_step(
@@ -146,17 +152,21 @@ def make_train_step(
     loss: VQGANLossConfig,
     tx: optax.GradientTransformation,
     disc_tx: optax.GradientTransformation | None = None,
-    lpips_params: dict | None = None,
-) -> Callable[[VQGANState, dict, Array], tuple[VQGANState, dict[str, Array]]]:
-    """The function `step(state, batch, key) -> (state, metrics)`, to be jitted with the state donated.
+    *,
+    accumulate: int = 1,
+    ema_decay: float = 0.0,
+) -> Callable[..., tuple[VQGANState, dict[str, Array]]]:
+    """The function `step(state, batch, key, lpips_params=None) -> (state, metrics)`, to be jitted with the state
+    donated.
 
     The batch holds what `models.vqgan.network_input` reads, images as (b, H, W, c) float32 in [-1, 1]; `key` is this
     step's own. Metrics are float32 scalars: total_loss, nll_loss (= rec_loss), l1_loss (or l2_loss, bce_loss),
     quant_loss, those of the quantizer, and where they are computed p_loss, g_loss, d_weight, disc_factor, disc_loss,
     logits_real, logits_fake. Raises ValueError where a network is missing that the weights ask for.
 
-    A caller that jits may hand `lpips_params` to the step as a fourth argument, which keeps 59 MB of constants out of
-    the compiled program; otherwise those given here are used.
+    accumulate: parts of the batch that go through the networks one after the other, first all for the generator and
+    then all for the discriminator; batch normalisation, codebook averages and the adaptive weight are then those of
+    each part. ema_decay: of the averages of the generator's parameters.
     """
     adversarial = loss.disc_weight > 0
     if model.config.content == "segmentation" and (adversarial or loss.perceptual_weight > 0):
@@ -166,19 +176,17 @@ def make_train_step(
         )
     if adversarial and (disc is None or disc_tx is None):
         raise ValueError(f"disc_weight {loss.disc_weight} needs a discriminator and its optimizer; 0 means none")
-    if loss.perceptual_weight > 0 and lpips_params is None:
-        raise ValueError(f"perceptual_weight {loss.perceptual_weight} needs LPIPS parameters; 0 means no LPIPS")
 
-    def step(state, batch, key, lpips_params=lpips_params):
-        images, keys = network_input(model.config, batch), jax.random.split(key)
-        grads, state, metrics = generator_gradients(state, images, keys[0], lpips_params)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = _with_followed_codebook(optax.apply_updates(state.params, updates), state.ema)
-        state = state.replace(params=params, opt_state=opt_state)
+    def step(state, batch, key, lpips_params=None):
+        if loss.perceptual_weight > 0 and lpips_params is None:
+            raise ValueError(f"perceptual_weight {loss.perceptual_weight} needs LPIPS parameters; 0 means no LPIPS")
+        keys = jax.random.split(key)
+        state, metrics = update_generator(state, batch, keys[0], lpips_params)
         if adversarial:
-            state, disc_metrics = update_discriminator(state, images, keys[1])
+            state, disc_metrics = update_discriminator(state, batch, keys[1])
             metrics |= disc_metrics
-        return state.replace(step=state.step + 1), metrics
+        averages = move_averages(ema_decay, state.averages, state.params, state.step)
+        return state.replace(step=state.step + 1, averages=averages), metrics
 
     def reconstruct(params, ema, images, key, step):
         names = ("dropout", "quantize")
@@ -193,15 +201,26 @@ def make_train_step(
         logits, moved = disc.apply(variables, images, train=True, mutable=["batch_stats"])
         return logits, moved["batch_stats"]
 
-    def generator_gradients(state, images, key, lpips_params):
+    def update_generator(state, batch, key, lpips_params):
+        def gradients(statistics, part, key):
+            return generator_gradients(state.replace(**statistics), part, key, lpips_params)
+
+        statistics = {"ema": state.ema, "batch_stats": state.batch_stats}
+        statistics, (grads, metrics) = mean_over_parts(gradients, statistics, batch, key, accumulate)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = _with_followed_codebook(optax.apply_updates(state.params, updates), statistics["ema"])
+        return state.replace(params=params, opt_state=opt_state, **statistics), metrics
+
+    def generator_gradients(state, batch, key, lpips_params):
+        images, statistics = network_input(model.config, batch), {"ema": state.ema, "batch_stats": state.batch_stats}
+
         def forward(params):
             reconstruction, features, quantized, ema = reconstruct(params, state.ema, images, key, state.step)
             counts = count_codes(quantized.ids, model.config.n_embed)
             return (reconstruction, quantized.loss), (features, quantized.metrics, counts, ema)
 
         (fake, quant_loss), backward, extras = jax.vjp(forward, state.params, has_aux=True)
-        features, quant_metrics, counts, ema = extras
-        state = state.replace(ema=ema)
+        features, quant_metrics, counts, statistics["ema"] = extras
         nll_of = partial(_nll, loss, model.config, lpips_params, images)
         (nll, parts), fake_grad = jax.value_and_grad(nll_of, has_aux=True)(fake)
         total = nll + loss.codebook_weight * quant_loss
@@ -213,8 +232,7 @@ def make_train_step(
                 logits, batch_stats = run_disc(state.disc_params, state.batch_stats, fake)
                 return g_loss(logits), batch_stats
 
-            (g, batch_stats), g_grad = jax.value_and_grad(adversarial_loss, has_aux=True)(fake)
-            state = state.replace(batch_stats=batch_stats)
+            (g, statistics["batch_stats"]), g_grad = jax.value_and_grad(adversarial_loss, has_aux=True)(fake)
             weight = _generator_weight(loss, state.params, features, fake_grad, g_grad)
             factor = loss.heard(state.step)
             # The weight is no function of the parameters here, so one pull-back serves both terms.
@@ -222,9 +240,19 @@ def make_train_step(
             total = total + factor * weight * g
             metrics |= {"g_loss": g, "d_weight": weight, "disc_factor": factor}
         (grads,) = backward((fake_grad, jnp.asarray(loss.codebook_weight, jnp.float32)))
-        return grads, state, {"total_loss": total, **metrics}
+        return statistics, (grads, {"total_loss": total, **metrics})
 
-    def update_discriminator(state, images, key):
+    def update_discriminator(state, batch, key):
+        def gradients(batch_stats, part, key):
+            return discriminator_gradients(state.replace(batch_stats=batch_stats), part, key)
+
+        batch_stats, (grads, metrics) = mean_over_parts(gradients, state.batch_stats, batch, key, accumulate)
+        updates, opt_state = disc_tx.update(grads, state.disc_opt_state, state.disc_params)
+        disc_params = optax.apply_updates(state.disc_params, updates)
+        return state.replace(disc_params=disc_params, batch_stats=batch_stats, disc_opt_state=opt_state), metrics
+
+    def discriminator_gradients(state, batch, key):
+        images = network_input(model.config, batch)
         fake = reconstruct(state.params, state.ema, images, key, state.step)[0]
         learns = loss.learns(state.step)
 
@@ -237,16 +265,13 @@ def make_train_step(
             return learns * D_LOSSES[loss.disc_loss](real_logits, fake_logits), (batch_stats, metrics)
 
         (value, (batch_stats, metrics)), grads = jax.value_and_grad(disc_loss, has_aux=True)(state.disc_params)
-        updates, opt_state = disc_tx.update(grads, state.disc_opt_state, state.disc_params)
-        disc_params = optax.apply_updates(state.disc_params, updates)
-        state = state.replace(disc_params=disc_params, batch_stats=batch_stats, disc_opt_state=opt_state)
-        return state, {"disc_loss": value, **metrics}
+        return batch_stats, (grads, {"disc_loss": value, **metrics})
 
     return step
 
 
-def make_eval_step(model: VQGAN, lpips_params: dict | None = None) -> Callable[[Any, dict], dict[str, Array]]:
-    """The function `evaluate(params, batch) -> dict`, to be jitted.
+def make_eval_step(model: VQGAN) -> Callable[..., dict[str, Array]]:
+    """The function `evaluate(params, batch, lpips_params=None) -> dict`, to be jitted.
 
     Sums over the images of a batch, to be added up and divided by "n": "l1_sum", "psnr_sum" and "ssim_sum" (of
     reconstructions clipped to [-1, 1]), with LPIPS parameters "lpips_sum"; for label maps instead "accuracy_sum", the
@@ -254,7 +279,7 @@ def make_eval_step(model: VQGAN, lpips_params: dict | None = None) -> Callable[[
     where `batch["valid"]` (b,) is False count nowhere; without it all do.
     """
 
-    def evaluate(params, batch, lpips_params=lpips_params):
+    def evaluate(params, batch, lpips_params=None):
         images = network_input(model.config, batch)
         fake, quantized = model.apply({"params": params}, images)
         valid = batch.get("valid", jnp.ones(images.shape[:1], jnp.bool_)).astype(jnp.float32)
