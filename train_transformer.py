@@ -59,7 +59,7 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
             model, optimizer, jax.random.key(settings.seed), experiment.optimizer.accumulate, decay
         ),
         frozen=generator.stages,
-        batches=lambda start: pipeline.make_batches(data, "train", start_step=start, **sharding.this_process()),
+        batches=lambda start: pipeline.make_batches(data, "train", start_step=start, **sharding.this_process(mesh)),
         hooks=(
             loop.Hook("val", settings.eval_every, lambda state, _: measure(optim.best_params(state)), measure.measures),
             loop.Hook("images", settings.image_every, draw),
@@ -92,8 +92,9 @@ def _start(experiment: TransformerExperiment) -> dict[str, Any]:
 
 
 def main(config: ConfigDict, workdir: str) -> bool:
-    sharding.start_distributed()
-    return train_and_evaluate(from_dict(TransformerExperiment, config.to_dict()), workdir)
+    experiment = from_dict(TransformerExperiment, config.to_dict())
+    sharding.start_distributed(experiment.train.heartbeat_timeout)
+    return train_and_evaluate(experiment, workdir)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
         init=init,
         step=step,
         frozen=lpips_params,
-        batches=lambda start: pipeline.make_batches(data, "train", start_step=start, **sharding.this_process()),
+        batches=lambda start: pipeline.make_batches(data, "train", start_step=start, **sharding.this_process(mesh)),
         hooks=(
             loop.Hook("val", settings.eval_every, lambda state, _: measure(optim.best_params(state)), measure.measures),
             loop.Hook("images", settings.image_every, draw),
@@ -133,8 +133,9 @@ def _check_images(experiment: VQGANExperiment) -> None:
 
 
 def main(config: ConfigDict, workdir: str) -> bool:
-    sharding.start_distributed()
-    return train_and_evaluate(from_dict(VQGANExperiment, config.to_dict()), workdir)
+    experiment = from_dict(VQGANExperiment, config.to_dict())
+    sharding.start_distributed(experiment.train.heartbeat_timeout)
+    return train_and_evaluate(experiment, workdir)
 
 
 if __name__ == "__main__":

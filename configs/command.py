@@ -2,12 +2,17 @@
 
 import logging
 import os
+import re
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
+
+NONE = re.compile(r"--config\.([\w.]+)=none$", re.IGNORECASE)  # which the flags of numbers cannot read
 
 
 def run(main: Callable[..., bool], example: str, options: Mapping[str, tuple[Any, str]] | None = None) -> None:
@@ -32,7 +37,10 @@ def run(main: Callable[..., bool], example: str, options: Mapping[str, tuple[Any
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            return app.parse_flags_with_usage(argv)
+            rest = app.parse_flags_with_usage([flag for flag in argv if not NONE.match(flag)])
+            for path in (found[1] for flag in argv if (found := NONE.match(flag))):
+                _set_to_none(config.value, path)
+            return rest
         except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             text = str(error.args[0] if error.args else error).strip().replace("\\n", " ").replace("\\'", "'")
             sys.exit(f"error: in the flags or the configuration file: {text}")
@@ -49,9 +57,39 @@ def run(main: Callable[..., bool], example: str, options: Mapping[str, tuple[Any
                 finished = main(config.value, **{name: flag.value for name, flag in given.items()})
             else:
                 finished = main(config.value, workdir.value or folder)
-        except (ValueError, FloatingPointError) as error:
-            sys.exit(f"error: {error}")
+        except (ValueError, FloatingPointError, OSError) as error:
+            _end(f"error: {error}")
+        except Exception as error:
+            if not _several():
+                raise
+            traceback.print_exc()
+            _end(
+                f"error: {type(error).__name__}, see above. Where it says that a connection was closed or timed out, "
+                "another process has ended, and its log says why. The same command on all of them goes on from the "
+                "newest complete checkpoint."
+            )
         if not finished:
             sys.exit(143)
 
     app.run(call, flags_parser=parse)
+
+
+def _set_to_none(config: ConfigDict, path: str) -> None:
+    """Empty a setting; one of text gets the word."""
+    *sections, key = path.split(".")
+    for section in sections:
+        config = config[section]
+    config[key] = "none" if config.get_type(key) is str else None
+
+
+def _several() -> bool:
+    """Whether this is one of several processes."""
+    return jax.distributed.is_initialized() and jax.process_count() > 1
+
+
+def _end(message: str) -> None:
+    """End the program with a message, and without waiting for other processes, which may wait for this one."""
+    if _several():
+        print(message, file=sys.stderr, flush=True)
+        os._exit(1)
+    sys.exit(message)

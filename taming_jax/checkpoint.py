@@ -1,31 +1,40 @@
 """Checkpoints, and the only file that knows Orbax.
 
-A working directory holds `checkpoints/STEP/{params,train,config}`: `params` is what loading the model needs, `train`
-the rest of the training state, `config` the whole configuration as JSON. So a directory can be read knowing only its
-path.
+A working directory holds `checkpoints/STEP/{params,train,config,sums}`: `params` is what loading the model needs,
+`train` the rest of the training state, `config` the whole configuration as JSON, and `sums` tells whether all of it is
+still as it was saved. So a directory can be read knowing only its path.
 """
 
+import contextlib
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
+from taming_jax import checksums
+
 FOLDER = "checkpoints"
 # Where a two-stage directory keeps its own copies of the networks that make tokens.
 FIRST_STAGE, CONDITION_STAGE = "first_stage", "condition_stage"
+DAMAGED = "damaged_checkpoints"  # where training puts those that it could not read
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint that is complete, but cannot be read or is not as it was saved."""
 
 
 class Checkpoints:
     """Saves, lists and restores the checkpoints of one working directory, asynchronously and atomically."""
 
-    def __init__(self, workdir: str, *, keep: int = 1, keep_best: int = 0, monitor: str = "", mode: str = "min"):
+    def __init__(self, workdir: str, *, keep: int = 2, keep_best: int = 0, monitor: str = "", mode: str = "min"):
         """Keep the newest `keep` checkpoints, and of those saved with metrics the `keep_best` best by `monitor`.
 
         Raises ValueError where `keep` is below 1 or `mode` is neither 'min' nor 'max'.
@@ -50,6 +59,8 @@ class Checkpoints:
                 keep_checkpoints_without_metrics=False,
             )
             policies.append(best)
+        self.workdir = workdir
+        self._saving: int | None = None
         self._manager = ocp.CheckpointManager(
             (epath.Path(workdir) / FOLDER).resolve(),
             options=ocp.CheckpointManagerOptions(
@@ -60,9 +71,9 @@ class Checkpoints:
             ),
         )
 
-    def latest(self) -> int | None:
-        """The step of the newest complete checkpoint, or None."""
-        return self._manager.latest_step()
+    def steps(self) -> list[int]:
+        """The steps of the complete checkpoints, the newest first."""
+        return sorted(self._manager.all_steps(), reverse=True)
 
     def save(
         self,
@@ -74,47 +85,104 @@ class Checkpoints:
         discriminator: Any = None,
         metrics: Mapping[str, float] | None = None,
     ) -> None:
-        """Start to save; returns when the arrays are copied, and writes in the background."""
-        items = {"params": ocp.args.StandardSave(params), "config": ocp.args.JsonSave(dict(config))}
-        if train is not None:
-            items["train"] = ocp.args.StandardSave(train)
-        if discriminator is not None:
-            items["discriminator"] = ocp.args.StandardSave(discriminator)
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(**items),
-            metrics=dict(metrics) if metrics else None,
-            force=True,
-        )
+        """Start to save; returns when the arrays are copied, and writes in the background.
+
+        Raises OSError, also for an earlier save, where it could not be written; what was saved before stays.
+        """
+        items = {"params": params, "train": train, "discriminator": discriminator}
+        items = {name: tree for name, tree in items.items() if tree is not None}
+        sums: dict[str, Any] = {name: checksums.array_sums(tree) for name, tree in items.items()}
+        sums["config"] = checksums.text_sum(config)
+        arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        arguments |= {"config": ocp.args.JsonSave(dict(config)), "sums": ocp.args.JsonSave(sums)}
+        self.wait()
+        self._saving = step
+        with self._saved():
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(**arguments),
+                metrics=dict(metrics) if metrics else None,
+                force=True,
+            )
 
     def restore(self, step: int, *, params: Any, train: Any) -> tuple[Any, Any]:
         """(params, train) of `step`, laid out like the targets: trees of jax.ShapeDtypeStruct with shardings.
 
-        Raises ValueError where the saved arrays have other names or shapes than the targets.
+        Raises ValueError where the saved arrays have other names or shapes than the targets, and DamagedCheckpoint
+        where they are no longer what was saved; on all processes where on one of them.
         """
-        for name, targets in (("params", params), ("train", train)):
-            difference = _difference(self._manager.directory / str(step) / name, targets)
+        folder, targets = self._manager.directory / str(step), {"params": params, "train": train}
+        for name, target in targets.items():
+            with _reading(folder, everywhere=True):
+                difference = _difference(folder / name, target)
             if difference:
                 raise ValueError(
                     f"the checkpoint of step {step} in {self._manager.directory} does not fit this configuration "
                     f"({name}: {difference}); go on with the configuration it was saved with, or choose another "
                     "--workdir."
                 )
-        restored = self._manager.restore(
-            step,
-            args=ocp.args.Composite(params=ocp.args.StandardRestore(params), train=ocp.args.StandardRestore(train)),
-        )
+        with _reading(folder, everywhere=True):
+            arguments = {name: ocp.args.StandardRestore(target) for name, target in targets.items()}
+            restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+            for name in targets:
+                checksums.check(_saved_sums(folder).get(name), checksums.array_sums(restored[name]))
         return restored.params, restored.train
+
+    def set_aside(self, step: int) -> epath.Path:
+        """Move a checkpoint out of the way, so that its step can be saved again; returns where it is now."""
+        target = (epath.Path(self.workdir) / DAMAGED / str(step)).resolve()
+        if jax.process_index() == 0:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                target.rmtree()
+            (self._manager.directory / str(step)).rename(target)
+        multihost_utils.sync_global_devices(f"checkpoint {step} set aside")
+        self._manager.reload()
+        return target
+
+    def check(self) -> None:
+        """Raise OSError where the save that was started last has failed."""
+        with self._saved():
+            self._manager.check_for_errors()
+
+    def wait(self) -> None:
+        """Return when all is written. Raises OSError where it could not be."""
+        with self._saved():
+            self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _saved(self) -> Iterator[None]:
+        """What Orbax says when a save fails, as one error."""
+        try:
+            yield
+        except Exception as error:
+            failed, self._saving = self._saving, None
+            raise OSError(
+                f"the checkpoint of step {failed} in {self.workdir!r} could not be saved ({_short(error)}). "
+                f"{self._intact(failed)} When there is room to write again, the same command goes on from there."
+            ) from error
+
+    def _intact(self, failed: int | None) -> str:
+        older = [step for step in _steps(epath.Path(self.workdir) / FOLDER) if step != failed]
+        return f"The checkpoint of step {older[-1]} is intact." if older else "There is no earlier one."
 
     def close(self) -> None:
         """Wait until everything is written, and release what it takes."""
-        self._manager.close()
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: Any) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if kind is None:
+            self.close()
+        elif jax.process_count() == 1 or issubclass(kind, FloatingPointError):  # all processes come to that together
+            with contextlib.suppress(Exception):  # the error that is under way says more
+                self.close()
+        # else: the others may never come to the place where they would be waited for
 
 
 def find_step(workdir: str, step: int | str | None = None) -> epath.Path:
@@ -153,9 +221,12 @@ def find_step(workdir: str, step: int | str | None = None) -> epath.Path:
 
 
 def load_config(workdir: str, step: int | str | None = None) -> dict[str, Any]:
-    """The configuration saved with a checkpoint."""
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        return reader.restore((find_step(workdir, step) / "config").resolve())
+    """The configuration saved with a checkpoint. Raises ValueError where there is none, or none that can be read."""
+    folder = find_step(workdir, step)
+    with _reading(folder):
+        config = _load_json(folder / "config")
+        checksums.check(_saved_sums(folder).get("config"), checksums.text_sum(config))
+    return config
 
 
 def load_params(workdir: str, step: int | str | None = None, dtype: Any = None) -> Any:
@@ -165,27 +236,28 @@ def load_params(workdir: str, step: int | str | None = None, dtype: Any = None) 
     """
     folder = find_step(workdir, step)
     if (folder / "train").exists() and load_config(workdir, step).get("optimizer", {}).get("ema_decay"):
-        return _load_tree(folder / "train", dtype, only=("averages",))["averages"]
-    return _load_tree(folder / "params", dtype)
+        return _load_tree(folder, "train", only=("averages",), dtype=dtype)["averages"]
+    return _load_tree(folder, "params", dtype=dtype)
 
 
-def _load_tree(path: epath.Path, dtype: Any = None, only: tuple[str, ...] | None = None) -> Any:
-    """The arrays of one item as numpy, of all its entries or of those named."""
-    path = path.resolve()
-    with ocp.PyTreeCheckpointer() as reader:
+def _load_tree(folder: epath.Path, name: str, only: tuple[str, ...] | None = None, dtype: Any = None) -> Any:
+    """The arrays of one item as numpy, of all its entries or of those named. Raises DamagedCheckpoint."""
+    path = (folder / name).resolve()
+
+    def cast(leaf: np.ndarray) -> np.ndarray:
+        return leaf.astype(dtype) if dtype is not None and jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+    with _reading(folder), ocp.PyTreeCheckpointer() as reader:
         tree = reader.metadata(path).item_metadata.tree
         if only is not None:
             tree = {name: tree[name] for name in only if name in tree}
         targets = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
-
-        def arguments(leaf):
-            cast = dtype if dtype is not None and np.issubdtype(leaf.dtype, np.floating) else None
-            return ocp.RestoreArgs(restore_type=np.ndarray, dtype=cast)
-
-        restore_args = jax.tree.map(arguments, targets)
-        return reader.restore(
+        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), targets)
+        loaded = reader.restore(
             path, args=ocp.args.PyTreeRestore(item=targets, restore_args=restore_args, partial_restore=True)
         )
+        checksums.check(_saved_sums(folder).get(name), checksums.array_sums(loaded))
+    return jax.tree.map(cast, loaded)
 
 
 def has_checkpoint(workdir: str) -> bool:
@@ -197,10 +269,10 @@ def load_discriminator(workdir: str, step: int | str | None = None) -> dict[str,
     """The discriminator saved with a first stage, as numpy: {"params", "batch_stats"}; None where there is none."""
     folder = find_step(workdir, step)
     if (folder / "discriminator").exists():
-        return _load_tree(folder / "discriminator")
+        return _load_tree(folder, "discriminator")
     if not (folder / "train").exists():
         return None
-    found = _load_tree(folder / "train", only=("disc_params", "batch_stats"))
+    found = _load_tree(folder, "train", only=("disc_params", "batch_stats"))
     if not found.get("disc_params"):
         return None
     return {"params": found["disc_params"], "batch_stats": found["batch_stats"]}
@@ -226,6 +298,44 @@ def _steps(folder: epath.Path) -> list[int]:
     children = [child for child in folder.iterdir() if child.name.isdigit()] if folder.exists() else []
     complete = (c for c in children if ocp.utils.is_checkpoint_finalized(c) and (c / "config").exists())
     return sorted(int(child.name) for child in complete)
+
+
+@contextlib.contextmanager
+def _reading(folder: epath.Path, everywhere: bool = False) -> Iterator[None]:
+    """Turns what goes wrong in reading a checkpoint into DamagedCheckpoint; everywhere: on all processes alike."""
+    failure: Exception | None = None
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, MemoryError):
+        raise  # the devices' matter
+    except Exception as error:
+        failure = error
+    failed = failure is not None
+    if everywhere and jax.process_count() > 1:
+        failed = bool(np.any(multihost_utils.process_allgather(np.asarray(failed))))
+    if failed:
+        raise DamagedCheckpoint(
+            f"the checkpoint of step {folder.name} in {str(folder.parent.parent)!r} is damaged "
+            f"({_short(failure) if failure else 'found by another process'}); name another one, train on from an older "
+            "one, or get its files again."
+        ) from failure
+
+
+def _short(error: BaseException) -> str:
+    """The innermost reason that Orbax gives, in one line."""
+    while inner := error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__:
+        error = inner
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:197]}..."
+
+
+def _saved_sums(folder: epath.Path) -> dict[str, Any]:
+    return _load_json(folder / "sums") if (folder / "sums").exists() else {}
+
+
+def _load_json(path: epath.Path) -> dict[str, Any]:
+    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        return reader.restore(path.resolve())
 
 
 def _difference(path: epath.Path, targets: Any) -> str:
@@ -259,5 +369,8 @@ def _reader(folder: epath.Path) -> ocp.CheckpointManager:
     return ocp.CheckpointManager(folder.resolve(), options=options)
 
 
-# Orbax narrates each file it touches; what a user can act on is raised here with our own words.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname or record.levelno >= logging.ERROR)
+# Orbax narrates each file it touches, and shows errors that it raises as well; what a user can act on is raised here
+# with our own words.
+logging.getLogger("absl").addFilter(
+    lambda record: "orbax" not in record.pathname or (record.levelno >= logging.ERROR and not record.exc_info)
+)

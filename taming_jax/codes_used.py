@@ -29,7 +29,7 @@ def count(stage: FirstStage, data: pipeline.DataConfig, batches: int | None = No
 
     of_batch = jax.jit(of_batch, out_shardings=sharding.replicated(stage.mesh))
     batches = batches or -(-pipeline.num_examples(data, "train") // data.batch_size)
-    stream = pipeline.make_batches(data, "train", **sharding.this_process())
+    stream = pipeline.make_batches(data, "train", **sharding.this_process(stage.mesh))
     counts = np.zeros(config.n_embed, np.int64)
     for _ in tqdm(range(batches), unit="batch"):
         counts += np.asarray(of_batch(stage.params, sharding.put_batch(next(stream), stage.mesh))).astype(np.int64)

@@ -160,7 +160,7 @@ def class_accuracy(generator: Generator, n: int, options: Mapping[str, Any]) -> 
 
 def _validation(data: pipeline.DataConfig, mesh: jax.sharding.Mesh) -> Iterator[dict[str, jax.Array]]:
     """The validation split as global batches."""
-    for batch in pipeline.make_batches(data, "val", **sharding.this_process()):
+    for batch in pipeline.make_batches(data, "val", **sharding.this_process(mesh)):
         yield sharding.put_batch(batch, mesh)
 
 

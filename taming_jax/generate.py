@@ -60,7 +60,7 @@ class FirstStage:
         maps. Where memory does not allow it at once, image by image or in overlapping tiles, with a note in the log.
         Raises ValueError for ids that are not codes."""
         ids = _check_ids(ids, self.config.n_codes)
-        free, shares = tiles.free_bytes(self.mesh.devices.flat[0]), sharding.batch_shares(self.mesh)
+        free, shares = tiles.free_bytes(self.mesh.local_devices[0]), sharding.batch_shares(self.mesh)
         tile = tiles.fitting_tile(self.config, ids.shape[1:], free)
         if tile:
             images, seam = self.decode_tiles(ids, tile)
@@ -420,7 +420,7 @@ def condition_stage(model: TwoStage, first: FirstStage, second: FirstStage | Non
 def stage_model(source: str, workdir: str, name: str = FIRST_STAGE, **changes: Any) -> VQGAN:
     """The network that `keep_stage` will load, from its configuration. Raises ValueError where it cannot."""
     if checkpoint.has_checkpoint(workdir):
-        if checkpoint.load_config(workdir)["kind"] != "two_stage":
+        if not checkpoint.has_checkpoint(os.path.join(workdir, name)):
             raise ValueError(f"{workdir!r} holds a first stage; choose another --workdir for the second.")
         source, changes = os.path.join(workdir, name), {}
     config = checkpoint.load_config(source)

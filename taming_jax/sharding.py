@@ -1,6 +1,7 @@
 """Devices: the start of the distributed runtime, the mesh, and where parameters and batches live on it."""
 
 import dataclasses
+import logging
 import math
 import os
 import re
@@ -41,9 +42,10 @@ class MeshConfig:
     tensor: int = 1
 
 
-def start_distributed() -> None:
+def start_distributed(heartbeat_timeout: int = 100) -> None:
     """Join the other processes where the environment says that there are any; a single process does nothing.
 
+    heartbeat_timeout: seconds after which one that does not answer counts as dead, and the others end.
     Looks for JAX_COORDINATOR_ADDRESS (with JAX_NUM_PROCESSES and JAX_PROCESS_ID), a TPU pod slice, or Slurm with more
     than one task. To be called before any other use of JAX.
     """
@@ -53,9 +55,12 @@ def start_distributed() -> None:
             environment["JAX_COORDINATOR_ADDRESS"],
             num_processes=int(environment["JAX_NUM_PROCESSES"]),
             process_id=int(environment["JAX_PROCESS_ID"]),
+            heartbeat_timeout_seconds=heartbeat_timeout,
         )
     elif "," in environment.get("TPU_WORKER_HOSTNAMES", "") or int(environment.get("SLURM_NTASKS", "1")) > 1:
-        jax.distributed.initialize()
+        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_timeout)
+    if jax.process_index() > 0:
+        logging.disable(logging.INFO)  # the first process tells what happens; warnings are each one's own
 
 
 def make_mesh(config: MeshConfig = MeshConfig(), devices: list | None = None) -> Mesh:
@@ -76,9 +81,24 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: list | None = None) ->
     return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def this_process() -> dict[str, int]:
-    """Which process this is, as keywords of `pipeline.make_batches`."""
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+def this_process(mesh: Mesh) -> dict[str, int]:
+    """Which part of each batch this process reads, and of how many, as keywords of `pipeline.make_batches`.
+
+    Processes whose devices hold the same images, since `tensor` reaches over them, read the same part.
+    Raises ValueError for a mesh on which the images of two processes overlap otherwise.
+    """
+    rows: dict[int, list[int]] = {}
+    for row, devices in enumerate(mesh.devices.reshape(batch_shares(mesh), -1)):
+        for process in sorted({device.process_index for device in devices.flat}):
+            rows.setdefault(process, []).append(row)
+    parts = sorted(set(map(tuple, rows.values())))
+    if sum(map(len, parts)) != batch_shares(mesh) or len(set(map(len, parts))) > 1:
+        raise ValueError(
+            f"config.mesh {dict(mesh.shape)} does not suit {jax.process_count()} processes of "
+            f"{len(mesh.local_devices)} devices: each must hold whole shares of the batch, or share one with whole "
+            "other processes; choose `tensor` to divide the devices of a process, or to be a multiple of them."
+        )
+    return {"process_index": parts.index(tuple(rows[jax.process_index()])), "process_count": len(parts)}
 
 
 def batch_shares(mesh: Mesh) -> int:

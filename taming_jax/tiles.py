@@ -29,7 +29,7 @@ def decode_bytes(config: VQGANConfig, grid: tuple[int, int]) -> int:
 
 
 def free_bytes(device: jax.Device) -> int:
-    """Memory of a device (of the machine, on CPUs) that decoding may take; the same each time."""
+    """Memory of a device of this process (of the machine, on CPUs) that decoding may take; the same each time."""
     limit = (device.memory_stats() or {}).get("bytes_limit")
     return int(SHARE * (limit or os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
 

@@ -1,5 +1,11 @@
 """Checkpoints: what is kept, what can be read knowing only the path, and what misfits and foreign folders are told."""
 
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -89,3 +95,100 @@ def test_a_model_alone_replaces_what_was_there(tmp_path):
     np.testing.assert_array_equal(
         checkpoint.load_params(str(tmp_path))["layer"]["kernel"], arrays(2)["layer"]["kernel"]
     )
+
+
+def damage(workdir, step, item="params", how="flip"):
+    """Spoil the largest file of one item of a checkpoint."""
+    files = [path for path in Path(checkpoint.find_step(workdir, step), item).rglob("*") if path.is_file()]
+    files = [path for path in files if path.name != "commit_success.txt"]  # a mark, of which only the name counts
+    path = max(files, key=lambda path: path.stat().st_size)
+    data = bytearray(path.read_bytes())
+    if how == "flip":
+        data[len(data) // 2] ^= 1
+    path.write_bytes(data[: len(data) // 2] if how == "cut" else data)
+
+
+@pytest.fixture
+def three(tmp_path):
+    """A run with two checkpoints of arrays that do not compress, so that nearly all bytes on disk are theirs."""
+    workdir = str(tmp_path / "run")
+    with checkpoint.Checkpoints(workdir) as checkpoints:
+        for step in (1, 2, 3):
+            noise = {"noise": jax.random.normal(jax.random.key(step), (64, 64))}
+            checkpoints.save(step, params=noise, train={"moment": noise}, config=CONFIG)
+    return workdir
+
+
+@pytest.mark.parametrize(("item", "how"), [("params", "flip"), ("params", "cut"), ("train", "flip"), ("config", "cut")])
+def test_a_damaged_checkpoint_is_told_from_a_good_one(three, item, how):
+    damage(three, 3, item, how)
+    target = {"noise": jax.ShapeDtypeStruct((64, 64), jnp.float32, sharding=NamedSharding(make_mesh(), P("data")))}
+    with checkpoint.Checkpoints(three) as checkpoints:
+        assert checkpoints.steps() == [3, 2]
+        with pytest.raises(checkpoint.DamagedCheckpoint, match=r"step 3 in .* is damaged \(.+\); name another"):
+            checkpoint.load_config(three) and checkpoints.restore(3, params=target, train={"moment": target})
+        good, _ = checkpoints.restore(2, params=target, train={"moment": target})
+        np.testing.assert_array_equal(good["noise"], checkpoint.load_params(three, 2)["noise"])
+        aside = checkpoints.set_aside(3)
+        assert aside.name == "3" and aside.exists() and checkpoints.steps() == [2]
+        checkpoints.save(3, params=good, train={"moment": good}, config=CONFIG)
+    assert checkpoint.find_step(three).name == "3"
+    np.testing.assert_array_equal(checkpoint.load_params(three)["noise"], good["noise"])
+
+
+def test_loading_a_damaged_checkpoint_is_refused_in_words(three):
+    damage(three, 3)
+    with pytest.raises(ValueError, match=r"step 3 .* damaged .*noise is not what was saved"):
+        checkpoint.load_params(three)
+    assert checkpoint.load_config(three) == CONFIG
+
+
+def test_a_disk_without_room_leaves_what_was_saved(three):
+    before = {step: checkpoint.load_params(three, step)["noise"] for step in (2, 3)}
+    noise = {"noise": jax.random.normal(jax.random.key(4), (64, 64))}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    message = r"step 4 in .* could not be saved \(.+\). The checkpoint of step 3 is intact. When there is room"
+    with checkpoint.Checkpoints(three) as checkpoints:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))  # no longer file can be written
+        try:
+            with pytest.raises(OSError, match=message):
+                checkpoints.save(4, params=noise, config=CONFIG)
+                checkpoints.wait()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        checkpoints.save(5, params=noise, config=CONFIG)
+    assert checkpoint.find_step(three).name == "5"
+    with checkpoint.Checkpoints(three) as checkpoints:
+        assert checkpoints.steps()[:2] == [5, 3]
+    np.testing.assert_array_equal(checkpoint.load_params(three, 3)["noise"], before[3])
+
+
+KILLED_WHILE_SAVING = """
+import os, signal, sys, threading
+import jax
+from taming_jax import checkpoint
+with checkpoint.Checkpoints(sys.argv[1]) as checkpoints:
+    rename = os.rename
+    def kill(source, target, **options):  # the last thing that a save does
+        if target.endswith("/4"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        rename(source, target, **options)
+    os.rename = os.replace = kill
+    noise = {"noise": jax.random.normal(jax.random.key(4), (64, 64))}
+    checkpoints.save(4, params=noise, train={"moment": noise}, config={})
+"""
+
+
+def test_a_save_that_is_killed_leaves_the_older_ones_and_is_made_again(three):
+    command = [sys.executable, "-c", KILLED_WHILE_SAVING, three]
+    result = subprocess.run(command, cwd=Path(__file__).parent.parent, timeout=120)
+    assert result.returncode == -signal.SIGKILL
+    folder = Path(three, "checkpoints")
+    assert any(path.name.startswith("4.") for path in folder.iterdir())  # it was written, but for its name
+    assert checkpoint.find_step(three).name == "3"
+    noise = {"noise": jnp.zeros((64, 64))}
+    with checkpoint.Checkpoints(three) as checkpoints:
+        assert checkpoints.steps() == [3, 2]
+        checkpoints.save(4, params=noise, config=CONFIG)
+    assert sorted(path.name for path in folder.iterdir()) == ["3", "4"]
+    assert not checkpoint.load_params(three)["noise"].any()

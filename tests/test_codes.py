@@ -234,8 +234,7 @@ def test_processes_write_shards_of_their_own(photo_experiment, photo_codes, tmp_
     )
     monkeypatch.setattr(encode_dataset, "_wait_for", waited.append)
     for process in (1, 0):
-        here = {"process_index": process, "process_count": 2}
-        monkeypatch.setattr(taming_jax.sharding, "this_process", lambda here=here: here)
+        monkeypatch.setattr(encode_dataset, "_this_process", lambda process=process: (process, 2))
         encode_dataset.encode(photo_experiment, str(tmp_path), crops=2, images_per_shard=3)
         assert (tmp_path / codes.INFO).exists() == (process == 0)
     assert sorted(written) == sorted(name for name in files(photo_codes) if name.endswith(".tfrecord"))

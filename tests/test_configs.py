@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from configs import command, demo_class
 from taming_jax.conditioning import CONDITIONS, has_stage, make_condition
 from taming_jax.experiment import SampleConfig, TransformerExperiment, VQGANExperiment, saved_form
 from taming_jax.models.gpt import GPT
@@ -141,3 +142,16 @@ def test_a_flag_can_change_any_setting():
             assert set(config[section].keys()) == set(settings), section
     assert config.sample.get_type("top_p") is float and config.sample.get_type("per_class") is int
     assert to_dict(SampleConfig())["top_p"] is None
+
+
+def test_a_setting_can_be_emptied_by_a_flag():
+    config = demo_class.get_config()
+    assert config.sample.top_p == 0.8
+    for flag in ("--config.sample.top_p=none", "--config.condition.kind=None", "--config.optimizer.clip_norm=none"):
+        command._set_to_none(config, command.NONE.match(flag)[1])
+    experiment = from_dict(TransformerExperiment, config.to_dict())
+    assert experiment.sample.top_p is None and experiment.optimizer.clip_norm is None
+    assert experiment.condition.kind == "none" and not command.NONE.match("--config.order=nonesuch")
+    command._set_to_none(config, "train.steps")
+    with pytest.raises(ValueError, match=r"config.train.steps is None \(NoneType\), but it must be int"):
+        from_dict(TransformerExperiment, config.to_dict())

@@ -20,6 +20,7 @@ LEVELS = {
     "taming_jax/maps.py": 0,
     "taming_jax/sharding.py": 0,
     "taming_jax/checkpoint.py": 0,
+    "taming_jax/checksums.py": 0,
     "taming_jax/settings.py": 0,
     "taming_jax/models": 1,
     "taming_jax/conditioning": 2,

@@ -1,5 +1,7 @@
 """The two-stage model: the original's numbers from image to tokens and back, and sampling's properties."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,9 +12,9 @@ from taming_jax import permuters
 from taming_jax.conditioning import ClassLabel, ConditionConfig, NoCondition, make_condition
 from taming_jax.generate import FirstStage, Generator
 from taming_jax.losses import token_cross_entropy
-from taming_jax.models.gpt import GPT, GPTConfig
+from taming_jax.models.gpt import GPT, GPTConfig, cast_layers
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
-from taming_jax.sampling.decode import cache_lengths
+from taming_jax.sampling.decode import cache_lengths, draw_sequence
 from taming_jax.sampling.filters import draw
 from taming_jax.sharding import MeshConfig, make_mesh
 from taming_jax.two_stage import TwoStage
@@ -102,6 +104,21 @@ def test_sampling_with_the_cache_is_sampling_without(small_params, order):
     expected = np.asarray(tokens)[:, 1:17][:, permuters.inverse(walk)].reshape(2, 4, 4)
     np.testing.assert_array_equal(ids, expected)
     assert len(np.unique(ids)) > 3
+
+
+def test_half_precision_weights_are_cast_once_and_not_for_every_token(small_params):
+    gpt = GPT(dataclasses.replace(small(NoCondition()).gpt.config, dtype="bfloat16"))
+    choose = lambda logits, place: jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    start, none = jnp.zeros((1, 1), jnp.int32), jnp.zeros((1, 16), jnp.int32)
+    run = lambda params: draw_sequence(gpt, params, start, jnp.arange(16), none, none > 0, choose)
+    (loop,) = (op for op in jax.make_jaxpr(run)(small_params).eqns if op.primitive.name == "scan")
+    matrices = [x.aval for x in loop.invars if x.aval.ndim == 2 and min(x.aval.shape) > 1]
+    embeddings = {small_params["token"]["embedding"].shape, small_params["position"].shape}
+    assert {x.shape for x in matrices if x.dtype == jnp.float32} == embeddings
+    assert sum(x.dtype == jnp.bfloat16 for x in matrices) == 6 * gpt.config.n_layer + 1
+    kernel = cast_layers(small_params, "bfloat16")["block_0"]["mlp"]["up"]["kernel"]
+    assert kernel.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(run(cast_layers(small_params, "bfloat16")), run(small_params))
 
 
 def test_guidance_moves_logits_away_from_those_without_the_condition(small_params):

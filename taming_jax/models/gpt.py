@@ -95,7 +95,7 @@ class GPT(nn.Module):
         embed = nn.Embed(config.vocab_size, config.n_embd, embedding_init=nn.initializers.normal(0.02), name="token")
         table = self.param("position", nn.initializers.zeros, (config.block_size, config.n_embd))
         position = jax.lax.dynamic_slice_in_dim(table, start, ids.shape[1])  # (l, d)
-        rows = split_by_row(embed.embedding)[ids]
+        rows = jnp.take(split_by_row(embed.embedding), ids, axis=0)
         x = split_by_image(rows + position[None]).astype(dtype)  # (b, l, d)
         x = nn.Dropout(config.embedding_dropout, deterministic=not train)(x)
         written = []
@@ -155,6 +155,14 @@ class GPT(nn.Module):
 def with_layers_apart(model: GPT) -> GPT:
     """The same network for parameters with the layers apart, as sampling reads them."""
     return GPT(dataclasses.replace(model.config, scan_layers=False))
+
+
+def cast_layers(params: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+    """The linear layers' parameters in the type that they are computed in, so that drawing does not cast them for every
+    token; the results are the same. Embeddings and norms are computed in float32, and stay."""
+    if "kernel" in params:
+        return {name: value.astype(dtype) for name, value in params.items()}
+    return {name: cast_layers(value, dtype) if isinstance(value, Mapping) else value for name, value in params.items()}
 
 
 def stack_layers(params: Mapping[str, Any], n_layer: int) -> dict[str, Any]:

@@ -61,8 +61,10 @@ class CausalSelfAttention(nn.Module):
         else:
             # A fused kernel leaves out what a causal mask hides; one that it is handed it has to read.
             free = self.n_unmasked > 0
-            sees = {"mask": attention_mask(start, length, length, self.n_unmasked)} if free else {"is_causal": True}
-            y = jax.nn.dot_product_attention(query, key, value, implementation=self.attention, **sees)
+            mask = attention_mask(start, length, length, self.n_unmasked) if free else None
+            y = jax.nn.dot_product_attention(  # type: ignore[call-overload]  # it is a name, which GPTConfig checks
+                query, key, value, mask=mask, is_causal=not free, implementation=self.attention
+            )
         y = linear(d, "out", self.dtype)(y.reshape(b, length, d))
         return nn.Dropout(self.residual_dropout, deterministic=not train)(y), cache
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from taming_jax.models.gpt import GPT
+from taming_jax.models.gpt import GPT, cast_layers
 from taming_jax.sampling.filters import draw, guide
 from taming_jax.two_stage import TwoStage
 
@@ -85,6 +85,7 @@ def draw_sequence(
     choose: logits (b, n) and the token's entry of places (l,) -> ids (b,). The prefix may have a multiple of b rows,
     each image's next to one another: all of them go on with the image's tokens.
     """
+    params = cast_layers(params, gpt.config.dtype)
     rows, k = prefix.shape
     lengths = cache_lengths(k, len(places) - 1)
     cache = gpt.init_cache(rows, lengths[0])

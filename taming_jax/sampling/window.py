@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from taming_jax.models.gpt import GPT, GPTConfig
+from taming_jax.models.gpt import GPT, GPTConfig, cast_layers
 from taming_jax.sampling.decode import Job, seen_conditions, token_chooser
 from taming_jax.sampling.wavefront import Op, Schedule, check_stride, make_schedule
 from taming_jax.two_stage import TwoStage
@@ -43,7 +43,7 @@ def go_on(
 ) -> tuple[jax.Array, Any]:
     """The steps from `first` to before `last` of `schedule.steps`, so that a caller can show how far it is."""
     gpt, choose = _gpt(model, schedule), token_chooser(job, model.n_codes)
-    condition = seen_conditions(model, job)
+    params, condition = cast_layers(params, gpt.config.dtype), seen_conditions(model, job)
 
     def read(ids, op: Op, tokens: int, cache, start):
         """Read one window's positions from `start` on -> the token drawn (b,), their keys and values."""

@@ -15,11 +15,13 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from taming_jax import sharding
-from taming_jax.checkpoint import Checkpoints, load_config, shape_difference
+from taming_jax.checkpoint import Checkpoints, DamagedCheckpoint, load_config, shape_difference
+from taming_jax.training.changes import compare
 from taming_jax.training.report import Report
 
 State = Any
 Batch = Mapping[str, jax.Array]
+AHEAD = 2  # steps that may be on their way to the devices: enough to keep these busy, and few batches in memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,8 @@ class TrainConfig:
 
     keep: newest checkpoints kept; keep_best: besides them the best by `monitor`, a metric of the evaluation, where
     monitor_mode (min or max) says what is better. show: the metrics beside the progress bar.
+    allow_changes: go on with settings of data, loss and optimizer that are not those of the checkpoint.
+    heartbeat_timeout: seconds after which a process that does not answer counts as dead, and the others end.
     """
 
     steps: int = 100_000
@@ -36,14 +40,16 @@ class TrainConfig:
     eval_every: int = 2000
     image_every: int = 2000
     save_every: int = 2000
-    keep: int = 1
+    keep: int = 2
     keep_best: int = 1
     monitor: str = ""
     monitor_mode: str = "min"
     show: tuple[str, ...] = ()
+    allow_changes: bool = False
+    heartbeat_timeout: int = 60
 
     def __post_init__(self):
-        for name in ("steps", "log_every", "eval_every", "image_every", "save_every", "keep"):
+        for name in ("steps", "log_every", "eval_every", "image_every", "save_every", "keep", "heartbeat_timeout"):
             if getattr(self, name) < 1:
                 raise ValueError(f"config.train.{name}={getattr(self, name)}, but it must be at least 1.")
 
@@ -82,8 +88,8 @@ def train(
     reads.
     batches: first step -> this process's share of the batches from there on; a resumed run continues the same stream.
     initial: fields of a fresh state that start from these arrays instead. saved_config: goes into every checkpoint.
-    Raises FloatingPointError for a loss that is not finite, naming it and the step, and ValueError where the workdir
-    holds a checkpoint of another model.
+    Raises FloatingPointError for a loss that is not finite, naming it and the step, ValueError where the workdir holds
+    a checkpoint of another configuration, and OSError where one could not be saved.
     """
     measures = [f"{hook.name}/{name}" for hook in hooks for name in hook.measures]
     if config.monitor and config.monitor not in measures:
@@ -100,6 +106,8 @@ def train(
                 with jax.set_mesh(mesh):  # where activations are to be, see `sharding.split_by_image`
                     state, metrics = update(state, frozen, batch)
                 history.add(number, metrics)
+                if number % config.log_every == 0:
+                    checkpoints.check()
                 last = number == config.steps
                 stopping = not last and stop.requested(number)
                 if stopping:  # the machine may go any moment: first of all save
@@ -135,53 +143,46 @@ def _initial_state(config, init, initial, checkpoints, saved_config, workdir, me
     key = jax.random.key(config.seed)
     abstract = jax.eval_shape(init, key)
     shardings = sharding.state_shardings(abstract, mesh)
-    latest = checkpoints.latest()
-    if latest is None:
-        state = jax.jit(init, out_shardings=shardings)(key)
-        for name, value in initial.items():
-            if difference := shape_difference(value, getattr(abstract, name)):
-                raise ValueError(
-                    f"config.init_from holds another network ({name}: {difference}); copy its settings into the "
-                    "configuration."
-                )
-            state = state.replace(**{name: jax.device_put(value, getattr(shardings, name))})
-        return state, shardings, 0
-    _check_same_model(load_config(workdir, latest), saved_config, workdir)
     target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-    params, rest = split_state(target)
-    params, rest = checkpoints.restore(latest, params=params, train=rest)
-    logging.info("Resumed from step %d in %s.", latest, workdir)
-    return abstract.replace(params=params, **rest), shardings, latest
+    steps = checkpoints.steps()
+    for saved in steps:
+        try:
+            _check_changes(load_config(workdir, saved), saved_config, workdir, config.allow_changes)
+            params, rest = split_state(target)
+            params, rest = checkpoints.restore(saved, params=params, train=rest)
+        except DamagedCheckpoint as error:
+            logging.warning("%s It was moved to %s.", error, checkpoints.set_aside(saved))
+            continue
+        logging.info("Resumed from step %d in %s.", saved, workdir)
+        return abstract.replace(params=params, **rest), shardings, saved
+    if steps:
+        raise ValueError(f"no checkpoint in {workdir!r} can be read; the same command, given again, starts anew.")
+    state = jax.jit(init, out_shardings=shardings)(key)
+    for name, value in initial.items():
+        if difference := shape_difference(value, getattr(abstract, name)):
+            raise ValueError(
+                f"config.init_from holds another network ({name}: {difference}); copy its settings into the "
+                "configuration."
+            )
+        state = state.replace(**{name: jax.device_put(value, getattr(shardings, name))})
+    return state, shardings, 0
 
 
-def _check_same_model(saved: Mapping[str, Any], current: Mapping[str, Any], workdir: str) -> None:
-    """Refuse to continue with settings that make another model of it."""
-    differences = [
-        f"config.{section}.{key}: saved {saved[section].get(key)!r}, given {current[section].get(key)!r}"
-        for section in ("model", "discriminator", "transformer", "condition")
-        if isinstance(saved.get(section), Mapping) and isinstance(current.get(section), Mapping)
-        for key in sorted(saved[section].keys() | current[section].keys())
-        if saved[section].get(key) != current[section].get(key) and not _moved(section, key, saved, current)
-    ]
-    differences += [
-        f"config.{key}: saved {saved.get(key)!r}, given {current.get(key)!r}"
-        for key in ("kind", "order")
-        if saved.get(key) != current.get(key)
-    ]
-    if current["kind"] == "two_stage" and saved["data"]["size"] != current["data"]["size"]:
-        differences.append(f"config.data.size: saved {saved['data']['size']}, given {current['data']['size']}")
-    if differences:
+def _check_changes(saved: Mapping[str, Any], given: Mapping[str, Any], workdir: str, allowed: bool) -> None:
+    """Refuse to go on with settings that make another model of it or, unless they are allowed, another training."""
+    changes = compare(saved, given)
+    if changes["model"]:
         raise ValueError(
-            f"{workdir!r} holds a checkpoint of another model ({'; '.join(differences)}); go on with the saved "
+            f"{workdir!r} holds a checkpoint of another model ({'; '.join(changes['model'])}); go on with the saved "
             "settings or choose another --workdir."
         )
-
-
-def _moved(section: str, key: str, saved: Mapping[str, Any], current: Mapping[str, Any]) -> bool:
-    """Whether it is only the place where the condition's stage was copied from."""
-    if (section, key) != ("condition", "stage"):
-        return False
-    return "first_stage" not in (saved[section].get(key), current[section].get(key))
+    if changes["training"] and not allowed:
+        raise ValueError(
+            f"{workdir!r} holds a checkpoint of another training ({'; '.join(changes['training'])}); go on with the "
+            "saved settings, choose another --workdir, or say --config.train.allow_changes=True to go on like this."
+        )
+    if both := changes["training"] + changes["harmless"]:
+        logging.info("Changed since the checkpoint: %s.", "; ".join(both))
 
 
 def _open(workdir: str, config: TrainConfig) -> Checkpoints:
@@ -232,6 +233,8 @@ class _History:
 
     def add(self, number: int, metrics: Mapping[str, jax.Array]) -> None:
         self._pending.append((number, metrics))
+        if len(self._pending) > AHEAD:
+            jax.block_until_ready(self._pending[-1 - AHEAD][1])
         self._progress.update()
         if number % self.config.log_every == 0 or number == self.config.steps:
             self.flush()

@@ -1,0 +1,222 @@
+"""Trainings that are killed, run out of disk, find a spoiled checkpoint or lose a process: what they leave is compared
+with an undisturbed run. Small networks on CPU; about 15 minutes on two cores.
+
+python benchmarks/faults.py [kills processes disk damage] [--kills 20] [--workdir DIR]
+"""
+
+import argparse
+import json
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from processes import FIRST, ROOT, SECOND, Group
+
+sys.path.insert(0, str(ROOT))
+
+import jax
+
+from taming_jax import checkpoint
+
+KILLED = ["--config.train.steps=240", "--config.train.save_every=4", "--config.train.eval_every=1000"]
+KILLED += ["--config.train.image_every=1000"]
+HEARTBEAT = 10
+
+
+def history(workdir: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def run(command: list[str], root: Path, name: str, **options) -> Group:
+    """A training to its end; raises RuntimeError where it has another."""
+    group = start(command, root, name, **options)
+    statuses = group.wait(600)
+    if any(statuses):
+        raise RuntimeError(f"{name} ended with {statuses}:\n{group.output()[-4000:]}")
+    return group
+
+
+def start(command: list[str], root: Path, name: str, **options) -> Group:
+    workdir = options.pop("workdir", root / name)
+    return Group([*command, f"--workdir={workdir}"], root / "logs" / name, cache=root / "cache", **options)
+
+
+def same(a: Path, b: Path) -> bool:
+    """Whether two trainings left the same, bit for bit: the history, and all arrays of the last checkpoint."""
+    folders = [checkpoint.find_step(str(workdir)) for workdir in (a, b)]
+    trees = [[checkpoint._load_tree(folder, item) for item in ("params", "train")] for folder in folders]
+    leaves = [jax.tree.leaves(tree) for tree in trees]
+    equal = all(np.array_equal(x, y) for x, y in zip(*leaves, strict=True))
+    return equal and folders[0].name == folders[1].name and history(a) == history(b)
+
+
+def largest_difference(a: Path, b: Path) -> float:
+    """Of two histories, relative; infinity where they do not have the same steps and measures."""
+    one, two = history(a), history(b)
+    if [line.keys() for line in one] != [line.keys() for line in two]:
+        return float("inf")
+    pairs = [(x[name], y[name]) for x, y in zip(one, two) for name in x]
+    return max(abs(x - y) / max(abs(x), abs(y), 1e-2) for x, y in pairs)
+
+
+def kills(root: Path, n: int) -> None:
+    """SIGKILL at n moments: half of them while a checkpoint is written, the others anywhere from the start on."""
+    command = [*FIRST, *KILLED]
+    run(command, root, "undisturbed")
+    rng, at_saves = random.Random(0), 0
+    folder = root / "killed" / "checkpoints"
+    for i in range(n):
+        group = start(command, root, "killed")
+        process = group.processes[0]
+        known = saves(folder)
+        if i % 2:
+            while process.poll() is None and not (unfinished := saves(folder, unfinished=True) - known):
+                time.sleep(0.001)
+            time.sleep(rng.uniform(0, 0.05))
+            at_saves += bool(unfinished)
+        else:
+            lines = rng.choice([0, 0, 1])  # half of them after the first step, too
+            before = count_lines(root / "killed")
+            while process.poll() is None and lines and count_lines(root / "killed") <= before:
+                time.sleep(0.005)
+            time.sleep(rng.uniform(0, 4))
+        if process.poll() is not None:
+            raise RuntimeError(f"the training ended before kill {i + 1}:\n{group.output()[-2000:]}")
+        group.end()
+        left = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        print(f"kill {i + 1}: left {', '.join(left) or 'nothing'}", flush=True)
+    run(command, root, "killed")
+    print(f"{n} kills, {at_saves} of them while a checkpoint was written: same bits {same(*(root / x for x in NAMES))}")
+
+
+NAMES = ("undisturbed", "killed")
+
+
+def saves(folder: Path, unfinished: bool = False) -> set[str]:
+    """The checkpoints that are there, or those that are being written."""
+    names = [path.name for path in folder.iterdir()] if folder.exists() else []
+    return {name for name in names if name.isdigit() != unfinished}
+
+
+def count_lines(workdir: Path) -> int:
+    path = workdir / "metrics.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0
+
+
+def processes(root: Path) -> None:
+    """Two and four processes against one with as many devices; then one of two dies, and four go on."""
+    run(FIRST, root, "first", devices=4)
+    run(FIRST, root, "first_of_2", count=2, devices=2)
+    print(f"first stage, 2 processes: losses differ by {largest_difference(root / 'first', root / 'first_of_2'):.1e}")
+    command = [*SECOND, f"--config.first_stage={root / 'first'}", f"--config.train.heartbeat_timeout={HEARTBEAT}"]
+    run(command, root, "second", devices=4)
+    for count in (2, 4):
+        name = f"second_of_{count}"
+        group = run(command, root, name, count=count, devices=4 // count)
+        quiet = all("Parameters:" not in group.output(i) for i in range(1, count))
+        difference = largest_difference(root / "second", root / name)
+        print(f"second stage, {count} processes: losses differ by {difference:.1e}; only the first one logs: {quiet}")
+
+    group = start([*command, "--config.train.steps=100000"], root, "lost", count=2, devices=2)
+    wait_for(root / "lost" / "checkpoints" / "3", group)
+    group.kill(1)
+    began = time.monotonic()
+    statuses = group.wait(HEARTBEAT + 60)
+    told = "another task died" in group.output(0) or "another process has ended" in group.output(0)
+    print(f"one of two killed: the other ended after {time.monotonic() - began:.1f} s, {statuses}, said why: {told}")
+    newest = checkpoint.find_step(str(root / "lost")).name
+    command += [f"--config.train.steps={int(newest) + 6}"]
+    run(command, root, "lost", count=4, devices=1)
+    run(command, root, "not_lost", devices=4)
+    difference = largest_difference(root / "not_lost", root / "lost")
+    print(f"restarted from step {newest} as four processes: losses differ by {difference:.1e} from one's")
+
+
+def wait_for(path: Path, group: Group) -> None:
+    while not path.exists():
+        if any(process.poll() is not None for process in group.processes):
+            raise RuntimeError(f"a process ended before {path}:\n{group.output()[-4000:]}")
+        time.sleep(0.1)
+
+
+def disk(root: Path) -> None:
+    """A save that does not fit, on a small file system where one may be mounted, else with a limit on files."""
+    steps = ["--config.train.steps=12", "--config.train.save_every=3"]
+    run([*FIRST, *steps], root, "roomy")
+    newest = Path(checkpoint.find_step(str(root / "roomy")))
+    size = sum(path.stat().st_size for path in newest.rglob("*"))
+    workdir = root / "full"
+    with small_disk(workdir, int(2.6 * size)) as (kind, prepare, enlarge):
+        group = start([*FIRST, *steps], root, "full", workdir=workdir / "run", prepare=prepare)
+        statuses = group.wait(600)
+        left = sorted(saves(workdir / "run" / "checkpoints"), key=int)
+        said = [line for line in group.output().splitlines() if line.startswith("error:")]
+        print(f"{kind}: ended with {statuses}, complete checkpoints {left}; it said:\n  {' '.join(said)}")
+        enlarge()
+        run([*FIRST, *steps], root, "full", workdir=workdir / "run")
+        print(f"with room again: same bits {same(root / 'roomy', workdir / 'run')}")
+
+
+@contextmanager
+def small_disk(folder: Path, size: int) -> Iterator:
+    """(what it is, Python for the process, a function that makes it larger)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", folder], capture_output=True)
+    if mounted.returncode:
+        limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({size // 20}, resource.RLIM_INFINITY))"
+        yield f"files of at most {size // 20} bytes", limit, lambda: None
+        return
+    try:
+        larger = ["mount", "-o", f"remount,size={10 * size}", folder]
+        yield f"a tmpfs of {size} bytes", "", lambda: subprocess.run(larger, check=True)
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def damage(root: Path) -> None:
+    """The newest checkpoint is cut, or a single bit of it is wrong."""
+    run([*FIRST, "--config.train.steps=12"], root, "whole")
+    for how in ("cut", "one bit"):
+        name = how.replace(" ", "_")
+        run([*FIRST, "--config.train.steps=9"], root, name)
+        newest = Path(checkpoint.find_step(str(root / name)))
+        path = max((newest / "params").rglob("d/*"), key=lambda path: path.stat().st_size)
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data[: len(data) // 2] if how == "cut" else data)
+        group = run([*FIRST, "--config.train.steps=12"], root, name)
+        said = [line for line in group.output().splitlines() if "is damaged" in line]
+        print(f"{how}: same bits {same(root / 'whole', root / name)}; it said:\n  {' '.join(said)[:400]}")
+
+
+TESTS = {"kills": kills, "processes": processes, "disk": disk, "damage": damage}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("tests", nargs="*", default=[], metavar="TEST", help=f"of {', '.join(TESTS)}; default all")
+    parser.add_argument("--kills", type=int, default=20, help="how often to kill")
+    parser.add_argument("--workdir", help="where to work; default: a temporary folder")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.tests) - set(TESTS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}")
+    root = Path(arguments.workdir or tempfile.mkdtemp(prefix="taming_jax_faults_")).resolve()
+    for name in arguments.tests or TESTS:
+        shutil.rmtree(root / name, ignore_errors=True)
+        began = time.monotonic()
+        (root / name).mkdir(parents=True)
+        (root / "cache").mkdir(exist_ok=True)
+        (root / name / "cache").symlink_to(root / "cache")
+        TESTS[name](root / name, *([arguments.kills] if name == "kills" else []))
+        print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,392 @@
+"""Training steps of both stages, next to the same model in plain PyTorch in the same run.
+
+    python benchmarks/train.py                                                  # small networks, for a CPU
+    python benchmarks/train.py --stage transformer --model 1.4B --batch 32 --dtype bfloat16 --count
+    python benchmarks/train.py --stage vqgan --model f16 --batch 12 --dtype bfloat16 --data PHOTOS --profile TRACE
+    python benchmarks/train.py --input PHOTOS --size 256 --batch 96             # the input pipeline alone
+
+Prints a table, and JSON as its last line.
+step_ms      a step on a batch that is there already: of images for the first stage, of codes for the second
+pixels_ms    the same on images, so that the second stage's has the encoder in it; input_ms: each batch of the pipeline;
+             input_lost: the share of the latter that is lost by waiting
+TFLOP, mfu   model FLOPs of a step (conventions in flops.py), and their rate over what the devices can do at best in
+             bfloat16: --peak TFLOPS each, or the table in flops.py
+program_GB   what the compiled program needs on a device; peak_GB: in use at most so far, where the backend tells
+times_peer   our images a second over PyTorch's; loss_gap: relative difference of the losses of both in the first step,
+             from equal weights on an equal batch
+Weights and images are random. One process; the peer uses one device.
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import flops
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from taming_jax import sharding
+from taming_jax.conditioning import NoCondition
+from taming_jax.data import pipeline
+from taming_jax.data.pipeline import DataConfig
+from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
+from taming_jax.models.gpt import GPT, GPTConfig
+from taming_jax.models.lpips import LPIPS
+from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.training import optim, transformer, vqgan
+from taming_jax.two_stage import TwoStage
+
+SMALL = VQGANConfig(
+    resolution=32, ch=32, ch_mult=(1, 2, 2), num_res_blocks=1, attn_resolutions=(8,), z_channels=64, embed_dim=64
+)
+FIRST_STAGES = {  # network, discriminator, side of the images
+    "small": (SMALL, DiscriminatorConfig(ndf=16, n_layers=2), 32),
+    "f16": (VQGANConfig(), DiscriminatorConfig(), 256),
+}
+TRANSFORMERS = {  # layers, heads, width, codes, and the first stage that makes the codes of its images
+    "small": (4, 4, 256, 1024, "small"),
+    "0.3B": (24, 16, 1024, 1024, "f16"),
+    "1.4B": (48, 24, 1536, 16384, "f16"),
+}
+MODELS = {"vqgan": FIRST_STAGES, "transformer": TRANSFORMERS}
+STEPS_IN_ALL, RATE = 1_000_000, 1e-5
+
+
+@dataclasses.dataclass(frozen=True)
+class OfCodes(TwoStage):
+    """Trains on codes that are there already: batch["ids"], int32 (b, h, w)."""
+
+    def encode(self, stages, batch):
+        return batch["ids"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What the training loop is given, and what to measure it by.
+
+    init: key -> state. step: (state, frozen, batch) -> (state, metrics); `losses` are those that a peer must share.
+    model_flops: of a step. tokens: of an image. peer: (first state, batch, device) -> its trainer and batch.
+    """
+
+    init: Callable
+    step: Callable
+    frozen: Any
+    batch: Mapping[str, np.ndarray]
+    size: int
+    losses: tuple[str, ...]
+    model_flops: float
+    tokens: int
+    peer: Callable | None = None
+
+
+def first_stage(name: str, batch: int, dtype: str) -> Training:
+    config, disc_config, size = FIRST_STAGES[name]
+    config, disc_config = (dataclasses.replace(c, dtype=dtype) for c in (config, disc_config))
+    model, disc = VQGAN(config), Discriminator(disc_config)
+    loss = vqgan.VQGANLossConfig()
+    settings = optim.OptimizerConfig(RATE, per_sample=False, b1=0.5, b2=0.9)
+    adam, disc_adam = (optim.make_optimizer(settings, batch_size=batch, steps=STEPS_IN_ALL) for _ in range(2))
+    shape = (size, size, config.in_channels)
+    image = jnp.zeros((1, 32, 32, 3))
+    lpips = jax.jit(LPIPS().init)(jax.random.key(2), image, image)["params"]
+    train_step = vqgan.make_train_step(model, disc, loss, adam, disc_adam)
+    key = jax.random.key(0)
+
+    def init(key):
+        return vqgan.make_state(key, model, disc, (adam, disc_adam), shape)
+
+    def step(state, lpips, batch):
+        return train_step(state, batch, jax.random.fold_in(key, state.step), lpips)
+
+    def peer(state, images, device):
+        import training_peers
+        from torch import from_numpy
+
+        weights = (config, disc_config, state.params, state.disc_params, jax.device_get(lpips))
+        trainer = training_peers.VQGANTraining(*weights, learning_rate=RATE, device=device, dtype=dtype)
+        return trainer, from_numpy(images["image"]).permute(0, 3, 1, 2).to(device)
+
+    images = np.random.default_rng(0).uniform(-1, 1, (batch, *shape)).astype(np.float32)
+    state, whole = jax.eval_shape(init, key), {"image": jax.ShapeDtypeStruct(images.shape, np.float32)}
+    model_flops = sum(product.flops for product in flops.products(step, state, lpips, whole))
+    losses = ("total_loss", "disc_loss")
+    return Training(init, step, lpips, {"image": images}, size, losses, model_flops, 0, peer)
+
+
+def second_stage(name: str, batch: int, dtype: str, of_pixels: bool = False) -> Training:
+    layers, heads, width, codes, first = TRANSFORMERS[name]
+    stage, _, size = FIRST_STAGES[first]
+    stage = dataclasses.replace(stage, n_embed=codes, dtype=dtype)
+    grid = stage.grid(size, size)
+    length = math.prod(grid)
+    config = GPTConfig(codes, length, layers, heads, width, dtype=dtype)
+    model = (TwoStage if of_pixels else OfCodes)(VQGAN(stage), GPT(config), NoCondition(), grid)
+    settings = optim.OptimizerConfig(RATE, per_sample=False, weight_decay=0.01)
+    adam = optim.make_optimizer(settings, batch_size=batch, steps=STEPS_IN_ALL)
+
+    def peer(state, given, device):
+        import training_peers
+        from torch import from_numpy
+
+        trainer = training_peers.GPTTraining(config, state.params, learning_rate=RATE, device=device, dtype=dtype)
+        ids = np.pad(given["ids"].reshape(batch, length).astype(np.int64), ((0, 0), (1, 0)))  # after the start token, 0
+        return trainer, from_numpy(ids).to(device)
+
+    frozen, random = {}, np.random.default_rng(0)
+    given: dict[str, np.ndarray] = {"ids": random.integers(0, codes, (batch, *grid), np.int32)}
+    if of_pixels:
+        image = jnp.zeros((1, size, size, 3))
+        frozen = {"first_stage": jax.jit(VQGAN(stage).init)(jax.random.key(1), image)["params"]}
+        given = {"image": random.uniform(-1, 1, (batch, size, size, 3)).astype(np.float32)}
+    return Training(
+        init=lambda key: transformer.make_state(key, model, adam),
+        step=transformer.make_train_step(model, adam, jax.random.key(0)),
+        frozen=frozen,
+        batch=given,
+        size=size,
+        losses=("loss",),
+        model_flops=flops.transformer_flops(config, length, batch),
+        tokens=length,
+        peer=peer,
+    )
+
+
+def median(run: Callable[[], float], repeat: int) -> float:
+    """Of several runs, since other programs may disturb one."""
+    return float(np.median([run() for _ in range(repeat)]))
+
+
+class Program:
+    """A compiled step, as the training loop compiles it, and the state that it moves."""
+
+    def __init__(self, training: Training, mesh: jax.sharding.Mesh):
+        self.mesh, key = mesh, jax.random.key(0)
+        shardings = sharding.state_shardings(jax.eval_shape(training.init, key), mesh)
+        self.state = jax.jit(training.init, out_shardings=shardings)(key)
+        self.frozen = jax.device_put(training.frozen, sharding.replicated(mesh))
+        self.batch = sharding.put_batch(training.batch, mesh)
+        update = jax.jit(training.step, donate_argnums=0, out_shardings=(shardings, None))
+        started = time.perf_counter()
+        self.compiled = update.lower(self.state, self.frozen, self.batch).compile()
+        self.compile_s = time.perf_counter() - started
+
+    def steps(self, n: int, batches: Iterable[Mapping[str, jax.Array]] | None = None) -> tuple[float, dict[str, float]]:
+        """Seconds a step over `n` of them, and the metrics of the last."""
+        metrics: Mapping[str, jax.Array] = {}
+        started = time.perf_counter()
+        for batch in itertools.islice(batches or itertools.repeat(self.batch), n):
+            self.state, metrics = self.compiled(self.state, self.frozen, batch)
+        metrics = jax.device_get(metrics)
+        jax.block_until_ready(self.state)
+        return (time.perf_counter() - started) / n, {name: float(value) for name, value in metrics.items()}
+
+    def time(self, options: argparse.Namespace, batches: Iterable[Mapping[str, jax.Array]] | None = None) -> float:
+        """Seconds a step, the median of several runs."""
+        return median(lambda: self.steps(options.steps, batches)[0], options.repeat)
+
+    def memory(self) -> int:
+        """Bytes on a device: arguments, results and what lies between."""
+        m = self.compiled.memory_analysis()
+        kept = m.argument_size_in_bytes + m.output_size_in_bytes - m.alias_size_in_bytes
+        return kept + m.temp_size_in_bytes
+
+
+def measure(stage: str, name: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One row: ours, the input's share, and the peer."""
+    mesh = sharding.make_mesh(sharding.MeshConfig(*options.mesh))
+    sharding.check_batch(batch, mesh)
+    training = (first_stage if stage == "vqgan" else second_stage)(name, batch, options.dtype)
+    with_peer = options.peer and jax.default_backend() in ("cpu", "gpu")
+    program = Program(training, mesh)
+    first_state = jax.device_get(program.state) if with_peer else None
+    _, first = program.steps(1)
+    row: dict[str, Any] = {"stage": stage, "model": name, "batch": batch, **speed(training, program, options)}
+    if options.profile:
+        with jax.profiler.trace(os.path.join(options.profile, f"{stage}_{name}_{batch}")):
+            program.steps(3)
+    if options.count:
+        row["count"] = count(training, program, options)
+    if training.tokens:  # of codes; what the pipeline feeds starts from pixels
+        del program
+        program = Program(second_stage(name, batch, options.dtype, of_pixels=True), mesh)
+        program.steps(1)
+    row |= input_lost(program, training.size, batch, options)
+    del program
+    if with_peer:
+        row |= measure_peer(training, first_state, [first[loss] for loss in training.losses], row["images/s"], options)
+    return row
+
+
+def speed(training: Training, program: Program, options: argparse.Namespace) -> dict[str, Any]:
+    """Our step on a batch that is there, and what it needs."""
+    program.steps(options.warm)
+    taken = program.time(options)
+    batch, work, devices = len(next(iter(training.batch.values()))), training.model_flops, program.mesh.size
+    row: dict[str, Any] = {"compile_s": program.compile_s, "step_ms": 1e3 * taken, "images/s": batch / taken}
+    row |= {"tokens/s": batch * training.tokens / taken} if training.tokens else {}
+    row |= {"TFLOP": work / 1e12, "TFLOP/s": work / taken / 1e12}
+    if peak := _peak(options):
+        row["mfu"] = work / taken / (devices * peak)
+    row["program_GB"] = program.memory() / 1e9
+    if stats := jax.local_devices()[0].memory_stats():
+        row["peak_GB"] = stats["peak_bytes_in_use"] / 1e9
+    return row
+
+
+def input_lost(program: Program, size: int, batch: int, options: argparse.Namespace) -> dict[str, float]:
+    """The share of the time that is lost when batches come from the pipeline."""
+    program.steps(options.warm)
+    there = program.time(options)
+    stream = pipeline.make_batches(_data(options.data, size, batch), "train")
+    streamed = (sharding.put_batch({"image": given["image"]}, program.mesh) for given in stream)
+    program.steps(max(4, options.warm), streamed)  # what was fetched ahead meanwhile
+    flowing = program.time(options, streamed)
+    stream.close()
+    return {"pixels_ms": 1e3 * there, "input_ms": 1e3 * flowing, "input_lost": max(0.0, 1 - there / flowing)}
+
+
+def measure_peer(training, first_state, expected, speed: float, options: argparse.Namespace) -> dict[str, float]:
+    import torch
+    import training_peers
+
+    device = "cuda" if jax.default_backend() == "gpu" else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("error: JAX has a GPU but PyTorch has none; install a CUDA build of it, or give --no-peer")
+    torch.set_num_threads(options.threads or torch.get_num_threads())
+    torch.set_float32_matmul_precision("high")  # XLA's default on GPUs as well
+    trainer, batch = training.peer(first_state, training.batch, device)
+    if options.compiled_peer:
+        trainer.compile()
+    found = training_peers.total(trainer.step(batch))
+    for _ in range(options.warm):
+        training_peers.total(trainer.step(batch))
+
+    def steps() -> float:
+        started = time.perf_counter()
+        for _ in range(options.steps):
+            losses = trainer.step(batch)
+        training_peers.total(losses)
+        return (time.perf_counter() - started) / options.steps
+
+    taken = median(steps, options.repeat)
+    row = {"peer_images/s": len(batch) / taken, "times_peer": speed * taken / len(batch)}
+    if device == "cuda":
+        row["peer_GB"] = torch.cuda.max_memory_allocated() / 1e9
+        del trainer
+        torch.cuda.empty_cache()
+    return row | {"loss_gap": max(abs(a - b) / abs(b) for a, b in zip(found, expected))}
+
+
+def count(training: Training, program: Program, options: argparse.Namespace) -> dict[str, Any]:
+    """FLOPs and bytes of one step on all devices: by the convention, by the jaxpr, by XLA's analysis of its program."""
+    arguments = (program.state, program.frozen, program.batch)
+    counted = flops.products(training.step, *jax.eval_shape(lambda *x: x, *arguments))
+    found = program.compiled.cost_analysis() or {}
+    devices = program.mesh.size
+    row: dict[str, Any] = {"model_TFLOP": training.model_flops / 1e12}
+    row["jaxpr_TFLOP"] = sum(product.flops for product in counted) / 1e12
+    row["xla_TFLOP"] = devices * found.get("flops", 0) / 1e12
+    row["xla_GB"] = devices * found.get("bytes accessed", 0) / 1e9
+    row["shares"] = {part: value / 1e12 / row["jaxpr_TFLOP"] for part, value in flops.by_part(counted).items()}
+    if peak := _peak(options):
+        row["ms_at_peak"] = 1e3 * training.model_flops / (devices * peak)
+    known = flops.known_device(jax.devices()[0].device_kind)
+    if bandwidth := options.bandwidth or (known and known.bandwidth * 1e9):
+        row["ms_of_bytes"] = row["xla_GB"] * 1e12 / (devices * bandwidth)
+    return row
+
+
+def pipeline_speed(path: str, size: int, batch: int, seconds: float) -> dict[str, Any]:
+    """Images a second of the folder source alone, as training asks for them, with a thread for every core."""
+    config = _data(path, size, batch)
+    stream = pipeline.make_batches(config, "train")
+    next(stream)
+    batches, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        next(stream)
+        batches += 1
+    taken = time.perf_counter() - started
+    stream.close()
+    row = {"images": pipeline.num_examples(config, "train"), "size": size, "batch": batch, "threads": config.threads}
+    return row | {"images/s": batches * batch / taken}
+
+
+def _data(path: str, size: int, batch: int) -> DataConfig:
+    if path:
+        return DataConfig("folder", size=size, batch_size=batch, path=path, val_share=0)
+    return DataConfig("demo", size=size, batch_size=batch, n_train=min(256, 4 * batch))  # each is drawn once, then kept
+
+
+def _peak(options: argparse.Namespace) -> float | None:
+    """FLOP/s that a device can do at best, where it is known."""
+    known = flops.known_device(jax.devices()[0].device_kind)
+    return options.peak or (known.tflops * 1e12 if known else None)
+
+
+def show(rows: list[dict[str, Any]]) -> None:
+    columns = list(dict.fromkeys(name for row in rows for name in row if name != "count"))
+    widths = [max(len(name), 11) for name in columns]
+    print("  ".join(f"{name:>{width}s}" for name, width in zip(columns, widths)))
+    for row in rows:
+        cells = (f"{row[c]:.4g}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in columns)
+        print("  ".join(f"{cell:>{width}s}" for cell, width in zip(cells, widths)))
+    for row in rows:
+        if found := row.get("count"):
+            print(f"\n{row['stage']} {row['model']}, batch {row['batch']}, one step:")
+            for name, value in found.items():
+                shares = ", ".join(f"{k} {v:.1%}" for k, v in value.items()) if name == "shares" else f"{value:.4g}"
+                print(f"  {name:12s} {shares}")
+
+
+def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
+    options = parse(arguments)
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves the peer its memory
+    if options.input:
+        rows = [pipeline_speed(options.input, options.size, b, options.seconds) for b in options.batch]
+    else:
+        asked = itertools.product(options.stage, options.model, options.batch)
+        rows = [measure(stage, model, b, options) for stage, model, b in asked if model in MODELS[stage]]
+    show(rows)
+    about = {"device": jax.devices()[0].device_kind, "devices": jax.device_count(), "jax": jax.__version__}
+    print(json.dumps({**about, **vars(options), "rows": rows}))
+    return rows
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stage", nargs="+", default=list(MODELS), choices=MODELS)
+    names = dict.fromkeys([*FIRST_STAGES, *TRANSFORMERS])
+    parser.add_argument("--model", nargs="+", default=["small"], choices=names)
+    parser.add_argument("--batch", nargs="+", type=int, default=[8], help="images a step, over all devices")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--mesh", nargs=3, type=int, default=[-1, 1, 1], metavar=("DATA", "FSDP", "TENSOR"))
+    parser.add_argument("--steps", type=int, default=2, help="steps that are timed together")
+    parser.add_argument("--repeat", type=int, default=3, help="times; the median counts")
+    parser.add_argument("--warm", type=int, default=1, help="steps before")
+    parser.add_argument("--data", default="", metavar="PATH", help="images for the pipeline (else the demo's)")
+    parser.add_argument("--peak", type=lambda text: float(text) * 1e12, metavar="TFLOPS", help="of a device, bfloat16")
+    parser.add_argument("--bandwidth", type=lambda text: float(text) * 1e9, metavar="GB/S", help="of a device's memory")
+    parser.add_argument("--count", action="store_true", help="FLOPs and bytes of a step, and where they are")
+    parser.add_argument("--profile", metavar="DIR", help="write a trace of three steps for TensorBoard or Perfetto")
+    parser.add_argument("--peer", action=argparse.BooleanOptionalAction, default=True, help="measure PyTorch too")
+    parser.add_argument("--compiled-peer", action="store_true", help="with torch.compile")
+    parser.add_argument("--threads", type=int, help="PyTorch's threads")
+    parser.add_argument("--input", metavar="PATH", help="only the speed of the pipeline over a folder of images")
+    parser.add_argument("--size", type=int, default=256, help="with --input: side of the images in pixels")
+    parser.add_argument("--seconds", type=float, default=10, help="with --input: how long")
+    options = parser.parse_args(arguments)
+    if not any(model in MODELS[stage] for stage in options.stage for model in options.model):
+        known = "; ".join(f"{stage}: {', '.join(MODELS[stage])}" for stage in options.stage)
+        parser.error(f"no such model for this stage; known: {known}")
+    return options
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""What has changed in a configuration since a training was saved: what does no harm, and what must not go unseen."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# By the path of a setting; the first pattern that matches counts. What matches none changes how training goes on.
+RULES: tuple[tuple[str, str], ...] = (
+    (r"(mesh|sample)\.|workdir$|first_stage$|init_from$", "harmless"),  # the last two are of the start only
+    (r"train\.(?!seed$)", "harmless"),
+    (r"data\.(workers|download|n_val)$|(model|transformer)\.(remat|attention)$", "harmless"),
+    (r"data\.(path|root|val_path|maps|depths)$|loss\.lpips_path$|condition\.stage$|remap$", "place"),
+    (r"(model|discriminator|transformer)\.(dtype|\w*dropout)$", "training"),
+    (r"(model|discriminator|transformer|condition)\.|kind$|order$", "model"),
+)
+
+
+def compare(saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The differences of two saved forms of an experiment, in words, by what they mean: "harmless", "training" (the
+    same model, trained otherwise) or "model" (another model). A setting that only one of them knows is no difference.
+    """
+    found: dict[str, list[str]] = {"harmless": [], "training": [], "model": []}
+    before, now = _flat(saved), _flat(given)
+    for path in sorted(before.keys() & now.keys()):
+        if before[path] != now[path]:
+            meaning = _meaning(path, before[path], now[path], now["kind"])
+            found[meaning].append(f"config.{path}: saved {before[path]!r}, given {now[path]!r}")
+    return found
+
+
+def _meaning(path: str, before: Any, now: Any, kind: str) -> str:
+    if path == "data.size" and kind == "two_stage":  # the length of the sequences
+        return "model"
+    rule = next((meaning for pattern, meaning in RULES if re.match(pattern, path)), "training")
+    if rule != "place":
+        return rule
+    # Files may have moved; but they have not come or gone, and `first_stage` is no place.
+    same = bool(before) == bool(now) and "first_stage" not in (before, now)
+    return "harmless" if same else "model" if path == "condition.stage" else "training"
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,132 @@
+"""The scripts that launch on TPU slices and Slurm, without either: what would be run, and how quoted."""
+
+import os
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+SLICE = {"PROJECT": "proj-1", "ZONE": "us-west4-a", "TPU_NAME": "slice-7"}
+STAGE = ("--config=configs/imagenet_vqgan.py:16384", "--config.data.path=gs://b/with space", "--config.x=$(touch y);'")
+
+
+def pod(*arguments: str, code: int = 0, **settings: str) -> tuple[list[list[str]], str]:
+    """(the commands that a dry run prints, each as its words, what it says on stderr)."""
+    command = [SCRIPTS / "tpu_pod.sh", "--dry-run", *arguments]
+    environment = {"PATH": os.environ["PATH"], **settings}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    assert found.returncode == code, found.stderr
+    return [shlex.split(line) for line in found.stdout.splitlines()], found.stderr
+
+
+def stand_in(folder: Path, name: str, text: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+    (folder / name).chmod(0o755)
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in SCRIPTS.iterdir()))
+def test_bash_can_read_it(script):
+    subprocess.run(["bash", "-n", SCRIPTS / script], check=True, timeout=30)
+    assert "set -euo pipefail" in (SCRIPTS / script).read_text()
+
+
+@pytest.mark.parametrize("command", ["create", "copy", "install", "logs", "status", "stop", "clean"])
+def test_every_command_names_the_slice(command):
+    commands, _ = pod(command, **SLICE)
+    calls = [words for words in commands if words[0] == "gcloud"]
+    assert calls and all(words[:4] == ["gcloud", "compute", "tpus", "tpu-vm"] for words in calls)
+    for words in calls:
+        assert {"--project=proj-1", "--zone=us-west4-a"} <= set(words)
+        assert any(word == "slice-7" or word.startswith("slice-7:") for word in words)
+
+
+def test_create():
+    [words], _ = pod("create", **SLICE, TPU_TYPE="v5p-64", SPOT="1")
+    assert words[4:6] == ["create", "slice-7"]
+    assert {"--accelerator-type=v5p-64", "--version=v2-alpha-tpuv5", "--spot"} <= set(words)
+    [words], _ = pod("create", **SLICE, TPU_TYPE="v9-8", TPU_VERSION="new")
+    assert "--version=new" in words and "--spot" not in words
+    assert "TPU_VERSION" in pod("create", **SLICE, TPU_TYPE="v9-8", code=2)[1]
+    assert "SPOT=yes" in pod("create", **SLICE, SPOT="yes", code=2)[1]
+
+
+def test_train_runs_on_all_workers_with_its_arguments_as_given():
+    [words], _ = pod("train", "vqgan", *STAGE, **SLICE, WORKDIR="gs://bucket/runs/")
+    assert "--worker=all" in words
+    [remote] = [word.removeprefix("--command=") for word in words if word.startswith("--command=")]
+    inner = shlex.split(remote)
+    start = inner.index("scripts/tpu_worker.sh")
+    assert inner[start + 1 : start + 6] == ["vqgan", *STAGE, "--workdir=gs://bucket/runs/vqgan"]
+    assert inner[start + 6 : start + 8] == [">>", "logs/vqgan.log"]
+    subprocess.run(["bash", "-n"], input=remote, text=True, check=True, timeout=30)
+    [words], _ = pod("train", "transformer", "--config=c.py", "--workdir=gs://other", **SLICE)
+    assert "transformer --config=c.py --workdir=gs://other >> logs/transformer.log" in words[-3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "message"),
+    [
+        (("create",), {"ZONE": "z"}, "PROJECT is not set"),
+        (("create",), {"PROJECT": "p"}, "ZONE is not set"),
+        (("launch",), SLICE, "known: create, copy"),
+        (("train", "gan", "--config=c"), SLICE, "known: vqgan, transformer"),
+        (("train", "vqgan", "--workdir=gs://b"), SLICE, "needs --config"),
+        (("train", "vqgan", "--config", "c.py"), SLICE, "--name=value"),
+        (("train", "vqgan", "--config=c.py"), SLICE | {"WORKDIR": "runs"}, "gs://BUCKET/FOLDER"),
+        (("logs", "newest", "x;ls"), SLICE, "no worker's number"),
+    ],
+)
+def test_mistakes_are_named_before_anything_runs(arguments, settings, message):
+    commands, said = pod(*arguments, code=2, **settings)
+    assert commands == [] and message in said
+
+
+@pytest.mark.parametrize("endpoints", ["10.0.0.4,10.0.0.5", "unknown:1:10.0.0.4,unknown:2:10.0.0.5"])
+def test_a_worker_finds_the_others(tmp_path, endpoints):
+    (tmp_path / "scripts").mkdir()
+    script = tmp_path / "scripts" / "tpu_worker.sh"
+    script.write_text((SCRIPTS / script.name).read_text())
+    stand_in(
+        tmp_path / "bin", "curl", f'case "${{@: -1}}" in */agent-worker-number) echo 1;; *) echo {endpoints};; esac'
+    )
+    show = 'echo "$JAX_COORDINATOR_ADDRESS $JAX_NUM_PROCESSES $JAX_PROCESS_ID $*"'
+    stand_in(tmp_path / ".venv" / "bin", "python", show)
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PORT": "99"}
+    command = ["bash", script, "vqgan", "--config=c.py"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30)
+    assert found.stdout == "10.0.0.4:99 2 1 train_vqgan.py --config=c.py\n"
+
+
+def slurm(tmp_path: Path, training: str, *arguments: str) -> subprocess.Popen:
+    stand_in(tmp_path, "srun", training)
+    stand_in(tmp_path, "scontrol", f'echo "$*" > {tmp_path}/requeued')
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17", "SLURM_GPUS_ON_NODE": "4"}
+    command = ["bash", SCRIPTS / "slurm.sbatch", *arguments]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("status", [0, 1, 143])
+def test_slurm_job_ends_as_its_training(tmp_path, status):
+    with slurm(tmp_path, f'echo "$JAX_LOCAL_DEVICE_IDS $*"; exit {status}', "transformer", "--config=a b") as job:
+        output, _ = job.communicate(timeout=30)
+    assert job.returncode == status and not (tmp_path / "requeued").exists()
+    assert output == "0,1,2,3 --kill-on-bad-exit=1 .venv/bin/python train_transformer.py --config=a b\n"
+
+
+def test_slurm_job_goes_back_into_the_queue_at_its_limit(tmp_path):
+    training = "trap 'kill $!; echo saved; exit 143' TERM; sleep 30 & echo started; wait"
+    with slurm(tmp_path, training, "vqgan", "--config=c.py") as job:
+        assert job.stdout is not None and job.stdout.readline() == "started\n"
+        job.send_signal(signal.SIGUSR1)
+        output, _ = job.communicate(timeout=30)
+    assert (output, job.returncode) == ("saved\n", 143)
+    assert (tmp_path / "requeued").read_text() == "requeue 17\n"
+
+
+def test_slurm_job_without_a_stage_says_how():
+    job = subprocess.run(["bash", SCRIPTS / "slurm.sbatch", "gan", "x"], capture_output=True, text=True, timeout=30)
+    assert job.returncode == 2 and "vqgan|transformer" in job.stderr

@@ -1,0 +1,160 @@
+"""The loop around a network of one number: going on after damage, and what may have changed since."""
+
+import copy
+import json
+import logging
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import struct
+
+from configs import demo_class, demo_vqgan
+from taming_jax import checkpoint
+from taming_jax.experiment import TransformerExperiment, VQGANExperiment, saved_form
+from taming_jax.settings import from_dict
+from taming_jax.sharding import MeshConfig, make_mesh
+from taming_jax.training import loop
+from taming_jax.training.changes import compare
+from taming_jax.training.report import Report
+
+FIRST = saved_form(from_dict(VQGANExperiment, demo_vqgan.get_config().to_dict()))
+SECOND = saved_form(from_dict(TransformerExperiment, demo_class.get_config().to_dict()))
+
+
+@struct.dataclass
+class State:
+    step: jax.Array
+    params: dict
+
+
+def init(key):
+    return State(jnp.int32(0), {"weight": jax.random.normal(key, (64, 64))})
+
+
+def step(state, frozen, batch):
+    params = jax.tree.map(lambda x: 0.9 * x + batch["x"].mean(), state.params)
+    return State(state.step + 1, params), {"loss": params["weight"].sum()}
+
+
+def batches(start):
+    while True:
+        start += 1
+        yield {"x": np.full((2,), start, np.float32)}
+
+
+def train(workdir, saved_config=FIRST, **settings):
+    settings = {"steps": 6, "log_every": 1, "save_every": 2} | settings
+    return loop.train(
+        config=loop.TrainConfig(**settings),
+        init=init,
+        step=step,
+        frozen=None,
+        batches=batches,
+        hooks=(),
+        saved_config=saved_config,
+        workdir=str(workdir),
+        mesh=make_mesh(MeshConfig(1)),
+        report=Report(str(workdir), tensorboard=False),
+    )
+
+
+def damage(workdir, number):
+    path = max(Path(workdir, "checkpoints", str(number), "params").rglob("d/*"), key=lambda path: path.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def history(workdir):
+    return [json.loads(line) for line in Path(workdir, "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_newest_checkpoint_that_can_be_read_is_taken(tmp_path, caplog):
+    undisturbed, _ = train(tmp_path / "a", steps=8)
+    train(tmp_path / "b")
+    damage(tmp_path / "b", 6)
+    with caplog.at_level(logging.WARNING):
+        state, finished = train(tmp_path / "b", steps=8)
+    (warning,) = [record.getMessage() for record in caplog.records if "damaged" in record.getMessage()]
+    assert "checkpoint of step 6 in" in warning and "weight is not what was saved" in warning
+    assert (tmp_path / "b" / checkpoint.DAMAGED / "6").exists() and "damaged_checkpoints/6" in warning
+    assert finished and history(tmp_path / "a") == history(tmp_path / "b")
+    np.testing.assert_array_equal(state.params["weight"], undisturbed.params["weight"])
+    assert [path.name for path in sorted((tmp_path / "b" / "checkpoints").iterdir())] == ["6", "8"]
+
+
+def test_where_all_are_damaged_nothing_starts_anew_unasked(tmp_path):
+    train(tmp_path)
+    for number in (4, 6):
+        damage(tmp_path, number)
+    with pytest.raises(ValueError, match=r"no checkpoint in .* can be read; the same command, given again, starts"):
+        train(tmp_path)
+
+
+def changed(config, path, value):
+    config, (*sections, key) = copy.deepcopy(dict(config)), path.split(".")
+    section = config
+    for name in sections:
+        section = section[name]
+    assert key in section and section[key] != value
+    section[key] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    ("config", "path", "value", "meaning"),
+    [
+        (FIRST, "train.steps", 7, "harmless"),
+        (FIRST, "mesh.fsdp", 4, "harmless"),
+        (FIRST, "workdir", "elsewhere", "harmless"),
+        (FIRST, "data.workers", 3, "harmless"),
+        (FIRST, "model.remat", True, "harmless"),
+        (SECOND, "sample.top_p", 0.5, "harmless"),
+        (SECOND, "first_stage", "elsewhere", "harmless"),
+        (FIRST, "data.path", "/new", "training"),  # there was none
+        (changed(FIRST, "data.path", "/old"), "data.path", "/new", "harmless"),
+        (changed(SECOND, "condition.stage", "/old"), "condition.stage", "/new", "harmless"),
+        (changed(SECOND, "condition.stage", "/old"), "condition.stage", "first_stage", "model"),
+        (FIRST, "train.seed", 5, "training"),
+        (FIRST, "data.seed", 5, "training"),
+        (FIRST, "data.batch_size", 16, "training"),
+        (FIRST, "data.source", "folder", "training"),
+        (FIRST, "data.size", 64, "training"),
+        (FIRST, "loss.disc_start", 5, "training"),
+        (FIRST, "optimizer.learning_rate", 1.0, "training"),
+        (FIRST, "model.dtype", "bfloat16", "training"),
+        (SECOND, "pkeep", 0.5, "training"),
+        (FIRST, "model.n_embed", 5, "model"),
+        (FIRST, "discriminator.ndf", 5, "model"),
+        (SECOND, "transformer.n_head", 2, "model"),
+        (SECOND, "condition.kind", "none", "model"),
+        (SECOND, "order", "z_curve", "model"),
+        (SECOND, "data.size", 64, "model"),
+    ],
+)
+def test_what_a_change_means(config, path, value, meaning):
+    found = compare(config, changed(config, path, value))
+    assert [len(found[name]) for name in found] == [int(name == meaning) for name in found]
+    assert found[meaning][0].startswith(f"config.{path}: saved ") and found[meaning][0].endswith(f"given {value!r}")
+
+
+def test_a_setting_that_is_new_is_no_change():
+    older = copy.deepcopy(dict(FIRST))
+    del older["model"]["remat"]
+    assert not any(compare(older, FIRST).values()) and not any(compare(FIRST, older).values())
+
+
+def test_changes_are_told_or_refused(tmp_path, caplog):
+    train(tmp_path)
+    with pytest.raises(ValueError, match=r"another model \(config\.model\.ch: saved 16, given 5\)"):
+        train(tmp_path, changed(FIRST, "model.ch", 5), allow_changes=True)
+    other = changed(changed(FIRST, "data.batch_size", 16), "train.log_every", 7)
+    with pytest.raises(ValueError, match=r"another training \(config\.data\.batch_size: saved 8, given 16\); .*allow"):
+        train(tmp_path, other)
+    with caplog.at_level(logging.INFO):
+        train(tmp_path, other, steps=7, allow_changes=True)
+    told = [record.getMessage() for record in caplog.records if "Changed since" in record.getMessage()]
+    assert len(told) == 1 and "data.batch_size: saved 8, given 16; config.train.log_every: saved 20, given 7" in told[0]
