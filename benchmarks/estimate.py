@@ -27,6 +27,7 @@ from taming_jax.models.discriminator import Discriminator
 from taming_jax.models.gpt import GPT
 from taming_jax.models.lpips import LPIPS
 from taming_jax.models.vqgan import VQGAN
+from taming_jax.nn.attention import Block
 from taming_jax.settings import from_dict
 from taming_jax.training import optim, vqgan
 
@@ -38,6 +39,7 @@ LINKS = 0.5
 DOCUMENT = Path(__file__).parent.parent / "docs" / "pods.md"
 MARKS = ("<!-- benchmarks/estimate.py: begin -->\n", "<!-- benchmarks/estimate.py: end -->\n")
 GB = 1e9
+EXAMPLES = 7  # no other dimension of the networks is that long
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,16 +52,18 @@ class Estimate:
     images: int  # on a device
     state: float  # parameters, optimizer, gradients
     gathered: float  # parameters of other devices while they are used, and frozen networks
-    kept: float  # activations for the backward pass
-    kept_remat: float  # the same where each block is computed again
+    kept: tuple[float, float]  # activations for the backward pass: by the formula, and at most
+    kept_remat: tuple[float, float]  # the same where each block is computed again
     other: float  # logits, encoder
     compute: float
     compute_remat: float
     collectives: float
     batch: int
 
-    def memory(self, remat: bool) -> float:
-        return self.state + self.gathered + (self.kept_remat if remat else self.kept) + self.other
+    def memory(self, remat: bool) -> tuple[float, float]:
+        rest = self.state + self.gathered + self.other
+        low, high = self.kept_remat if remat else self.kept
+        return rest + low, rest + high
 
 
 @functools.cache
@@ -68,7 +72,7 @@ def first_stage() -> tuple[VQGANExperiment, dict[str, Any]]:
     settings = from_dict(VQGANExperiment, imagenet_vqgan.get_config("16384").to_dict())
     model, disc, size = VQGAN(settings.model), Discriminator(settings.discriminator), settings.data.size
     adam, disc_adam = (optim.make_optimizer(settings.optimizer, batch_size=1, steps=1) for _ in range(2))
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    image, images = (jax.ShapeDtypeStruct((b, size, size, 3), jnp.float32) for b in (1, EXAMPLES))
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(lambda key: vqgan.make_state(key, model, disc, (adam, disc_adam), image.shape), key)
     distance = LPIPS(jnp.dtype(settings.model.dtype))
@@ -82,10 +86,22 @@ def first_stage() -> tuple[VQGANExperiment, dict[str, Any]]:
         "state": state,
         "lpips": lpips,
         "step": sum(p.flops for p in flops.products(step, state, {"image": image}, key, lpips)),
+        "forward": sum(p.flops for p in forward),
         "encode": sum(p.flops for p in encoder),
         "maps": flops.kept_bytes(forward, 1, itemsize),
         "lpips_maps": flops.kept_bytes(judge, 1, itemsize),
+        "most": most_kept(lambda p, x: model.apply({"params": p}, x)[0], state.params, images),
+        "lpips_most": most_kept(lambda y, x, p: distance.apply({"params": p}, x, y), images, images, lpips),
     }
+
+
+def most_kept(function: Any, *arguments: Any, fused: int = 0) -> float:
+    """Bytes an example that differentiating by the first argument keeps, before any compiler finds that much of it is
+    cheaper to compute again. The examples are EXAMPLES. fused: leave out attention weights, which have this side."""
+    kept = jax.eval_shape(lambda first, *rest: jax.vjp(lambda x: function(x, *rest), first)[1], *arguments)
+    leaves = [leaf for leaf in jax.tree.leaves(kept) if EXAMPLES in leaf.shape]
+    leaves = [leaf for leaf in leaves if not fused or leaf.shape.count(fused) < 2]
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in leaves) / EXAMPLES
 
 
 def vqgan_on(name: str) -> Estimate:
@@ -98,7 +114,8 @@ def vqgan_on(name: str) -> Estimate:
     entries = size_of(networks) / 4
     device = flops.DEVICES[kind]
     compute = settings.data.batch_size * counted["step"] / (n * device.tflops * 1e12 * UTILISATION["vqgan"])
-    generator = 2 * sum(maps)
+    generator, judge = 2 * sum(maps), sum(counted["lpips_maps"])
+    more = counted["most"] / generator
     return Estimate(
         stage="VQGAN",
         slice=name,
@@ -106,24 +123,17 @@ def vqgan_on(name: str) -> Estimate:
         images=images,
         state=size_of(state, mesh) + size_of(networks, mesh),
         gathered=size_of(counted["lpips"]),
-        kept=images * (generator + sum(counted["lpips_maps"])),
-        kept_remat=images * (generator / 4 + 4 * largest + sum(counted["lpips_maps"])),
+        kept=(images * (generator + judge), images * (counted["most"] + counted["lpips_most"])),
+        kept_remat=(
+            images * (generator / 4 + 4 * largest + judge),
+            images * (generator / 4 + 4 * largest * more + counted["lpips_most"]),
+        ),
         other=images * 4 * largest,
         compute=compute,
-        compute_remat=compute * (1 + _generator_share(counted)),
+        compute_remat=compute * (1 + counted["forward"] / counted["step"]),
         collectives=2 * 4 * entries * (n - 1) / n / (device.link * GB * LINKS),
         batch=settings.data.batch_size,
     )
-
-
-def _generator_share(counted: dict[str, Any]) -> float:
-    """FLOPs of one more forward pass through the generator, as a share of the step."""
-    settings, _ = first_stage()
-    size = settings.data.size
-    image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    model = VQGAN(settings.model)
-    forward = flops.products(lambda p, x: model.apply({"params": p}, x)[0], counted["state"].params, image)
-    return sum(product.flops for product in forward) / counted["step"]
 
 
 @functools.cache
@@ -143,6 +153,10 @@ def transformer_on(name: str) -> Estimate:
     tokens = images * length
     attention = 0 if kind == "H200" else 6 * gpt.n_head * length  # cuDNN's fused attention keeps no weights
     block = 32 * d + attention
+    layer = Block(gpt.n_head, dtype=jnp.dtype(gpt.dtype))
+    x = jax.ShapeDtypeStruct((EXAMPLES, length, d), gpt.dtype)
+    weights = jax.eval_shape(layer.init, jax.eval_shape(lambda: jax.random.key(0)), x)
+    most = most_kept(lambda p, x: layer.apply(p, x)[0], weights, x, fused=0 if attention else length) / length
     work = flops.transformer_flops(gpt, length, batch)
     rate, encode_rate = (n * device.tflops * 1e12 * UTILISATION[stage] for stage in ("transformer", "vqgan"))
     encode = batch * counted["encode"] / encode_rate
@@ -155,8 +169,8 @@ def transformer_on(name: str) -> Estimate:
         images=images,
         state=4 * size_of(params, mesh),
         gathered=2 * 4 * (2 * 12 * d**2 + d * gpt.vocab_size) + size_of(counted["state"].params),
-        kept=tokens * layers * block,
-        kept_remat=tokens * (layers * 2 * d + block),
+        kept=(tokens * layers * block, tokens * layers * most),
+        kept_remat=(tokens * (layers * 2 * d + block), tokens * (layers * 2 * d + most)),
         other=tokens * 10 * gpt.vocab_size + images * 4 * max(counted["maps"]),
         compute=compute + encode,
         compute_remat=compute + forward + encode,
@@ -177,31 +191,44 @@ def tables() -> str:
     found = [on(name) for on in (vqgan_on, transformer_on) for name in SLICES]
     settings, counted = first_stage()
     gpt, params = second_stage()[0].transformer, second_stage()[1]
-    lines = ["| counted | VQGAN f16, 16384 codes | transformer |", "|---|---|---|"]
     network, disc = (size_of(tree) / 4e6 for tree in (counted["state"].params, counted["state"].disc_params))
-    entries = f"{network:.1f} M, discriminator {disc:.1f} M, LPIPS {size_of(counted['lpips']) / 4e6:.1f} M"
     work = flops.transformer_flops(gpt, gpt.block_size, 1)
-    lines += [f"| parameters | {entries} | {size_of(params) / 4e9:.3f} B |"]
-    lines += [f"| global batch | {settings.data.batch_size} | {second_stage()[0].data.batch_size} |"]
-    lines += [f"| TFLOP an image | {counted['step'] / 1e12:.2f} | {work / 1e12:.2f}, encoder {counted['encode'] / 1e12:.2f} |"]
-    lines += ["", "Memory of a device, GB:", ""]
-    lines += ["| stage | slice | mesh | images | state | gathered, frozen | activations (remat) | other | sum (remat) | there is |"]
-    lines += ["|---|---|---|---|---|---|---|---|---|---|"]
+    entries = f"{network:.1f} M, discriminator {disc:.1f} M, LPIPS {size_of(counted['lpips']) / 4e6:.1f} M"
+    encoder = f"{work / 1e12:.2f}, of the encoder {counted['encode'] / 1e12:.2f}"
+    rows = [("parameters", entries, f"{size_of(params) / 4e9:.3f} B")]
+    rows += [("global batch", settings.data.batch_size, second_stage()[0].data.batch_size)]
+    rows += [("TFLOP an image", f"{counted['step'] / 1e12:.2f}", encoder)]
+    counts = _table("counted, VQGAN f16 with 16384 codes, transformer", rows)
+
+    rows, times = [], []
     for e in found:
-        numbers = [f"{e.state / GB:.1f}", f"{e.gathered / GB:.1f}", f"{e.kept / GB:.1f} ({e.kept_remat / GB:.1f})"]
-        numbers += [f"{e.other / GB:.1f}", f"{e.memory(False) / GB:.1f} ({e.memory(True) / GB:.1f})"]
         there = flops.DEVICES[SLICES[e.slice][0]].memory
-        lines += [f"| {e.stage} | {e.slice} | {e.mesh} | {e.images} | {' | '.join(numbers)} | {there:g} |"]
-    lines += ["", "Time of a step, ms; the sum where nothing overlaps, the longer of the two where all does:", ""]
-    lines += ["| stage | slice | arithmetic (remat) | collectives | step | images/s |", "|---|---|---|---|---|---|"]
-    for e in found:
-        remat = e.memory(False) > 0.9 * GB * flops.DEVICES[SLICES[e.slice][0]].memory
+        rows += [
+            (e.stage, e.slice, e.mesh, e.images, f"{e.state / GB:.1f}", f"{e.gathered / GB:.1f}", f"{e.other / GB:.1f}")
+            + (*map(_range, (e.kept, e.memory(False), e.kept_remat, e.memory(True))), f"{there:g}")
+        ]
+        remat = e.memory(False)[0] > GB * there
         compute = e.compute_remat if remat else e.compute
         low, high = max(compute, e.collectives), compute + e.collectives
         step = f"{1e3 * low:.0f} to {1e3 * high:.0f}{', with remat' if remat else ''}"
-        cells = [f"{1e3 * e.compute:.0f} ({1e3 * e.compute_remat:.0f})", f"{1e3 * e.collectives:.0f}", step]
-        lines += [f"| {e.stage} | {e.slice} | {' | '.join(cells)} | {e.batch / high:.0f} to {e.batch / low:.0f} |"]
-    return "\n".join(lines) + "\n"
+        milliseconds = (f"{1e3 * seconds:.0f}" for seconds in (e.compute, e.compute_remat, e.collectives))
+        times += [(e.stage, e.slice, *milliseconds, step, f"{e.batch / high:.0f} to {e.batch / low:.0f}")]
+    heads = (
+        "stage, slice, mesh, images, state, gathered, other, activations, **sum**, activations with remat, **sum**, has"
+    )
+    memory = _table(heads, rows)
+    time = _table("stage, slice, arithmetic, with remat, collectives, **step**, images/s", times)
+    return f"{counts}\nMemory of a device in GB:\n\n{memory}\nTime of a step in ms:\n\n{time}"
+
+
+def _table(heads: str, rows: list[tuple[Any, ...]]) -> str:
+    lines = [tuple(heads.split(", ")), ("---",) * (heads.count(", ") + 1), *rows]
+    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+
+
+def _range(low_high: tuple[float, float]) -> str:
+    low, high = (f"{value / GB:.1f}" for value in low_high)
+    return low if low == high else f"{low} to {high}"
 
 
 def split(document: str) -> tuple[str, str, str]:

@@ -16,5 +16,5 @@ def get_config(arg: str = ""):
     config.workdir = "runs/demo_points"
     config.condition.kind = "points"
     config.transformer.block_size = 71  # 2 tokens for each of 4 objects and 64 of the image, less one
-    config.train.update({"steps": 6000, "eval_every": 2000, "image_every": 3000, "save_every": 1000})
+    config.train.update({"steps": 1600, "eval_every": 800, "image_every": 800, "save_every": 400})
     return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config
