@@ -27,6 +27,7 @@ from taming_jax.data import pipeline
 from taming_jax.experiment import SampleConfig
 from taming_jax.sampling.rejection import Scorer, draw_best, load_scorer, rounds_for
 from taming_jax.settings import from_dict, to_dict
+from taming_jax.token_data import pictured
 from taming_jax.training.report import grid, to_pixels
 
 GRID_MOST = 100  # images in the overview
@@ -271,6 +272,7 @@ def _from_data(settings: SampleConfig, generator: generate.Generator, config: Ma
     if "source" not in config["data"]:
         raise ValueError("this model was not trained here, so there is no held-out data: give config.sample.condition.")
     data = from_dict(pipeline.DataConfig, {**config["data"], "batch_size": settings.batch_size}, "config.data")
+    data = pictured(data)
     left = min(settings.n, pipeline.num_examples(data, "val"))
     if left < settings.n:
         print(f"only {left} held-out images: as many are drawn instead of {settings.n}")

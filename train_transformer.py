@@ -10,8 +10,7 @@ import jax
 from ml_collections import ConfigDict
 
 from configs.command import run
-from taming_jax import checkpoint, evaluate, generate, sharding
-from taming_jax.codes_used import read_list
+from taming_jax import checkpoint, evaluate, generate, sharding, token_data
 from taming_jax.conditioning import has_stage
 from taming_jax.data import pipeline
 from taming_jax.experiment import TransformerExperiment, saved_form
@@ -27,22 +26,17 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     data, settings = experiment.data, experiment.train
     sharding.check_batch(data.batch_size, mesh, experiment.optimizer.accumulate)
     pipeline.num_examples(data, "train")  # refuses a folder that is missing or empty before anything long starts
-    experiment = _with_classes(experiment)
+    experiment = token_data.with_classes(experiment)
     condition = experiment.condition
-    changes: dict[str, Any] = {}
-    if experiment.remap:
-        changes = {"remap": read_list(experiment.remap), "unknown": experiment.unknown}
+    changes = token_data.remapping(experiment)
     first = generate.stage_model(experiment.first_stage, workdir, **changes)
     second = None
     if has_stage(condition):
         second = generate.stage_model(condition.stage, workdir, checkpoint.CONDITION_STAGE)
     model = generate.two_stage(saved_form(experiment), first, second)
-    data = dataclasses.replace(
-        data,
-        annotations=model.condition.annotations,
-        max_objects=condition.max_objects,
-        whole_boxes=condition.encode_crop,
-    )
+    if data.source == "codes":
+        token_data.check_codes(experiment, model, workdir)
+    data = token_data.annotated(experiment, model.condition)
     experiment = dataclasses.replace(experiment, data=data)
     initial = _start(experiment)
     first_stage = generate.keep_stage(experiment.first_stage, workdir, mesh, **changes)
@@ -95,25 +89,6 @@ def _start(experiment: TransformerExperiment) -> dict[str, Any]:
     if experiment.transformer.scan_layers and saved["n_layer"] == experiment.transformer.n_layer:
         params = stack_layers(params, saved["n_layer"])
     return {"params": params} | ({"averages": params} if experiment.optimizer.ema_decay else {})
-
-
-def _with_classes(experiment: TransformerExperiment) -> TransformerExperiment:
-    """Take the number and the names of the classes from the data where the configuration leaves them open."""
-    condition = experiment.condition
-    of_objects = condition.kind in ("boxes", "points")
-    if not (condition.kind == "class_label" or of_objects) or condition.class_names:
-        return experiment
-    names = (pipeline.object_names if of_objects else pipeline.class_names)(experiment.data)
-    if names is None:
-        raise ValueError(
-            f"config.condition.kind is {condition.kind}, but the data source {experiment.data.source!r} has no "
-            f"{'objects; take a source that has' if of_objects else 'classes; put images into one folder a class'}, or "
-            "train with config.condition.kind=none."
-        )
-    if condition.n_classes not in (0, len(names)):
-        raise ValueError(f"config.condition.n_classes={condition.n_classes}, but the data has {len(names)} classes.")
-    condition = dataclasses.replace(condition, n_classes=len(names), class_names=tuple(names))
-    return dataclasses.replace(experiment, condition=condition)
 
 
 def main(config: ConfigDict, workdir: str) -> bool:

@@ -45,7 +45,7 @@ def check(saved: Any, found: Any) -> None:
 
 def _sum(array: np.ndarray) -> np.uint32:
     bits = array if array.dtype == bool else np.ascontiguousarray(array).view(UNSIGNED[array.dtype.itemsize])
-    return bits.astype(np.uint32).sum(dtype=np.uint32)
+    return bits.astype(np.uint32, copy=False).sum(dtype=np.uint32)
 
 
 @jax.jit

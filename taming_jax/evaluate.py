@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from taming_jax import checkpoint, sharding
-from taming_jax.conditioning import content_picture
+from taming_jax.conditioning import Coordinate, Objects, content_picture
 from taming_jax.data import demo, pipeline
 from taming_jax.experiment import SampleConfig
 from taming_jax.generate import Generator, load
@@ -23,6 +23,7 @@ from taming_jax.metrics.codebook import perplexity, usage
 from taming_jax.models.gpt import unstack_layers
 from taming_jax.models.vqgan import VQGAN, network_input
 from taming_jax.settings import from_dict
+from taming_jax.token_data import pictured
 from taming_jax.training.report import grid
 from taming_jax.training.transformer import make_eval_step as make_token_eval
 from taming_jax.training.vqgan import make_eval_step as make_image_eval
@@ -35,6 +36,8 @@ class FirstStageEvaluation:
     """Reconstruction quality and codebook use over the validation split; compiled once, called with parameters."""
 
     def __init__(self, model: VQGAN, data: pipeline.DataConfig, mesh: jax.sharding.Mesh, lpips_params: Any = None):
+        if data.source == "codes":
+            raise ValueError("config.data.source is 'codes', which say nothing to a first stage; name the images.")
         _require_images(data)
         self.model, self.data, self.mesh, self.lpips_params = model, data, mesh, lpips_params
         self._evaluate = jax.jit(make_image_eval(model))
@@ -103,18 +106,44 @@ class GeneratorEvaluation:
         batch = next(_validation(self.data, self.mesh))
         valid = _shown(batch)
         shown = {key: _whole(value)[valid][:PICTURES] for key, value in batch.items()}
-        n, pixels = len(shown["image"]), shown["image"].shape[1:3]
-        ids = np.asarray(generator.first_stage.encode(shown["image"]))
+        if "codes" in shown:  # in place of the images
+            ids = shown["codes"]
+            truth = np.asarray(generator.decode(ids))
+        else:
+            truth = shown["image"]
+            ids = np.asarray(generator.first_stage.encode(truth))
+        n, pixels = len(ids), generator.training_pixels
+        options = {**options, "n": n, "pixels": pixels}
         keep = np.zeros(ids.shape, bool)
         keep[:, : ids.shape[1] // 2] = True
         samples = generator.decode(generator.sample_ids_like(shown, **options))
         completed = generator.decode(generator.sample_ids_like(shown, **options, given=ids, keep=keep))
-        labels, drawn = condition.describe(shown, n), condition.picture(shown, n, pixels)
-        rows = [samples] if drawn is None else [drawn, samples, shown["image"]]
+        labels, drawn = condition.describe(shown, n), _drawn_condition(generator, shown, n)
+        rows = [samples] if drawn is None else [drawn, samples, truth]
         return {
             "samples": (_rows(*rows), labels * len(rows)),
             "completions": (_rows(generator.decode(ids), completed), labels * 2),
         }
+
+
+def _drawn_condition(generator: Generator, batch: Mapping[str, np.ndarray], n: int) -> np.ndarray | None:
+    """The conditions of a batch as pictures, also where it has only their tokens; None for those put in words."""
+    condition, pixels, stage = generator.model.condition, generator.training_pixels, generator.condition_stage
+    if "condition_codes" not in batch:
+        return condition.picture(batch, n, pixels)
+    tokens = batch["condition_codes"]
+    if stage is not None:
+        pictures = content_picture(stage.config.content, np.asarray(stage.decode(tokens)))
+        rows, columns = (np.arange(new) * old // new for new, old in zip(pixels, pictures.shape[1:3]))
+        return pictures[:, rows][:, :, columns]
+    if isinstance(condition, Coordinate):
+        places = (tokens / condition.vocabulary).astype(np.float32)
+        return condition.picture(
+            {"coordinate": np.kron(places, np.ones((1, condition.factor, condition.factor)))}, n, pixels
+        )
+    if isinstance(condition, Objects):
+        return condition.picture(condition.objects(tokens), n, pixels)
+    return condition.picture(batch, n, pixels)
 
 
 def columns(data: pipeline.DataConfig) -> int:
@@ -169,7 +198,7 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
     if "source" not in config.get("data", {}):
         raise ValueError(f"{workdir!r} was not trained here, so there is no held-out data to measure it on.")
     model = load(workdir)
-    data = from_dict(pipeline.DataConfig, {**config["data"], "batch_size": batch_size}, "config.data")
+    data = pictured(from_dict(pipeline.DataConfig, {**config["data"], "batch_size": batch_size}, "config.data"))
     folder = epath.Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     first_stage = model.first_stage if isinstance(model, Generator) else model

@@ -118,7 +118,7 @@ class Generator:
         self._start_walk = jax.jit(start_walk, static_argnums=0, out_shardings=walk)
         self._go_on = jax.jit(go_on, static_argnums=0, donate_argnums=4, out_shardings=walk)
         self._whole = jax.jit(lambda ids: ids, out_shardings=whole)
-        self._tokens = jax.jit(lambda stages, batch: model.condition.tokens(batch, len(batch["number"]), stages))
+        self._tokens = jax.jit(lambda stages, batch: model.condition_tokens(stages, batch, len(batch["number"])))
         self._log_likelihood = jax.jit(self._sequence_log_likelihood)
 
     @property

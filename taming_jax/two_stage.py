@@ -94,10 +94,19 @@ class TwoStage:
         return sequence[:, inverse].reshape(sequence.shape[0], *self.grid)
 
     def encode(self, stages: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
-        """The batch's images, float32 (b, H, W, c) in [-1, 1] -> int32 (b, h, w), nothing flowing back."""
+        """The batch's images, float32 (b, H, W, c) in [-1, 1] -> int32 (b, h, w), nothing flowing back; or the codes
+        that it has in their place."""
+        if "codes" in batch:
+            return batch["codes"]
         images = network_input(self.first_stage.config, batch)
         ids = self.first_stage.apply({"params": stages["first_stage"]}, images, method="encode_ids")
         return jax.lax.stop_gradient(ids)
+
+    def condition_tokens(self, stages: Mapping[str, Any], batch: Mapping[str, jax.Array], size: int) -> jax.Array:
+        """The condition's tokens of the batch's `size` images, as `Condition.tokens`; or those that it has already."""
+        if "condition_codes" in batch:
+            return batch["condition_codes"]
+        return self.condition.tokens(batch, size, stages)
 
     def decode(self, stages: Mapping[str, Any], ids: jax.Array) -> jax.Array:
         """int32 (b, h, w) -> float32 (b, H, W, c) in about [-1, 1]."""
@@ -140,7 +149,7 @@ class TwoStage:
         With a key it is training: dropout, `corrupt` and `hide` are on.
         """
         sequence = self.to_sequence(self.encode(stages, batch))
-        condition = self.condition.tokens(batch, sequence.shape[0], stages)
+        condition = self.condition_tokens(stages, batch, sequence.shape[0])
         inputs, options = sequence, {}
         if key is not None:
             key_corrupt, key_dropout, key_hide = jax.random.split(key, 3)

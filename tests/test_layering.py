@@ -37,6 +37,8 @@ LEVELS = {
     "taming_jax/completion.py": 5,
     "taming_jax/picture_files.py": 5,
     "taming_jax/codes_used.py": 5,
+    "taming_jax/token_data.py": 5,
+    "taming_jax/encode_dataset.py": 5,
     "taming_jax/convert/__main__.py": 5,
     "taming_jax/__init__.py": 5,  # lazily: importing the package must cost nothing
     **dict.fromkeys(SCRIPTS, 6),

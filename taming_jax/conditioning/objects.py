@@ -81,6 +81,23 @@ class Objects:
             tokens = jnp.concatenate([tokens, self._place(cx, cy), self._place(cx + cw, cy + ch)], axis=1)
         return tokens.astype(jnp.int32)
 
+    def objects(self, tokens: np.ndarray) -> dict[str, np.ndarray]:
+        """What int (b, length) tokens tell, as entries of a batch for `picture`: boxes as shares of the crop, as it is
+        shown; small ones around centres."""
+        parts, side = (2 if self.centres else 3), math.isqrt(self.places)
+        point = lambda place: np.stack([place % side, place // side], axis=-1) / (side - 1)
+        slots = tokens[:, : parts * self.max_objects].reshape(len(tokens), self.max_objects, parts)
+        there = (slots != self.places - 1).any(axis=-1)
+        low, high = point(slots[..., 1]), point(slots[..., -1])
+        if self.centres:
+            low, high = low - 0.03, high + 0.03
+        if self.encode_crop:
+            corner = point(tokens[:, -2])[:, None]
+            extent = np.maximum(point(tokens[:, -1])[:, None] - corner, 1 / side)
+            low, high = (low - corner) / extent, (high - corner) / extent
+        boxes = np.concatenate([low, high - low], axis=-1).astype(np.float32)
+        return {"object_boxes": boxes, "object_category": np.where(there, slots[..., 0] % self.n_classes, -1)}
+
     def pixels(self, given: Mapping[str, Any]) -> None:
         return None
 

@@ -251,21 +251,25 @@ class Files:
 
     def records(self, shard: Shard, first: int) -> Iterator[Record]:
         """This process's records from number `first` on: endless and shuffled for training, else one padded pass."""
-        tf = tensorflow()
-        n, seed, labels = len(self), self.cfg.seed, self.listing.labels
+        tf, n = tensorflow(), len(self)
 
         def read(place):
             position = shard.position(int(place))
             if self.train:
                 epoch, place_in_epoch = divmod(position, n)
-                index = int(epoch_order(n, seed, epoch)[place_in_epoch])
-                rng = augmentation_rng(seed, epoch, index)
-            elif position < n:
-                index, rng = position, None
-            else:
-                return self.reader.blank
-            path = str(self.listing.images[index])
-            return self.reader.read(path, path, labels[index] if labels else 0, rng, index)
+                return self._read(int(epoch_order(n, self.cfg.seed, epoch)[place_in_epoch]), epoch)
+            return self._read(position, None) if position < n else self.reader.blank
 
         end = tf.int64.max if self.train else shard.padded_length(n)
         return read_parallel(tf.data.Dataset.range(first, end), read, self.reader.blank, self.cfg.threads)
+
+    def crops(self, start: int, stop: int, epoch: int | None) -> Iterator[Record]:
+        """Images start..stop of the listing, each as it is cut in an epoch of training; None: its central square."""
+        read = lambda index: self._read(int(index), epoch)
+        indices = tensorflow().data.Dataset.range(start, stop)
+        return read_parallel(indices, read, self.reader.blank, self.cfg.threads)
+
+    def _read(self, index: int, epoch: int | None) -> Record:
+        labels, path = self.listing.labels, str(self.listing.images[index])
+        rng = None if epoch is None else augmentation_rng(self.cfg.seed, epoch, index)
+        return self.reader.read(path, path, labels[index] if labels else 0, rng, index)

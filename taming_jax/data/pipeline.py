@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from . import demo
+from .codes import Codes
 from .demo_source import Demo
 from .faces import list_celebahq, list_faceshq, list_ffhq
 from .files import Files
@@ -38,8 +39,8 @@ class DataConfig:
         source that cannot give it is refused; class_label named here demands that there are classes.
 
     path: where the data is. folder: a folder, searched with its subfolders, or a list file (.txt); tfds: where the data
-        sets are ("" is TFDS's own place) or the folder of one prepared data set; demo: not used; else the data set's
-        own folder.
+        sets are ("" is TFDS's own place) or the folder of one prepared data set; codes: a folder that
+        `taming_jax.encode_dataset` wrote; demo: not used; else the data set's own folder.
     root: folder that the entries of a list file are relative to ("": that of the list file).
     val_path: a folder or list of its own for validation. Without it, and where the data set has no split of its own,
         `val_share` of the images is held out (those with the smallest hash of the name; tfds: the end of train).
@@ -136,6 +137,7 @@ SOURCES: dict[str, Callable[..., Any]] = {
     "coco_stuff": _files(list_coco_stuff),
     "coco_objects": _files(list_coco_objects),
     "open_images": _files(list_open_images),
+    "codes": Codes,
 }
 
 
@@ -207,6 +209,8 @@ def make_batches(
     - keypoints: float32 (b, M, K, 3), x and y in [0, 1] of the crop, and 1; all 0 where a point is not seen.
     "train" is endless, shuffled anew each epoch, and passes over broken images. "val" is one pass in order, and has in
     addition valid bool (b,): False for the padding of the last batch and for broken images.
+    The source "codes" has, in place of image and annotations, codes int32 (b, h, w), and condition_codes int32 (b, k)
+    or, for conditions whose tokens have places, (b, h, w).
     Raises ValueError for a batch that the processes cannot share and for a source that has no data.
     """
     if cfg.batch_size % process_count:
@@ -225,13 +229,36 @@ def make_batches(
     return Prefetched(_collate(records, shard.batch, with_valid=split == "val"), depth=2)
 
 
+def make_crops(
+    cfg: DataConfig, split: str, start: int, stop: int, crop: int, batch_size: int
+) -> Iterator[dict[str, np.ndarray]]:
+    """Iterates over images start..stop of a split in its own order, in batches as those of `make_batches`.
+
+    In training each is cut as in epoch `crop`. valid bool (b,) is False for broken images and for what pads the last
+    batch.
+    """
+    records = _open(cfg, split).crops(start, stop, crop if split == "train" else None)
+    return Prefetched(_collate(_padded(records, batch_size), batch_size, with_valid=True), depth=2)
+
+
+def _padded(records: Iterator[Record], size: int) -> Iterator[Record]:
+    """Repeats the last record, as one that is not valid, up to a multiple of `size`."""
+    n, record = 0, None
+    for record in records:
+        yield record
+        n += 1
+    if record:
+        yield from [{**record, "valid": np.bool_(False)}] * (-n % size)
+
+
 def _collate(records: Iterator[Record], size: int, with_valid: bool) -> Iterator[dict[str, np.ndarray]]:
     batch: list[Record] = []
     for record in records:
         batch.append(record)
         if len(batch) == size:
             arrays = {key: np.stack([r[key] for r in batch]) for key in batch[0]}
-            arrays["image"] = to_float(arrays["image"])
+            if "image" in arrays:
+                arrays["image"] = to_float(arrays["image"])
             if "segmentation" in arrays:
                 arrays["segmentation"] = arrays["segmentation"].astype(np.int32)
             if not with_valid:

@@ -4,6 +4,7 @@ The files hold encoded images, and they stay encoded until they have been shuffl
 """
 
 import difflib
+import hashlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,42 +110,49 @@ class TfdsImages:
         lower, upper = (self.start + len(self) * i // shard.processes for i in (shard.process, shard.process + 1))
         if not self.train:
             if lower < upper:
-                yield from self._pass(lower, upper, shard, None, first)
+                yield from self._pass(lower, upper, None, first)
             yield from itertools.repeat(self.reader.blank, shard.padded_length(len(self)) - max(first, upper - lower))
             return
         if lower == upper:
             raise ValueError(f"{len(self)} examples cannot be shared by {shard.processes} processes: use fewer")
         epoch, skip = divmod(first, upper - lower)
         while True:
-            yield from self._pass(lower, upper, shard, epoch, skip)
+            yield from self._pass(lower, upper, epoch, skip)
             epoch, skip = epoch + 1, 0
 
-    def _pass(self, lower: int, upper: int, shard: Shard, epoch: int | None, skip: int) -> Iterator[Record]:
-        """Examples lower..upper but the first `skip`, in the order of the epoch (None: in the order of the files)."""
+    def crops(self, start: int, stop: int, epoch: int | None) -> Iterator[Record]:
+        """Examples start..stop of the split, each as it is cut in an epoch of training; None: its central square."""
+        return self._pass(self.start + start, self.start + stop, epoch, 0, shuffle=False)
+
+    def _pass(self, lower: int, upper: int, epoch: int | None, skip: int, shuffle: bool = True) -> Iterator[Record]:
+        """Examples lower..upper but the first `skip`, cut as in the epoch (None: central squares), and in its order if
+        `shuffle`, else in the order of the files."""
         import tensorflow_datasets as tfds
 
         cfg, tf = self.cfg, tensorflow()
-        shuffle_seed = None if epoch is None else int(np.random.default_rng([cfg.seed, 0, epoch]).integers(1 << 31))
+        shuffle = shuffle and epoch is not None
+        shuffle_seed = int(np.random.default_rng([cfg.seed, 0, epoch]).integers(1 << 31)) if shuffle else None
         options = tf.data.Options()
         options.deterministic = True
         wanted: dict[str, Any] = {name: True for name in (self.image, self.label) if name}
         dataset = self.builder.as_dataset(
             split=tfds.core.ReadInstruction(self.split, from_=lower, to=upper, unit="abs"),
-            shuffle_files=epoch is not None,
+            shuffle_files=shuffle,
             decoders=tfds.decode.PartialDecoding(wanted, decoders={self.image: tfds.decode.SkipDecoding()}),
             read_config=tfds.ReadConfig(
                 shuffle_seed=shuffle_seed, options=options, try_autocache=False, skip_prefetch=True, add_tfds_id=True
             ),
         )
-        if epoch is not None:
+        if shuffle:
             dataset = dataset.shuffle(cfg.shuffle_buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
 
-        def parts(place, example):
+        def parts(example):
             label = example[self.label] if self.label else tf.constant(0, tf.int64)
-            return place, example["tfds_id"], example[self.image], label
+            return example["tfds_id"], example[self.image], label
 
-        def read(place, name, encoded, label):
-            rng = None if epoch is None else augmentation_rng(cfg.seed, epoch, shard.process, int(place))
+        def read(name, encoded, label):
+            # by its name: where it stands in the epoch depends on the number of processes
+            rng = None if epoch is None else augmentation_rng(cfg.seed, epoch, *hashlib.sha256(name).digest())
             return self.reader.read(name.decode(), encoded, max(int(label), 0), rng)  # a split without labels has -1
 
-        return read_parallel(dataset.enumerate().skip(skip).map(parts), read, self.reader.blank, cfg.threads)
+        return read_parallel(dataset.skip(skip).map(parts), read, self.reader.blank, cfg.threads)

@@ -1,0 +1,226 @@
+"""Write a data set as codes, so that a second stage trains without running its first.
+
+python -m taming_jax.encode_dataset --config=configs/demo_class.py --out=DIR [--crops=1] [--config.a.b=value]
+
+The configuration is that of the second stage's training, which then runs with `--config.data.source=codes
+--config.data.path=DIR`. A call that was stopped is repeated as it was, and goes on. Several hosts share the work.
+"""
+
+import dataclasses
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from taming_jax import generate, sharding, token_data
+from taming_jax.conditioning import has_stage
+from taming_jax.data import codes, pipeline
+from taming_jax.experiment import TransformerExperiment
+from taming_jax.settings import from_dict, to_dict
+from taming_jax.two_stage import TwoStage
+
+OPTIONS = {
+    "out": ("", "The folder to write, on disk or in a bucket."),
+    "crops": (1, "Crops of each training image: those that as many epochs would cut."),
+    "images_per_shard": (8192, "Images in a file; a call that was stopped loses at most as many for each process."),
+}
+HARMLESS = ("batch_size", "workers", "download")  # settings of the data that no code depends on
+WAIT = 2.0  # seconds between two looks for the files of other processes
+
+
+def encode(experiment: TransformerExperiment, out: str, crops: int = 1, images_per_shard: int = 8192) -> dict[str, Any]:
+    """Write what is missing in `out`, and return its description, which `info.json` holds.
+
+    Every process of a distributed runtime is to call it; each writes files of its own, and all return when everything
+    is there. Raises ValueError for settings that do not fit each other, or what `out` already holds.
+    """
+    _check(experiment, out, crops, images_per_shard)
+    process, processes = jax.process_index(), jax.process_count()
+    experiment = token_data.with_classes(experiment)
+    mesh = sharding.make_mesh(devices=jax.local_devices())  # each process works for itself
+    model, stages = _stages(experiment, mesh)
+    data = token_data.annotated(experiment, model.condition)
+    plan = _plan(experiment, model, data, crops, images_per_shard)
+    _keep_plan(plan, out, write=process == 0)
+    parts = [part for split in plan["splits"] for part in codes.parts(out, plan, split)]
+    mine = [part for part in parts[process::processes] if not part.file.exists()]
+    tokens = jax.jit(lambda stages, batch: _tokens(model, stages, batch))
+    size = max(1, data.batch_size // processes)
+    total = sum(part.stop - part.start for part in mine)
+    with tqdm(total=total, unit="image", mininterval=1.0, disable=process != 0) as progress:
+        for part in mine:
+            batches = pipeline.make_crops(data, part.split, part.start, part.stop, part.crop, size)
+            rows = _rows(batches, part, lambda batch: tokens(stages, sharding.put_whole(batch, mesh)))
+            codes.write_part(part, _watched(rows, progress))
+    _wait_for(parts)
+    return _finish(plan, out) if process == 0 else plan
+
+
+def _check(experiment: TransformerExperiment, out: str, crops: int, images_per_shard: int) -> None:
+    if not out:
+        raise ValueError("--out is missing: the folder to write.")
+    for name, value in (("crops", crops), ("images_per_shard", images_per_shard)):
+        if value < 1:
+            raise ValueError(f"--{name}={value}, but it must be at least 1.")
+    if experiment.data.source == "codes":
+        raise ValueError("config.data.source is 'codes', which are encoded already; name the data with the images.")
+    if experiment.data.source == "demo" and crops > 1:
+        raise ValueError(f"--crops={crops}, but the demo's scenes are never cropped: all would be the same.")
+
+
+def _stages(experiment: TransformerExperiment, mesh: jax.sharding.Mesh) -> tuple[TwoStage, dict[str, Any]]:
+    """The model, and the parameters of the networks that make its tokens."""
+    first = generate.load_first_stage(experiment.first_stage, mesh=mesh)
+    changed = dataclasses.replace(first.model.config, **token_data.remapping(experiment))
+    stages, second = {"first_stage": first.params}, None
+    if has_stage(experiment.condition):
+        second = generate.load_first_stage(experiment.condition.stage, mesh=mesh)
+        stages["condition_stage"] = second.params
+    network = first.model.clone(config=changed)
+    return generate.two_stage(to_dict(experiment), network, second.model if second else None), stages
+
+
+def _tokens(model: TwoStage, stages: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    """A batch -> int32 (b, k) codes of the images and of their conditions."""
+    n = len(batch["image"])
+    condition = model.condition.tokens(batch, n, stages)
+    return {"codes": model.encode(stages, batch).reshape(n, -1), "condition_codes": condition.reshape(n, -1)}
+
+
+def _rows(
+    batches: Iterator[dict[str, np.ndarray]], part: codes.Part, tokens: Callable[[dict], Mapping[str, jax.Array]]
+) -> Iterator[dict[str, np.ndarray]]:
+    """The records of a shard, in batches; the devices work on one while the one before is written."""
+    number, waiting = part.start, None
+
+    def fetch(computed, valid, label, number):
+        n = min(len(valid), part.stop - number)
+        found = {name: np.asarray(values)[:n] for name, values in computed.items()}
+        valid = valid[:n]
+        found = {name: values * valid[:, None] for name, values in found.items()}  # nothing is known of broken images
+        return {"number": np.arange(number, number + n), "valid": valid.astype(int), "class_label": label[:n], **found}
+
+    for batch in batches:
+        valid, label = batch.pop("valid"), batch["class_label"]
+        computed = tokens(batch)
+        if waiting:
+            yield fetch(*waiting)
+        waiting, number = (computed, valid, label, number), number + len(valid)
+    if waiting:
+        yield fetch(*waiting)
+
+
+def _watched(rows: Iterator[dict[str, np.ndarray]], progress: tqdm) -> Iterator[dict[str, np.ndarray]]:
+    for batch in rows:
+        yield batch
+        progress.update(len(batch["number"]))
+
+
+def _plan(
+    experiment: TransformerExperiment, model: TwoStage, data: pipeline.DataConfig, crops: int, images_per_shard: int
+) -> dict[str, Any]:
+    """The description of what is going to be written; the same in every process."""
+    condition = model.condition
+    objects = pipeline.object_names(data) if "objects" in data.annotations else None
+    plan = {
+        "format": codes.FORMAT,
+        "grid": model.grid,
+        "n_codes": model.n_codes,
+        "condition": {
+            "kind": experiment.condition.kind,
+            "length": condition.length,
+            "grid": condition.grid,
+            "vocabulary": condition.vocabulary,
+        },
+        "class_names": pipeline.class_names(data),
+        "object_names": objects,
+        "annotations": data.annotations,
+        "splits": {
+            split: {
+                "images": pipeline.num_examples(data, split),
+                "crops": crops if split == "train" else 1,
+                "images_per_shard": images_per_shard,
+            }
+            for split in ("train", "val")
+        },
+        "tokens_of": token_data.describe(experiment, model),
+        "first_stage": experiment.first_stage,
+        "condition_stage": experiment.condition.stage,
+        "data": to_dict(data),
+    }
+    return json.loads(json.dumps(plan))
+
+
+def _keep_plan(plan: dict[str, Any], out: str, write: bool) -> None:
+    """Write the plan, or compare it to that of the call that goes on here. Raises ValueError for another."""
+    path = epath.Path(out) / codes.PLAN
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        notes = token_data.differences(_fixed(json.loads(path.read_text())), _fixed(plan))
+        if notes:
+            raise ValueError(
+                f"{out!r} holds codes made otherwise ({notes}); repeat the call as it was, or choose another --out."
+            )
+    elif write:
+        _write(path, plan)
+
+
+def _write(path: epath.Path, plan: dict[str, Any]) -> None:
+    unfinished = path.with_name(f"{path.name}.tmp")
+    unfinished.write_text(json.dumps(plan, indent=1))
+    unfinished.replace(path)
+
+
+def _fixed(plan: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same when a call goes on. Where the networks lie may change; their parameters are compared."""
+    data = {name: value for name, value in plan["data"].items() if name not in HARMLESS}
+    return {name: plan[name] for name in ("format", "splits", "tokens_of", "class_names", "object_names")} | {
+        "data": data
+    }
+
+
+def _wait_for(parts: list[codes.Part]) -> None:
+    """Until the other processes are done. No collective operation, which would not wait as long as this may take."""
+    missing = [part.file for part in parts if not part.file.exists()]
+    while missing:
+        time.sleep(WAIT)
+        missing = [file for file in missing if not file.exists()]
+
+
+def _finish(plan: dict[str, Any], out: str) -> dict[str, Any]:
+    """Read all that was written, count what was left out, and say so in `info.json`."""
+    for split, sizes in plan["splits"].items():
+        parts = codes.parts(out, plan, split)
+        sizes["skipped"] = 0
+        for crop in range(sizes["crops"]):
+            valid = codes.read_parts([part for part in parts if part.crop == crop], plan)["valid"]
+            sizes["skipped"] += int((valid == 0).sum())
+        if sizes["skipped"]:
+            logging.warning(
+                "%s: %d of %d crops are of unreadable images, left out; the log names the files.",
+                *(split, sizes["skipped"], sizes["images"] * sizes["crops"]),
+            )
+    _write(epath.Path(out) / codes.INFO, plan)
+    return plan
+
+
+def main(config: Any, out: str, crops: int, images_per_shard: int) -> bool:
+    sharding.start_distributed()
+    info = encode(from_dict(TransformerExperiment, config.to_dict()), out, crops, images_per_shard)
+    if jax.process_index() == 0:
+        for split, sizes in info["splits"].items():
+            print(f"{split}: {sizes['images']} images, {sizes['crops']} crop(s) each, {sizes['skipped']} left out")
+        print(f"Train with --config.data.source=codes --config.data.path={out}")
+    return True
+
+
+if __name__ == "__main__":
+    from configs.command import run
+
+    run(main, example="configs/demo_class.py", options=OPTIONS)

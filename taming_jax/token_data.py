@@ -1,0 +1,130 @@
+"""What a second stage learns from: the classes and annotations of its data, and whether codes belong to its stages."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from taming_jax import checkpoint
+from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE
+from taming_jax.codes_used import read_list
+from taming_jax.conditioning import Condition, has_stage
+from taming_jax.data import codes, pipeline
+from taming_jax.experiment import TransformerExperiment
+from taming_jax.models.vqgan import VQGAN
+from taming_jax.settings import from_dict, to_dict
+from taming_jax.two_stage import TwoStage
+
+
+def with_classes(experiment: TransformerExperiment) -> TransformerExperiment:
+    """Take the number and the names of the classes from the data where the configuration leaves them open."""
+    condition = experiment.condition
+    of_objects = condition.kind in ("boxes", "points")
+    if not (condition.kind == "class_label" or of_objects) or condition.class_names:
+        return experiment
+    names = (pipeline.object_names if of_objects else pipeline.class_names)(experiment.data)
+    if names is None:
+        raise ValueError(
+            f"config.condition.kind is {condition.kind}, but the data source {experiment.data.source!r} has no "
+            f"{'objects; take a source that has' if of_objects else 'classes; put images into one folder a class'}, or "
+            "train with config.condition.kind=none."
+        )
+    if condition.n_classes not in (0, len(names)):
+        raise ValueError(f"config.condition.n_classes={condition.n_classes}, but the data has {len(names)} classes.")
+    condition = dataclasses.replace(condition, n_classes=len(names), class_names=tuple(names))
+    return dataclasses.replace(experiment, condition=condition)
+
+
+def remapping(experiment: TransformerExperiment) -> dict[str, Any]:
+    """The settings of the first stage that the second changes: which codes are in use."""
+    if not experiment.remap:
+        return {}
+    return {"remap": read_list(experiment.remap), "unknown": experiment.unknown}
+
+
+def annotated(experiment: TransformerExperiment, condition: Condition) -> pipeline.DataConfig:
+    """The data, with what the condition is made of."""
+    return dataclasses.replace(
+        experiment.data,
+        annotations=condition.annotations,
+        max_objects=experiment.condition.max_objects,
+        whole_boxes=experiment.condition.encode_crop,
+    )
+
+
+def pictured(data: pipeline.DataConfig) -> pipeline.DataConfig:
+    """The images that codes were made of, where the data is codes; other data as it is."""
+    if data.source != "codes":
+        return data
+    source = {**codes.read_info(data.path)["data"], "batch_size": data.batch_size}
+    return from_dict(pipeline.DataConfig, source, f"the data of {data.path!r}")
+
+
+def describe(experiment: TransformerExperiment, model: TwoStage, workdir: str = "") -> dict[str, Any]:
+    """All that the tokens of an image depend on, as JSON: the networks with a digest of their parameters, the size, the
+    condition's settings. workdir: where training keeps copies of the networks, if it has begun."""
+    copies = bool(workdir) and checkpoint.has_checkpoint(workdir)
+    first = os.path.join(workdir, FIRST_STAGE) if copies else experiment.first_stage
+    found = {"size": experiment.data.size, "first_stage": _network(model.first_stage, first)}
+    condition: Any = model.condition
+    settings = {field.name: getattr(condition, field.name) for field in dataclasses.fields(condition)}
+    settings.pop("names", None)  # what the classes are called may change
+    if has_stage(experiment.condition):
+        second = os.path.join(workdir, CONDITION_STAGE) if copies else experiment.condition.stage
+        settings["stage"] = _network(condition.stage, second)
+    elif "stage" in settings:
+        settings["stage"] = FIRST_STAGE
+    found["condition"] = {"kind": experiment.condition.kind, **settings}
+    return json.loads(json.dumps(found))
+
+
+def check_codes(experiment: TransformerExperiment, model: TwoStage, workdir: str) -> None:
+    """Raise ValueError, naming the difference, where the codes were made by other networks or settings than these."""
+    path = experiment.data.path
+    notes = differences(codes.read_info(path)["tokens_of"], describe(experiment, model, workdir))
+    if notes:
+        raise ValueError(
+            f"the codes in {path!r} do not fit this configuration ({notes}); take the first stages and the condition "
+            "that they were made with, or encode the data anew into another folder."
+        )
+
+
+def differences(there: Any, here: Any) -> str:
+    """How two trees of JSON differ, in a few words; empty where they do not."""
+    there, here = _flat(there, "config"), _flat(here, "config")
+    notes = [
+        f"{name}: {_short(there.get(name, 'nothing'))} there, {_short(here.get(name, 'nothing'))} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name, "nothing") != here.get(name, "nothing")
+    ]
+    return "; ".join(notes[:4]) + (f"; and {len(notes) - 4} more" if len(notes) > 4 else "")
+
+
+def _flat(tree: Any, name: str) -> dict[str, Any]:
+    if not isinstance(tree, Mapping):
+        return {name: tree}
+    return {path: leaf for key, value in tree.items() for path, leaf in _flat(value, f"{name}.{key}").items()}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:50]}... ({len(text)} letters)"
+
+
+def _network(stage: VQGAN, path: str) -> dict[str, Any]:
+    return {**to_dict(stage.config), "parameters": _digest(checkpoint.load_params(path))}
+
+
+def _digest(params: Any) -> str:
+    """The beginning of a SHA-256 of all arrays with their names."""
+    digest = hashlib.sha256()
+    for name, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        leaf = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(name)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(leaf.data)
+    return digest.hexdigest()[:16]
