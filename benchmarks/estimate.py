@@ -51,17 +51,17 @@ class Estimate:
     mesh: str
     images: int  # on a device
     state: float  # parameters, optimizer, gradients
-    gathered: float  # parameters of other devices while they are used, and frozen networks
+    gathered: tuple[float, float]  # parameters of other devices while they are used, and frozen networks; with remat
     kept: tuple[float, float]  # activations for the backward pass: by the formula, and at most
     kept_remat: tuple[float, float]  # the same where each block is computed again
     other: float  # logits, encoder
     compute: float
     compute_remat: float
-    collectives: float
+    collectives: tuple[float, float]  # without and with remat
     batch: int
 
     def memory(self, remat: bool) -> tuple[float, float]:
-        rest = self.state + self.gathered + self.other
+        rest = self.state + self.gathered[remat] + self.other
         low, high = self.kept_remat if remat else self.kept
         return rest + low, rest + high
 
@@ -77,7 +77,7 @@ def first_stage() -> tuple[VQGANExperiment, dict[str, Any]]:
     state = jax.eval_shape(lambda key: vqgan.make_state(key, model, disc, (adam, disc_adam), image.shape), key)
     distance = LPIPS(jnp.dtype(settings.model.dtype))
     lpips = jax.eval_shape(distance.init, key, image, image)["params"]
-    step = vqgan.make_train_step(model, disc, settings.loss, adam, disc_adam, lpips)
+    step = vqgan.make_train_step(model, disc, settings.loss, adam, disc_adam)
     forward = flops.products(lambda p, x: model.apply({"params": p}, x)[0], state.params, image)
     encoder = flops.products(lambda p, x: model.apply({"params": p}, x, method="encode_ids"), state.params, image)
     judge = flops.products(lambda p, x, y: distance.apply({"params": p}, x, y), lpips, image, image)
@@ -122,7 +122,7 @@ def vqgan_on(name: str) -> Estimate:
         mesh="data",
         images=images,
         state=size_of(state, mesh) + size_of(networks, mesh),
-        gathered=size_of(counted["lpips"]),
+        gathered=(size_of(counted["lpips"]),) * 2,
         kept=(images * (generator + judge), images * (counted["most"] + counted["lpips_most"])),
         kept_remat=(
             images * (generator / 4 + 4 * largest + judge),
@@ -131,7 +131,7 @@ def vqgan_on(name: str) -> Estimate:
         other=images * 4 * largest,
         compute=compute,
         compute_remat=compute * (1 + counted["forward"] / counted["step"]),
-        collectives=2 * 4 * entries * (n - 1) / n / (device.link * GB * LINKS),
+        collectives=(2 * 4 * entries * (n - 1) / n / (device.link * GB * LINKS),) * 2,
         batch=settings.data.batch_size,
     )
 
@@ -161,6 +161,7 @@ def transformer_on(name: str) -> Estimate:
     rate, encode_rate = (n * device.tflops * 1e12 * UTILISATION[stage] for stage in ("transformer", "vqgan"))
     encode = batch * counted["encode"] / encode_rate
     compute = work / rate
+    frozen = size_of(counted["state"].params)
     forward = (work - 6 * batch * length * d * gpt.vocab_size) / 3 / rate  # of the blocks, once more
     return Estimate(
         stage="transformer",
@@ -168,13 +169,13 @@ def transformer_on(name: str) -> Estimate:
         mesh="fsdp",
         images=images,
         state=4 * size_of(params, mesh),
-        gathered=2 * 4 * (2 * 12 * d**2 + d * gpt.vocab_size) + size_of(counted["state"].params),
+        gathered=tuple(frozen + 4 * matrices for matrices in (flops.transformer_matrices(gpt), 2 * 12 * d**2)),
         kept=(tokens * layers * block, tokens * layers * most),
         kept_remat=(tokens * (layers * 2 * d + block), tokens * (layers * 2 * d + most)),
         other=tokens * 10 * gpt.vocab_size + images * 4 * max(counted["maps"]),
         compute=compute + encode,
         compute_remat=compute + forward + encode,
-        collectives=3 * 4 * (size_of(params) / 4) * (n - 1) / n / (device.link * GB * LINKS),
+        collectives=tuple(times * size_of(params) * (n - 1) / n / (device.link * GB * LINKS) for times in (2, 3)),
         batch=batch,
     )
 
@@ -204,20 +205,24 @@ def tables() -> str:
     for e in found:
         there = flops.DEVICES[SLICES[e.slice][0]].memory
         rows += [
-            (e.stage, e.slice, e.mesh, e.images, f"{e.state / GB:.1f}", f"{e.gathered / GB:.1f}", f"{e.other / GB:.1f}")
-            + (*map(_range, (e.kept, e.memory(False), e.kept_remat, e.memory(True))), f"{there:g}")
+            (e.stage, e.slice, e.mesh, e.images, f"{e.state / GB:.1f}", f"{e.other / GB:.1f}")
+            + (f"{e.gathered[0] / GB:.1f}", _range(e.kept), _range(e.memory(False)))
+            + (f"{e.gathered[1] / GB:.1f}", _range(e.kept_remat), _range(e.memory(True)), f"{there:g}")
         ]
         remat = e.memory(False)[0] > GB * there
-        compute = e.compute_remat if remat else e.compute
-        low, high = max(compute, e.collectives), compute + e.collectives
+        compute, collectives = e.compute_remat if remat else e.compute, e.collectives[remat]
+        low, high = max(compute, collectives), compute + collectives
         step = f"{1e3 * low:.0f} to {1e3 * high:.0f}{', with remat' if remat else ''}"
-        milliseconds = (f"{1e3 * seconds:.0f}" for seconds in (e.compute, e.compute_remat, e.collectives))
+        milliseconds = (
+            f"{1e3 * seconds:.0f}" for seconds in (e.compute, *e.collectives[:1], e.compute_remat, e.collectives[1])
+        )
         times += [(e.stage, e.slice, *milliseconds, step, f"{e.batch / high:.0f} to {e.batch / low:.0f}")]
-    heads = (
-        "stage, slice, mesh, images, state, gathered, other, activations, **sum**, activations with remat, **sum**, has"
-    )
+    heads = "stage, slice, mesh, images, state, other, gathered, activations, **sum**, "
+    heads += "gathered with remat, activations, **sum**, has"
     memory = _table(heads, rows)
-    time = _table("stage, slice, arithmetic, with remat, collectives, **step**, images/s", times)
+    time = _table(
+        "stage, slice, arithmetic, collectives, arithmetic with remat, collectives, **step**, images/s", times
+    )
     return f"{counts}\nMemory of a device in GB:\n\n{memory}\nTime of a step in ms:\n\n{time}"
 
 

@@ -37,7 +37,7 @@ from taming_jax.conditioning import NoCondition
 from taming_jax.data import pipeline
 from taming_jax.data.pipeline import DataConfig
 from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
-from taming_jax.models.gpt import GPT, GPTConfig
+from taming_jax.models.gpt import ATTENTION, GPT, GPTConfig, unstack_layers
 from taming_jax.models.lpips import LPIPS
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.training import optim, transformer, vqgan
@@ -86,9 +86,10 @@ class Training:
     peer: Callable | None = None
 
 
-def first_stage(name: str, batch: int, dtype: str) -> Training:
+def first_stage(name: str, batch: int, options: argparse.Namespace) -> Training:
     config, disc_config, size = FIRST_STAGES[name]
-    config, disc_config = (dataclasses.replace(c, dtype=dtype) for c in (config, disc_config))
+    config, disc_config = (dataclasses.replace(c, dtype=options.dtype) for c in (config, disc_config))
+    config = dataclasses.replace(config, remat=bool(options.remat))
     model, disc = VQGAN(config), Discriminator(disc_config)
     loss = vqgan.VQGANLossConfig()
     settings = optim.OptimizerConfig(RATE, per_sample=False, b1=0.5, b2=0.9)
@@ -96,7 +97,9 @@ def first_stage(name: str, batch: int, dtype: str) -> Training:
     shape = (size, size, config.in_channels)
     image = jnp.zeros((1, 32, 32, 3))
     lpips = jax.jit(LPIPS().init)(jax.random.key(2), image, image)["params"]
-    train_step = vqgan.make_train_step(model, disc, loss, adam, disc_adam)
+    train_step = vqgan.make_train_step(model, disc, loss, adam, disc_adam, options.accumulate)
+    plain = VQGAN(dataclasses.replace(config, remat=False))
+    counted_step = vqgan.make_train_step(plain, disc, loss, adam, disc_adam)
     key = jax.random.key(0)
 
     def init(key):
@@ -110,23 +113,24 @@ def first_stage(name: str, batch: int, dtype: str) -> Training:
         from torch import from_numpy
 
         weights = (config, disc_config, state.params, state.disc_params, jax.device_get(lpips))
-        trainer = training_peers.VQGANTraining(*weights, learning_rate=RATE, device=device, dtype=dtype)
+        trainer = training_peers.VQGANTraining(*weights, learning_rate=RATE, device=device, dtype=options.dtype)
         return trainer, from_numpy(images["image"]).permute(0, 3, 1, 2).to(device)
 
     images = np.random.default_rng(0).uniform(-1, 1, (batch, *shape)).astype(np.float32)
     state, whole = jax.eval_shape(init, key), {"image": jax.ShapeDtypeStruct(images.shape, np.float32)}
-    model_flops = sum(product.flops for product in flops.products(step, state, lpips, whole))
+    model_flops = sum(product.flops for product in flops.products(counted_step, state, whole, key, lpips))
     losses = ("total_loss", "disc_loss")
     return Training(init, step, lpips, {"image": images}, size, losses, model_flops, 0, peer)
 
 
-def second_stage(name: str, batch: int, dtype: str, of_pixels: bool = False) -> Training:
+def second_stage(name: str, batch: int, options: argparse.Namespace, of_pixels: bool = False) -> Training:
     layers, heads, width, codes, first = TRANSFORMERS[name]
     stage, _, size = FIRST_STAGES[first]
-    stage = dataclasses.replace(stage, n_embed=codes, dtype=dtype)
+    stage = dataclasses.replace(stage, n_embed=codes, dtype=options.dtype)
     grid = stage.grid(size, size)
     length = math.prod(grid)
-    config = GPTConfig(codes, length, layers, heads, width, dtype=dtype)
+    how = {name: getattr(options, name) for name in ("dtype", "attention", "remat", "scan_layers")}
+    config = GPTConfig(codes, length, layers, heads, width, **how)
     model = (TwoStage if of_pixels else OfCodes)(VQGAN(stage), GPT(config), NoCondition(), grid)
     settings = optim.OptimizerConfig(RATE, per_sample=False, weight_decay=0.01)
     adam = optim.make_optimizer(settings, batch_size=batch, steps=STEPS_IN_ALL)
@@ -135,7 +139,8 @@ def second_stage(name: str, batch: int, dtype: str, of_pixels: bool = False) -> 
         import training_peers
         from torch import from_numpy
 
-        trainer = training_peers.GPTTraining(config, state.params, learning_rate=RATE, device=device, dtype=dtype)
+        weights = unstack_layers(state.params)
+        trainer = training_peers.GPTTraining(config, weights, learning_rate=RATE, device=device, dtype=options.dtype)
         ids = np.pad(given["ids"].reshape(batch, length).astype(np.int64), ((0, 0), (1, 0)))  # after the start token, 0
         return trainer, from_numpy(ids).to(device)
 
@@ -147,7 +152,7 @@ def second_stage(name: str, batch: int, dtype: str, of_pixels: bool = False) -> 
         given = {"image": random.uniform(-1, 1, (batch, size, size, 3)).astype(np.float32)}
     return Training(
         init=lambda key: transformer.make_state(key, model, adam),
-        step=transformer.make_train_step(model, adam, jax.random.key(0)),
+        step=transformer.make_train_step(model, adam, jax.random.key(0), options.accumulate),
         frozen=frozen,
         batch=given,
         size=size,
@@ -174,7 +179,8 @@ class Program:
         self.batch = sharding.put_batch(training.batch, mesh)
         update = jax.jit(training.step, donate_argnums=0, out_shardings=(shardings, None))
         started = time.perf_counter()
-        self.compiled = update.lower(self.state, self.frozen, self.batch).compile()
+        with jax.set_mesh(mesh):
+            self.compiled = update.lower(self.state, self.frozen, self.batch).compile()
         self.compile_s = time.perf_counter() - started
 
     def steps(self, n: int, batches: Iterable[Mapping[str, jax.Array]] | None = None) -> tuple[float, dict[str, float]]:
@@ -201,8 +207,8 @@ class Program:
 def measure(stage: str, name: str, batch: int, options: argparse.Namespace) -> dict[str, Any]:
     """One row: ours, the input's share, and the peer."""
     mesh = sharding.make_mesh(sharding.MeshConfig(*options.mesh))
-    sharding.check_batch(batch, mesh)
-    training = (first_stage if stage == "vqgan" else second_stage)(name, batch, options.dtype)
+    sharding.check_batch(batch, mesh, options.accumulate)
+    training = (first_stage if stage == "vqgan" else second_stage)(name, batch, options)
     with_peer = options.peer and jax.default_backend() in ("cpu", "gpu")
     program = Program(training, mesh)
     first_state = jax.device_get(program.state) if with_peer else None
@@ -215,7 +221,7 @@ def measure(stage: str, name: str, batch: int, options: argparse.Namespace) -> d
         row["count"] = count(training, program, options)
     if training.tokens:  # of codes; what the pipeline feeds starts from pixels
         del program
-        program = Program(second_stage(name, batch, options.dtype, of_pixels=True), mesh)
+        program = Program(second_stage(name, batch, options, of_pixels=True), mesh)
         program.steps(1)
     row |= input_lost(program, training.size, batch, options)
     del program
@@ -367,6 +373,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", nargs="+", type=int, default=[8], help="images a step, over all devices")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--mesh", nargs=3, type=int, default=[-1, 1, 1], metavar=("DATA", "FSDP", "TENSOR"))
+    parser.add_argument("--attention", default="xla", choices=ATTENTION, help="of the transformer")
+    parser.add_argument("--remat", default="", choices=("", "block", "dots"), help="any for the first stage")
+    parser.add_argument("--scan-layers", action="store_true", help="of the transformer")
+    parser.add_argument("--accumulate", type=int, default=1, help="parts of a batch")
     parser.add_argument("--steps", type=int, default=2, help="steps that are timed together")
     parser.add_argument("--repeat", type=int, default=3, help="times; the median counts")
     parser.add_argument("--warm", type=int, default=1, help="steps before")
