@@ -1,7 +1,8 @@
 """Training steps of both stages, next to the same model in plain PyTorch in the same run.
 
     python benchmarks/train.py                                                  # small networks, for a CPU
-    python benchmarks/train.py --stage transformer --model 1.4B --batch 32 --dtype bfloat16 --count
+    python benchmarks/train.py --count                                          # where the FLOPs and bytes are
+    python benchmarks/train.py --stage transformer --model 1.4B --batch 32 --dtype bfloat16 --attention cudnn
     python benchmarks/train.py --stage vqgan --model f16 --batch 12 --dtype bfloat16 --data PHOTOS --profile TRACE
     python benchmarks/train.py --input PHOTOS --size 256 --batch 96             # the input pipeline alone
 
@@ -57,14 +58,6 @@ TRANSFORMERS = {  # layers, heads, width, codes, and the first stage that makes 
 }
 MODELS = {"vqgan": FIRST_STAGES, "transformer": TRANSFORMERS}
 STEPS_IN_ALL, RATE = 1_000_000, 1e-5
-
-
-@dataclasses.dataclass(frozen=True)
-class OfCodes(TwoStage):
-    """Trains on codes that are there already: batch["ids"], int32 (b, h, w)."""
-
-    def encode(self, stages, batch):
-        return batch["ids"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +124,7 @@ def second_stage(name: str, batch: int, options: argparse.Namespace, of_pixels: 
     length = math.prod(grid)
     how = {name: getattr(options, name) for name in ("dtype", "attention", "remat", "scan_layers")}
     config = GPTConfig(codes, length, layers, heads, width, **how)
-    model = (TwoStage if of_pixels else OfCodes)(VQGAN(stage), GPT(config), NoCondition(), grid)
+    model = TwoStage(VQGAN(stage), GPT(config), NoCondition(), grid)
     settings = optim.OptimizerConfig(RATE, per_sample=False, weight_decay=0.01)
     adam = optim.make_optimizer(settings, batch_size=batch, steps=STEPS_IN_ALL)
 
@@ -141,11 +134,13 @@ def second_stage(name: str, batch: int, options: argparse.Namespace, of_pixels: 
 
         weights = unstack_layers(state.params)
         trainer = training_peers.GPTTraining(config, weights, learning_rate=RATE, device=device, dtype=options.dtype)
-        ids = np.pad(given["ids"].reshape(batch, length).astype(np.int64), ((0, 0), (1, 0)))  # after the start token, 0
+        ids = np.pad(
+            given["codes"].reshape(batch, length).astype(np.int64), ((0, 0), (1, 0))
+        )  # after the start token, 0
         return trainer, from_numpy(ids).to(device)
 
     frozen, random = {}, np.random.default_rng(0)
-    given: dict[str, np.ndarray] = {"ids": random.integers(0, codes, (batch, *grid), np.int32)}
+    given: dict[str, np.ndarray] = {"codes": random.integers(0, codes, (batch, *grid), np.int32)}
     if of_pixels:
         image = jnp.zeros((1, size, size, 3))
         frozen = {"first_stage": jax.jit(VQGAN(stage).init)(jax.random.key(1), image)["params"]}
@@ -191,7 +186,7 @@ class Program:
             self.state, metrics = self.compiled(self.state, self.frozen, batch)
         metrics = jax.device_get(metrics)
         jax.block_until_ready(self.state)
-        return (time.perf_counter() - started) / n, {name: float(value) for name, value in metrics.items()}
+        return (time.perf_counter() - started) / max(n, 1), {name: float(value) for name, value in metrics.items()}
 
     def time(self, options: argparse.Namespace, batches: Iterable[Mapping[str, jax.Array]] | None = None) -> float:
         """Seconds a step, the median of several runs."""
@@ -291,7 +286,8 @@ def measure_peer(training, first_state, expected, speed: float, options: argpars
 
 
 def count(training: Training, program: Program, options: argparse.Namespace) -> dict[str, Any]:
-    """FLOPs and bytes of one step on all devices: by the convention, by the jaxpr, by XLA's analysis of its program."""
+    """FLOPs and bytes of one step on all devices: by the convention, by the jaxpr (with what is computed again), and by
+    XLA's analysis of its program, in which a loop counts once and a library's kernel perhaps not at all."""
     arguments = (program.state, program.frozen, program.batch)
     counted = flops.products(training.step, *jax.eval_shape(lambda *x: x, *arguments))
     found = program.compiled.cost_analysis() or {}
