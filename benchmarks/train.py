@@ -30,7 +30,6 @@ from typing import Any
 
 import flops
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from taming_jax import sharding
@@ -79,6 +78,19 @@ class Training:
     peer: Callable | None = None
 
 
+def random_weights(network: Any, *inputs: np.ndarray) -> dict[str, Any]:
+    """Of a frozen network, without compiling its own start: matrices that keep the scale, and ones."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
+    random = np.random.default_rng(0)
+
+    def draw(x: jax.ShapeDtypeStruct) -> np.ndarray:
+        if len(x.shape) < 2:
+            return np.ones(x.shape, x.dtype)
+        return random.standard_normal(x.shape, np.float32) * (x.size / x.shape[-1]) ** -0.5
+
+    return jax.tree.map(draw, shapes)
+
+
 def first_stage(name: str, batch: int, options: argparse.Namespace) -> Training:
     config, disc_config, size = FIRST_STAGES[name]
     config, disc_config = (dataclasses.replace(c, dtype=options.dtype) for c in (config, disc_config))
@@ -88,8 +100,7 @@ def first_stage(name: str, batch: int, options: argparse.Namespace) -> Training:
     settings = optim.OptimizerConfig(RATE, per_sample=False, b1=0.5, b2=0.9)
     adam, disc_adam = (optim.make_optimizer(settings, batch_size=batch, steps=STEPS_IN_ALL) for _ in range(2))
     shape = (size, size, config.in_channels)
-    image = jnp.zeros((1, 32, 32, 3))
-    lpips = jax.jit(LPIPS().init)(jax.random.key(2), image, image)["params"]
+    lpips = random_weights(LPIPS(), np.zeros((1, 32, 32, 3)), np.zeros((1, 32, 32, 3)))
     train_step = vqgan.make_train_step(model, disc, loss, adam, disc_adam, options.accumulate)
     plain = VQGAN(dataclasses.replace(config, remat=False))
     counted_step = vqgan.make_train_step(plain, disc, loss, adam, disc_adam)
@@ -142,8 +153,7 @@ def second_stage(name: str, batch: int, options: argparse.Namespace, of_pixels: 
     frozen, random = {}, np.random.default_rng(0)
     given: dict[str, np.ndarray] = {"codes": random.integers(0, codes, (batch, *grid), np.int32)}
     if of_pixels:
-        image = jnp.zeros((1, size, size, 3))
-        frozen = {"first_stage": jax.jit(VQGAN(stage).init)(jax.random.key(1), image)["params"]}
+        frozen = {"first_stage": random_weights(VQGAN(stage), np.zeros((1, size, size, 3)))}
         given = {"image": random.uniform(-1, 1, (batch, size, size, 3)).astype(np.float32)}
     return Training(
         init=lambda key: transformer.make_state(key, model, adam),
