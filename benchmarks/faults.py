@@ -8,6 +8,7 @@ import argparse
 import json
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -125,7 +126,8 @@ def processes(root: Path) -> None:
         found = difference(root / "second", root / name)
         print(f"second stage, {count} processes: {found}; only the first one logs: {quiet}")
 
-    group = start([*command, "--config.train.steps=100000"], root, "lost", count=2, devices=2, XLA_FLAGS=QUICK)
+    endless = [*command, "--config.train.steps=100000"]
+    group = start(endless, root, "lost", count=2, devices=2, XLA_FLAGS=QUICK)
     wait_for(root / "lost" / "checkpoints" / "3", group)
     group.kill(1)
     began = time.monotonic()
@@ -137,6 +139,14 @@ def processes(root: Path) -> None:
     run(command, root, "lost", count=4, devices=1, XLA_FLAGS=QUICK)
     run(command, root, "not_lost", devices=4, XLA_FLAGS=QUICK)
     print(f"restarted from step {newest} as four processes: {difference(root / 'not_lost', root / 'lost')}")
+
+    group = start(endless, root, "stopped", count=2, devices=2, XLA_FLAGS=QUICK)
+    wait_for(root / "stopped" / "checkpoints" / "3", group)
+    group.kill(1, signal.SIGTERM)
+    statuses = group.wait(120)
+    newest = checkpoint.find_step(str(root / "stopped")).name
+    steps = int(newest), max(line["step"] for line in history(root / "stopped"))
+    print(f"SIGTERM to one of two: ended with {statuses}, saved step {steps[0]} of {steps[1]}")
 
 
 def wait_for(path: Path, group: Group) -> None:

@@ -16,7 +16,12 @@ PROGRAM = "runpy.run_path(sys.argv[0], run_name='__main__')"
 
 DATA = ("size=16", "n_train=32", "n_val=12")
 STEPS = ("steps=6", "log_every=1", "eval_every=3", "image_every=6", "save_every=3")
-TINY = [*(f"--config.data.{setting}" for setting in DATA), *(f"--config.train.{setting}" for setting in STEPS)]
+# Constant, so that a training with more steps begins as one with fewer.
+TINY = [
+    "--config.optimizer.schedule=constant",
+    *(f"--config.data.{setting}" for setting in DATA),
+    *(f"--config.train.{setting}" for setting in STEPS),
+]
 FIRST = ["train_vqgan.py", "--config=configs/demo_vqgan.py:tiny", *TINY, "--config.loss.disc_learn_start=0"]
 FIRST += ["--config.loss.disc_start=2", "--config.loss.disc_ramp=2"]
 SECOND = ["train_transformer.py", "--config=configs/demo_class.py:tiny", *TINY]

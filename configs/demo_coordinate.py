@@ -3,9 +3,9 @@
 python train_transformer.py --config=configs/demo_coordinate.py
 python sample.py --config=configs/demo_coordinate.py
 
-Needs the first stage of configs/demo_vqgan.py. Hardware: 2 CPU cores, about 5 minutes. Expected, not measured
-yet: scenes as without a condition: the demo's images are whole ones, so that the coordinates are the same for all, and
-this only shows that it runs.
+Needs the first stage of configs/demo_vqgan.py. Hardware: 2 CPU cores, about 5 minutes. Expected: scenes as
+without a condition: the demo's images are whole ones, so that the coordinates are the same for all, and this only
+shows that it runs.
 """
 
 from configs import common, demo_segmentation

@@ -5,7 +5,7 @@ python sample.py --config=configs/demo_edges.py
 python sample.py --config=configs/demo_edges.py --config.sample.condition=PHOTOGRAPH.png
 
 Needs the first stages of configs/demo_vqgan.py and configs/demo_edges_vqgan.py. Hardware: 2 CPU cores, about 9 minutes.
-Expected: edges of samples are 1.0 pixels from those asked for, where those of reconstructions are 0.6; colours are free.
+Expected: edges of samples are 1.0 pixels from those asked for, those of reconstructions 0.6. Colours are free.
 """
 
 from configs import common, demo_segmentation

@@ -5,7 +5,8 @@ python sample.py --config=configs/demo_pose.py
 python sample.py --config=configs/demo_pose.py --config.sample.condition=MAP.npy
 
 Needs the first stages of configs/demo_vqgan.py and configs/demo_pose_vqgan.py. Hardware: 2 CPU cores, about 5 minutes.
-Expected: 66 % of the figures are read where their points are, where reconstructions have 85 %; their kinds are not asked for.
+Expected: 66 % of the figures are read where their points are, where reconstructions have 85 %. Kinds are
+not asked for.
 """
 
 from configs import common, demo_segmentation

@@ -41,7 +41,7 @@ def encode(experiment: TransformerExperiment, out: str, crops: int = 1, images_p
     is there. Raises ValueError for settings that do not fit each other, or what `out` already holds.
     """
     _check(experiment, out, crops, images_per_shard)
-    process, processes = jax.process_index(), jax.process_count()
+    process, processes = _this_process()
     experiment = token_data.with_classes(experiment)
     mesh = sharding.make_mesh(devices=jax.local_devices())  # each process works for itself
     model, stages = _stages(experiment, mesh)
@@ -60,6 +60,11 @@ def encode(experiment: TransformerExperiment, out: str, crops: int = 1, images_p
             codes.write_part(part, _watched(rows, progress))
     _wait_for(parts)
     return _finish(plan, out) if process == 0 else plan
+
+
+def _this_process() -> tuple[int, int]:
+    """(its number, of how many)."""
+    return jax.process_index(), jax.process_count()
 
 
 def _check(experiment: TransformerExperiment, out: str, crops: int, images_per_shard: int) -> None:
@@ -211,8 +216,9 @@ def _finish(plan: dict[str, Any], out: str) -> dict[str, Any]:
 
 
 def main(config: Any, out: str, crops: int, images_per_shard: int) -> bool:
-    sharding.start_distributed()
-    info = encode(from_dict(TransformerExperiment, config.to_dict()), out, crops, images_per_shard)
+    experiment = from_dict(TransformerExperiment, config.to_dict())
+    sharding.start_distributed(experiment.train.heartbeat_timeout)
+    info = encode(experiment, out, crops, images_per_shard)
     if jax.process_index() == 0:
         for split, sizes in info["splits"].items():
             print(f"{split}: {sizes['images']} images, {sizes['crops']} crop(s) each, {sizes['skipped']} left out")

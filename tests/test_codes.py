@@ -5,6 +5,7 @@ import importlib
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +17,11 @@ import taming_jax
 import train_transformer
 import train_vqgan
 from taming_jax import checkpoint, encode_dataset, evaluate, token_data
-from taming_jax.conditioning import ClassLabel, make_condition
+from taming_jax.conditioning import ClassLabel, content_picture, make_condition
 from taming_jax.data import codes, pipeline
 from taming_jax.data.records import Shard
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
+from taming_jax.generate import FirstStage
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.settings import from_dict, to_dict
 
@@ -232,8 +234,7 @@ def test_processes_write_shards_of_their_own(photo_experiment, photo_codes, tmp_
     )
     monkeypatch.setattr(encode_dataset, "_wait_for", waited.append)
     for process in (1, 0):
-        here = {"process_index": process, "process_count": 2}
-        monkeypatch.setattr(taming_jax.sharding, "this_process", lambda here=here: here)
+        monkeypatch.setattr(encode_dataset, "_this_process", lambda process=process: (process, 2))
         encode_dataset.encode(photo_experiment, str(tmp_path), crops=2, images_per_shard=3)
         assert (tmp_path / codes.INFO).exists() == (process == 0)
     assert sorted(written) == sorted(name for name in files(photo_codes) if name.endswith(".tfrecord"))
@@ -321,6 +322,28 @@ def test_damaged_shards_are_named(damage, stages, photo_experiment, photo_codes,
         message = f"{path.name} in .* is not whole"
     with pytest.raises(ValueError, match=message):
         take(from_codes(photo_experiment, tmp_path).data, 1)
+
+
+@pytest.mark.parametrize("kind", ["coordinate", "segmentation"])
+def test_conditions_can_be_drawn_from_their_tokens(kind, stages):
+    """Coordinates as they are from the images; a map as its stage brings it back, brought to the images' size."""
+    experiment = second_stage(stages, kind, condition={"factor": 4, "stage": stages["labels"], "size": 8})
+    model, params = encode_dataset._stages(experiment, taming_jax.sharding.make_mesh())
+    stage = FirstStage(model.condition.stage, params["condition_stage"]) if kind == "segmentation" else None
+    generator = SimpleNamespace(model=model, training_pixels=(16, 16), condition_stage=stage)
+    grid = model.condition.grid
+    tokens = np.arange(grid[0] * grid[1], dtype=np.int32).reshape(1, *grid)
+    if kind == "coordinate":
+        batch = {"image": np.zeros((1, 16, 16, 3)), "crop": np.array([[2, 3, 24, 20]])}
+        tokens = np.asarray(model.condition.tokens(batch, 1, {}))
+        wanted, within = model.condition.picture(batch, 1, (16, 16)), 0.3  # a cell has one value, and 30 steps
+    else:
+        decoded = content_picture("segmentation", np.asarray(stage.decode(tokens)))
+        assert decoded.shape == (1, 8, 8, 3)
+        wanted, within = decoded.repeat(2, axis=1).repeat(2, axis=2), 0
+    drawn = evaluate._drawn_condition(generator, {"condition_codes": tokens}, 1)
+    assert np.ptp(drawn) > 0.3
+    np.testing.assert_allclose(drawn, wanted, atol=within)
 
 
 def test_objects_can_be_drawn_from_their_tokens(stages):

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from taming_jax.data.pipeline import DataConfig, class_names, make_batches, num_examples
+from taming_jax.data.pipeline import DataConfig, class_names, make_batches, make_crops, num_examples
 
 TRAIN, VAL = 23, 7
 
@@ -104,6 +104,23 @@ def test_augmentation_is_for_training_and_new_each_time(data_dir):
     assert len({row.tobytes() for row in first.values()}) > 10
     (batch,) = make_batches(config(data_dir, batch_size=7), "val")
     assert (np.diff(batch["image"][:, 0, :, 2]) >= 0).all() and (batch["image"] == batch["image"][:1])[..., 2].all()
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_what_is_encoded_are_the_crops_of_an_epoch(data_dir, epoch):
+    """In another order, and whatever part is asked for."""
+    cfg = config(data_dir, batch_size=23)
+    batch = take(make_batches(cfg, "train"), 2)[epoch]
+    parts = [part for bounds in ((0, 10), (10, 23)) for part in make_crops(cfg, "train", *bounds, epoch, 4)]
+    found = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    assert len(found["valid"]) == 12 + 16 and found["valid"].sum() == TRAIN
+    rows = lambda arrays: {(label, image.tobytes()) for image, label in zip(arrays["image"], arrays["class_label"])}
+    there = rows({name: values[found["valid"]] for name, values in found.items()})
+    assert len(there) == TRAIN and there == rows(batch)
+    (held_out,) = make_crops(cfg, "val", 0, VAL, 0, VAL)
+    np.testing.assert_array_equal(
+        held_out["image"], next(make_batches(config(data_dir, batch_size=VAL), "val"))["image"]
+    )
 
 
 def test_labels_and_types(data_dir):
