@@ -1,7 +1,8 @@
 """Training steps of both stages, next to the same model in plain PyTorch in the same run.
 
     python benchmarks/train.py                                                  # small networks, for a CPU
-    python benchmarks/train.py --stage transformer --model 1.4B --batch 32 --dtype bfloat16 --count
+    python benchmarks/train.py --count                                          # where the FLOPs and bytes are
+    python benchmarks/train.py --stage transformer --model 1.4B --batch 32 --dtype bfloat16 --attention cudnn
     python benchmarks/train.py --stage vqgan --model f16 --batch 12 --dtype bfloat16 --data PHOTOS --profile TRACE
     python benchmarks/train.py --input PHOTOS --size 256 --batch 96             # the input pipeline alone
 
@@ -29,7 +30,6 @@ from typing import Any
 
 import flops
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from taming_jax import sharding
@@ -60,14 +60,6 @@ STEPS_IN_ALL, RATE = 1_000_000, 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
-class OfCodes(TwoStage):
-    """Trains on codes that are there already: batch["ids"], int32 (b, h, w)."""
-
-    def encode(self, stages, batch):
-        return batch["ids"]
-
-
-@dataclasses.dataclass(frozen=True)
 class Training:
     """What the training loop is given, and what to measure it by.
 
@@ -86,6 +78,19 @@ class Training:
     peer: Callable | None = None
 
 
+def random_weights(network: Any, *inputs: np.ndarray) -> dict[str, Any]:
+    """Of a frozen network, without compiling its own start: matrices that keep the scale, and ones."""
+    shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)["params"]
+    random = np.random.default_rng(0)
+
+    def draw(x: jax.ShapeDtypeStruct) -> np.ndarray:
+        if len(x.shape) < 2:
+            return np.ones(x.shape, x.dtype)
+        return random.standard_normal(x.shape, np.float32) * (x.size / x.shape[-1]) ** -0.5
+
+    return jax.tree.map(draw, shapes)
+
+
 def first_stage(name: str, batch: int, options: argparse.Namespace) -> Training:
     config, disc_config, size = FIRST_STAGES[name]
     config, disc_config = (dataclasses.replace(c, dtype=options.dtype) for c in (config, disc_config))
@@ -95,8 +100,7 @@ def first_stage(name: str, batch: int, options: argparse.Namespace) -> Training:
     settings = optim.OptimizerConfig(RATE, per_sample=False, b1=0.5, b2=0.9)
     adam, disc_adam = (optim.make_optimizer(settings, batch_size=batch, steps=STEPS_IN_ALL) for _ in range(2))
     shape = (size, size, config.in_channels)
-    image = jnp.zeros((1, 32, 32, 3))
-    lpips = jax.jit(LPIPS().init)(jax.random.key(2), image, image)["params"]
+    lpips = random_weights(LPIPS(), np.zeros((1, 32, 32, 3)), np.zeros((1, 32, 32, 3)))
     train_step = vqgan.make_train_step(model, disc, loss, adam, disc_adam, options.accumulate)
     plain = VQGAN(dataclasses.replace(config, remat=False))
     counted_step = vqgan.make_train_step(plain, disc, loss, adam, disc_adam)
@@ -131,7 +135,7 @@ def second_stage(name: str, batch: int, options: argparse.Namespace, of_pixels: 
     length = math.prod(grid)
     how = {name: getattr(options, name) for name in ("dtype", "attention", "remat", "scan_layers")}
     config = GPTConfig(codes, length, layers, heads, width, **how)
-    model = (TwoStage if of_pixels else OfCodes)(VQGAN(stage), GPT(config), NoCondition(), grid)
+    model = TwoStage(VQGAN(stage), GPT(config), NoCondition(), grid)
     settings = optim.OptimizerConfig(RATE, per_sample=False, weight_decay=0.01)
     adam = optim.make_optimizer(settings, batch_size=batch, steps=STEPS_IN_ALL)
 
@@ -141,14 +145,15 @@ def second_stage(name: str, batch: int, options: argparse.Namespace, of_pixels: 
 
         weights = unstack_layers(state.params)
         trainer = training_peers.GPTTraining(config, weights, learning_rate=RATE, device=device, dtype=options.dtype)
-        ids = np.pad(given["ids"].reshape(batch, length).astype(np.int64), ((0, 0), (1, 0)))  # after the start token, 0
+        ids = np.pad(
+            given["codes"].reshape(batch, length).astype(np.int64), ((0, 0), (1, 0))
+        )  # after the start token, 0
         return trainer, from_numpy(ids).to(device)
 
     frozen, random = {}, np.random.default_rng(0)
-    given: dict[str, np.ndarray] = {"ids": random.integers(0, codes, (batch, *grid), np.int32)}
+    given: dict[str, np.ndarray] = {"codes": random.integers(0, codes, (batch, *grid), np.int32)}
     if of_pixels:
-        image = jnp.zeros((1, size, size, 3))
-        frozen = {"first_stage": jax.jit(VQGAN(stage).init)(jax.random.key(1), image)["params"]}
+        frozen = {"first_stage": random_weights(VQGAN(stage), np.zeros((1, size, size, 3)))}
         given = {"image": random.uniform(-1, 1, (batch, size, size, 3)).astype(np.float32)}
     return Training(
         init=lambda key: transformer.make_state(key, model, adam),
@@ -191,7 +196,7 @@ class Program:
             self.state, metrics = self.compiled(self.state, self.frozen, batch)
         metrics = jax.device_get(metrics)
         jax.block_until_ready(self.state)
-        return (time.perf_counter() - started) / n, {name: float(value) for name, value in metrics.items()}
+        return (time.perf_counter() - started) / max(n, 1), {name: float(value) for name, value in metrics.items()}
 
     def time(self, options: argparse.Namespace, batches: Iterable[Mapping[str, jax.Array]] | None = None) -> float:
         """Seconds a step, the median of several runs."""
@@ -291,7 +296,8 @@ def measure_peer(training, first_state, expected, speed: float, options: argpars
 
 
 def count(training: Training, program: Program, options: argparse.Namespace) -> dict[str, Any]:
-    """FLOPs and bytes of one step on all devices: by the convention, by the jaxpr, by XLA's analysis of its program."""
+    """FLOPs and bytes of one step on all devices: by the convention, by the jaxpr (with what is computed again), and by
+    XLA's analysis of its program, in which a loop counts once and a library's kernel perhaps not at all."""
     arguments = (program.state, program.frozen, program.batch)
     counted = flops.products(training.step, *jax.eval_shape(lambda *x: x, *arguments))
     found = program.compiled.cost_analysis() or {}

@@ -10,7 +10,8 @@ usage: scripts/tpu_pod.sh [--dry-run] COMMAND [ARGUMENTS]
   copy                            this project, as it is committed, to all workers
   install                         Python and packages, on all workers
   train STAGE --config=... [...]  start train_vqgan.py (STAGE vqgan) or train_transformer.py (STAGE transformer) on all
-                                  workers, in the background; all further arguments go to the program
+                                  workers, in the background; all further arguments go to the program. STAGE encode
+                                  starts taming_jax.encode_dataset, which takes --out=gs://... instead of --workdir
   logs [STAGE] [WORKER]           follow the log of one worker (default: the training started last, worker 0)
   status                          the slice, and the trainings that run on its workers
   stop                            SIGTERM to the trainings: they save a checkpoint and end
@@ -55,7 +56,7 @@ WORKDIR=${WORKDIR-}
 PORT=${PORT:-8476}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 folder=taming_jax_project # in the home folder on each worker
-trainings='^.venv/bin/python train_(vqgan|transformer).py'
+trainings='^.venv/bin/python (train_vqgan.py|train_transformer.py|-m taming_jax.encode_dataset) '
 
 run() { # or print it, so that it can be pasted into a shell
     if ((dry_run)); then
@@ -84,7 +85,7 @@ software() {
 }
 
 check_stage() {
-    [[ $1 == vqgan || $1 == transformer ]] || fail "unknown stage '$1'; known: vqgan, transformer"
+    [[ $1 == vqgan || $1 == transformer || $1 == encode ]] || fail "unknown stage '$1'; known: vqgan, transformer, encode"
 }
 
 create() {
@@ -122,21 +123,22 @@ python3 -m uv pip install --quiet --python .venv/bin/python -e '.[data,tpu]'"
 }
 
 train() {
-    (($#)) || fail "train needs a stage, vqgan or transformer, and --config=..."
-    local stage=$1 argument config='' workdir='' quoted
+    (($#)) || fail "train needs a stage (vqgan, transformer, encode) and --config=..."
+    local stage=$1 argument config='' place='' quoted
     check_stage "$stage"
     shift
     local arguments=("$@")
     for argument in "$@"; do
         case $argument in
             --config=*) config=$argument ;;
-            --workdir=*) workdir=$argument ;;
+            --workdir=* | --out=*) place=$argument ;;
             --*=*) ;;
             *) fail "'$argument': give the arguments of the program as --name=value" ;;
         esac
     done
     [[ -n $config ]] || fail "train $stage needs --config=configs/NAME.py"
-    if [[ -z $workdir ]]; then
+    if [[ -z $place ]]; then
+        [[ $stage != encode ]] || fail "train encode needs --out=gs://BUCKET/FOLDER"
         [[ $WORKDIR == gs://* ]] || fail "WORKDIR=$WORKDIR: set it to gs://BUCKET/FOLDER, which all workers see"
         arguments+=("--workdir=${WORKDIR%/}/$stage")
     fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Start one stage on this worker of a Cloud TPU slice: scripts/tpu_worker.sh vqgan|transformer --config=... [...]
+# Start one stage on this worker of a Cloud TPU slice: scripts/tpu_worker.sh vqgan|transformer|encode --config=... [...]
 # scripts/tpu_pod.sh runs it on all workers at once; each finds the others by the slice's metadata.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -17,4 +17,6 @@ if ((${#workers[@]} > 1)); then
     export JAX_COORDINATOR_ADDRESS="${workers[0]##*:}:${PORT:-8476}"
     export JAX_NUM_PROCESSES="${#workers[@]}" JAX_PROCESS_ID="$number"
 fi
-exec .venv/bin/python "train_$stage.py" "$@"
+program=("train_$stage.py")
+[[ $stage != encode ]] || program=(-m taming_jax.encode_dataset)
+exec .venv/bin/python "${program[@]}" "$@"

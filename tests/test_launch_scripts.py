@@ -65,6 +65,8 @@ def test_train_runs_on_all_workers_with_its_arguments_as_given():
     subprocess.run(["bash", "-n"], input=remote, text=True, check=True, timeout=30)
     [words], _ = pod("train", "transformer", "--config=c.py", "--workdir=gs://other", **SLICE)
     assert "transformer --config=c.py --workdir=gs://other >> logs/transformer.log" in words[-3]
+    [words], _ = pod("train", "encode", "--config=c.py", "--out=gs://codes", **SLICE)
+    assert "tpu_worker.sh encode --config=c.py --out=gs://codes >> logs/encode.log" in words[-3]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +75,8 @@ def test_train_runs_on_all_workers_with_its_arguments_as_given():
         (("create",), {"ZONE": "z"}, "PROJECT is not set"),
         (("create",), {"PROJECT": "p"}, "ZONE is not set"),
         (("launch",), SLICE, "known: create, copy"),
-        (("train", "gan", "--config=c"), SLICE, "known: vqgan, transformer"),
+        (("train", "gan", "--config=c"), SLICE, "known: vqgan, transformer, encode"),
+        (("train", "encode", "--config=c"), SLICE | {"WORKDIR": "gs://b"}, "needs --out=gs://"),
         (("train", "vqgan", "--workdir=gs://b"), SLICE, "needs --config"),
         (("train", "vqgan", "--config", "c.py"), SLICE, "--name=value"),
         (("train", "vqgan", "--config=c.py"), SLICE | {"WORKDIR": "runs"}, "gs://BUCKET/FOLDER"),
@@ -96,9 +99,10 @@ def test_a_worker_finds_the_others(tmp_path, endpoints):
     show = 'echo "$JAX_COORDINATOR_ADDRESS $JAX_NUM_PROCESSES $JAX_PROCESS_ID $*"'
     stand_in(tmp_path / ".venv" / "bin", "python", show)
     environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PORT": "99"}
-    command = ["bash", script, "vqgan", "--config=c.py"]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30)
-    assert found.stdout == "10.0.0.4:99 2 1 train_vqgan.py --config=c.py\n"
+    for stage, program in (("vqgan", "train_vqgan.py"), ("encode", "-m taming_jax.encode_dataset")):
+        command = ["bash", script, stage, "--config=c.py"]
+        found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30)
+        assert found.stdout == f"10.0.0.4:99 2 1 {program} --config=c.py\n"
 
 
 def slurm(tmp_path: Path, training: str, *arguments: str) -> subprocess.Popen:
@@ -129,4 +133,4 @@ def test_slurm_job_goes_back_into_the_queue_at_its_limit(tmp_path):
 
 def test_slurm_job_without_a_stage_says_how():
     job = subprocess.run(["bash", SCRIPTS / "slurm.sbatch", "gan", "x"], capture_output=True, text=True, timeout=30)
-    assert job.returncode == 2 and "vqgan|transformer" in job.stderr
+    assert job.returncode == 2 and "vqgan|transformer|encode" in job.stderr
