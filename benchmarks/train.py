@@ -101,7 +101,7 @@ def first_stage(name: str, batch: int, options: argparse.Namespace) -> Training:
     adam, disc_adam = (optim.make_optimizer(settings, batch_size=batch, steps=STEPS_IN_ALL) for _ in range(2))
     shape = (size, size, config.in_channels)
     lpips = random_weights(LPIPS(), np.zeros((1, 32, 32, 3)), np.zeros((1, 32, 32, 3)))
-    train_step = vqgan.make_train_step(model, disc, loss, adam, disc_adam, options.accumulate)
+    train_step = vqgan.make_train_step(model, disc, loss, adam, disc_adam, accumulate=options.accumulate)
     plain = VQGAN(dataclasses.replace(config, remat=False))
     counted_step = vqgan.make_train_step(plain, disc, loss, adam, disc_adam)
     key = jax.random.key(0)
@@ -157,7 +157,7 @@ def second_stage(name: str, batch: int, options: argparse.Namespace, of_pixels: 
         given = {"image": random.uniform(-1, 1, (batch, size, size, 3)).astype(np.float32)}
     return Training(
         init=lambda key: transformer.make_state(key, model, adam),
-        step=transformer.make_train_step(model, adam, jax.random.key(0), options.accumulate),
+        step=transformer.make_train_step(model, adam, jax.random.key(0), accumulate=options.accumulate),
         frozen=frozen,
         batch=given,
         size=size,

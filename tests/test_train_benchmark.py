@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -60,3 +61,16 @@ def test_a_model_of_the_other_stage_is_refused(capsys):
     with pytest.raises(SystemExit):
         train.main(["--stage", "vqgan", "--model", "1.4B"])
     assert "known: vqgan: small, f16" in capsys.readouterr().err
+
+
+def test_the_first_stage_is_counted_without_what_is_computed_again(monkeypatch):
+    network, disc, _ = train.FIRST_STAGES["small"]
+    monkeypatch.setitem(train.FIRST_STAGES, "small", (network.__class__(**SHRUNK), disc, 16))
+    options = train.parse(["--remat", "block"])
+    training = train.first_stage("small", 2, options)
+    shapes = jax.eval_shape(training.init, jax.random.key(0)), training.frozen, training.batch
+    counted = train.flops.products(training.step, *shapes)
+    assert 0 < training.model_flops < sum(product.flops for product in counted)
+    state, metrics = jax.eval_shape(training.step, *shapes)
+    assert set(training.losses) <= set(metrics) and jax.tree.structure(state) == jax.tree.structure(shapes[0])
+    assert "LPIPS" in train.flops.by_part(counted) and "Discriminator" in train.flops.by_part(counted)
