@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from taming_jax.generate import FirstStage, Generator, load
+    from taming_jax.first_stage import FirstStage
+    from taming_jax.generate import Generator, load
 
 __all__ = ["FirstStage", "Generator", "load"]
 

@@ -13,7 +13,8 @@ from tqdm import tqdm
 
 from taming_jax import checkpoint, sharding
 from taming_jax.data import pipeline
-from taming_jax.generate import FirstStage, load_first_stage
+from taming_jax.first_stage import FirstStage
+from taming_jax.generate import load_first_stage
 from taming_jax.models.vqgan import network_input
 from taming_jax.nn.quantize import count_codes
 from taming_jax.settings import from_dict

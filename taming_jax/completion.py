@@ -8,7 +8,7 @@ from PIL import Image
 
 from taming_jax.condition_files import fit
 from taming_jax.data.transforms import decode, to_float
-from taming_jax.generate import FirstStage
+from taming_jax.first_stage import FirstStage
 
 HALVES = {
     "top": np.s_[: 1 / 2, :],

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,9 +13,10 @@ import numpy as np
 from taming_jax import checkpoint, permuters, sharding, tiles
 from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE
 from taming_jax.conditioning import ConditionConfig, StageCondition, has_stage, make_condition
+from taming_jax.first_stage import FirstStage, check_ids, in_shares, place
 from taming_jax.losses import token_cross_entropy
 from taming_jax.models.gpt import GPT, GPTConfig, unstack_layers, with_layers_apart
-from taming_jax.models.vqgan import VQGAN, VQGANConfig, network_input
+from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sampling.decode import Job, draw_sequence, sample, token_chooser
 from taming_jax.sampling.filters import Filters
 from taming_jax.sampling.wavefront import Schedule, wavefront_steps
@@ -26,76 +26,6 @@ from taming_jax.two_stage import TwoStage
 
 CACHE_BYTES = 6 << 30  # what a device may give to the keys and values of sliding windows
 PARTS = 100  # in which a walk is run where its progress is shown
-
-
-class FirstStage:
-    """A trained VQGAN: images to ids and back. `model` is the Flax module, `params` its parameters."""
-
-    def __init__(self, model: VQGAN, params: Any, mesh: jax.sharding.Mesh | None = None):
-        self.model, self.mesh = model, mesh or sharding.make_mesh()
-        self.params = _place(params, self.mesh)
-        whole = sharding.replicated(self.mesh)  # so that every process can read all of the result
-
-        def encode(params, batch):
-            return model.apply({"params": params}, network_input(model.config, batch), method="encode_ids")
-
-        def decode(params, batch):
-            return model.apply({"params": params}, batch["ids"], method="decode_ids")
-
-        self._encode = jax.jit(encode, out_shardings=whole)
-        self._decode = jax.jit(decode, out_shardings=whole)
-
-    @property
-    def config(self) -> VQGANConfig:
-        return self.model.config
-
-    def encode(self, images: Any) -> jax.Array:
-        """What the model reads -> int32 (b, h, w): images float32 (b, H, W, 3) in [-1, 1]; label maps int (b, H, W);
-        depth or edges float32 (b, H, W) in [-1, 1]. Raises ValueError for another shape or range."""
-        batch = {self.config.content: _check_images(images, self.config)}
-        return _in_shares(self._encode, self.params, batch, self.mesh)
-
-    def decode(self, ids: Any) -> jax.Array:
-        """int32 (b, h, w) -> float32 (b, H, W, c), about [-1, 1]; logits of the labels from a first stage of label
-        maps. Where memory does not allow it at once, image by image or in overlapping tiles, with a note in the log.
-        Raises ValueError for ids that are not codes."""
-        ids = _check_ids(ids, self.config.n_codes)
-        free, shares = tiles.free_bytes(self.mesh.local_devices[0]), sharding.batch_shares(self.mesh)
-        tile = tiles.fitting_tile(self.config, ids.shape[1:], free)
-        if tile:
-            images, seam = self.decode_tiles(ids, tile)
-            logging.info(
-                "Decoded in tiles of %d x %d codes, since the whole takes about %.1f GiB of memory and there are %.1f; "
-                "where tiles meet they differ by %.4f on average, in a range of 2.",
-                *(*tile, tiles.decode_bytes(self.config, ids.shape[1:]) / 2**30, free / 2**30, seam),
-            )
-            return images
-        at_once = shares * max(1, free // tiles.decode_bytes(self.config, ids.shape[1:]))
-        return self._decode_in_parts(ids, at_once)
-
-    def decode_tiles(self, ids: Any, tile: tuple[int, int], overlap: int | None = None) -> tuple[jax.Array, float]:
-        """`decode` in tiles of (h, w) codes that share `overlap` codes with their neighbours, default a quarter ->
-        (images, mean absolute difference of the tiles where they meet, in a range of 2)."""
-        ids = _check_ids(ids, self.config.n_codes)
-        tile = min(tile[0], ids.shape[1]), min(tile[1], ids.shape[2])
-        overlap = min(tile) // 4 if overlap is None else overlap
-        decode = lambda part: self._decode_in_parts(part, sharding.batch_shares(self.mesh))
-        images, seam = tiles.decode_tiles(decode, ids, self.config.factor, tile, overlap)
-        return jnp.asarray(images), seam
-
-    def _decode_in_parts(self, ids: np.ndarray, at_once: int) -> jax.Array:
-        """At most so many images at once, every part of one size."""
-        parts = [ids[first : first + at_once] for first in range(0, len(ids), at_once)]
-        full = [np.resize(part, (min(at_once, len(ids)), *ids.shape[1:])) for part in parts]
-        decoded = [
-            _in_shares(self._decode, self.params, {"ids": whole}, self.mesh)[: len(part)]
-            for whole, part in zip(full, parts)
-        ]
-        return jnp.concatenate(decoded) if len(decoded) > 1 else decoded[0]
-
-    def reconstruct(self, images: Any) -> jax.Array:
-        """Encode and decode: what the codes keep of the images."""
-        return self.decode(self.encode(images))
 
 
 class Generator:
@@ -111,7 +41,7 @@ class Generator:
         model = dataclasses.replace(model, gpt=with_layers_apart(model.gpt))
         self.model, self.first_stage, self.mesh = model, first_stage, first_stage.mesh
         self.condition_stage = condition_stage
-        self.params = _place(params, self.mesh)
+        self.params = place(params, self.mesh)
         whole = sharding.replicated(self.mesh)
         self._sample = jax.jit(sample, static_argnums=0, out_shardings=whole)
         walk = sharding.batch_sharding(self.mesh), sharding.batch_sharding(self.mesh, axis=1)
@@ -280,7 +210,7 @@ class Generator:
 
     def log_likelihood(self, ids: Any, **condition: Any) -> jax.Array:
         """The natural logarithm of the probability of int (b, h, w) ids under the model, float32 (b,)."""
-        ids = _check_ids(ids, self.model.n_codes)
+        ids = check_ids(ids, self.model.n_codes)
         if ids.shape[1:] != self.model.grid:
             raise ValueError(f"ids have shape {ids.shape}; expected (b, {self.model.grid[0]}, {self.model.grid[1]}).")
         batch = self.parse_condition(len(ids), self._pixels(None, ids, condition), **condition)
@@ -318,7 +248,7 @@ class Generator:
                 raise ValueError(f"{name} has shape {array.shape}; expected {grid[1:]} or {grid}.")
         if keep.dtype != bool:
             raise ValueError(f"keep is {keep.dtype}; expected bool, True where the given ids stay.")
-        given = _check_ids(np.where(keep, given, 0).reshape(-1, *grid[1:]), self.model.n_codes)
+        given = check_ids(np.where(keep, given, 0).reshape(-1, *grid[1:]), self.model.n_codes)
         return np.broadcast_to(given, grid), np.broadcast_to(keep, grid)
 
     def _sequence_log_likelihood(self, params: Any, condition: jax.Array, ids: jax.Array) -> jax.Array:
@@ -331,14 +261,14 @@ class TokenModel:
 
     def __init__(self, model: GPT, params: Any, mesh: jax.sharding.Mesh | None = None):
         self.model, self.mesh = model, mesh or sharding.make_mesh()
-        self.params = _place(params, self.mesh)
+        self.params = place(params, self.mesh)
         whole = sharding.replicated(self.mesh)
         self._logits = jax.jit(lambda params, batch: model.apply({"params": params}, batch["ids"]), out_shardings=whole)
         self._extend = jax.jit(self._draw, out_shardings=whole)
 
     def logits(self, ids: Any) -> jax.Array:
         """int32 (b, l) -> float32 (b, l, n): the prediction of what follows each."""
-        return _in_shares(self._logits, self.params, {"ids": self._check(ids, 0)}, self.mesh)
+        return in_shares(self._logits, self.params, {"ids": self._check(ids, 0)}, self.mesh)
 
     def extend(self, ids: Any, n: int, *, seed: int = 0, temperature: float = 1.0, top_k=None, top_p=None) -> jax.Array:
         """Draw the `n` ids that follow int32 (b, l) -> int32 (b, n); filters as in `Generator.sample_ids`."""
@@ -460,47 +390,3 @@ def two_stage(config: Mapping[str, Any], first_stage: VQGAN, condition_stage: VQ
         pkeep=float(config["pkeep"]),
         condition_dropout=float(config.get("condition_dropout", 0.0)),
     )
-
-
-def _check_images(images: Any, config: VQGANConfig) -> np.ndarray:
-    """What a first stage reads, as a batch entry. Raises ValueError for another shape or range."""
-    images = np.asarray(images)
-    channels = config.in_channels
-    if config.content == "segmentation":
-        if images.ndim != 3 or not np.issubdtype(images.dtype, np.integer):
-            raise ValueError(
-                f"label maps have shape {images.shape} and type {images.dtype}; expected integers (b, H, W)."
-            )
-        if images.size and (images.min() < 0 or images.max() >= channels):
-            raise ValueError(f"labels reach from {images.min()} to {images.max()}; this model knows 0..{channels - 1}.")
-        config.grid(*images.shape[1:3])
-        return images.astype(np.int32)
-    if images.ndim == 3 and channels == 1:
-        images = images[..., None]
-    if images.ndim != 4 or images.shape[-1] != channels:
-        raise ValueError(f"images have shape {images.shape}; expected (b, H, W, {channels}).")
-    if not np.issubdtype(images.dtype, np.floating) or not np.abs(images).max(initial=0) <= 1.5:
-        raise ValueError(
-            f"images are {images.dtype} with values up to {images.max(initial=0):g}; expected floats in [-1, 1]: "
-            "use images / 127.5 - 1 for 8-bit pictures."
-        )
-    config.grid(*images.shape[1:3])
-    return images.astype(np.float32)
-
-
-def _check_ids(ids: Any, n_codes: int) -> np.ndarray:
-    ids = np.asarray(ids)
-    if ids.ndim != 3 or not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"ids have shape {ids.shape} and type {ids.dtype}; expected integers (b, h, w).")
-    if ids.size and (ids.min() < 0 or ids.max() >= n_codes):
-        raise ValueError(f"ids reach from {ids.min()} to {ids.max()}; this first stage has codes 0..{n_codes - 1}.")
-    return ids.astype(np.int32)
-
-
-def _place(params: Any, mesh: jax.sharding.Mesh) -> Any:
-    return jax.device_put(params, sharding.state_shardings(params, mesh))
-
-
-def _in_shares(function: Any, params: Any, batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> jax.Array:
-    """Run over the batch, split over the devices."""
-    return function(params, sharding.put_whole(batch, mesh))[: len(next(iter(batch.values())))]

@@ -21,7 +21,7 @@ from taming_jax.conditioning import ClassLabel, content_picture, make_condition
 from taming_jax.data import codes, pipeline
 from taming_jax.data.records import Shard
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
-from taming_jax.generate import FirstStage
+from taming_jax.first_stage import FirstStage
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.settings import from_dict, to_dict
 

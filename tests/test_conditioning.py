@@ -21,7 +21,8 @@ from taming_jax.conditioning import (
     has_stage,
     make_condition,
 )
-from taming_jax.generate import FirstStage, Generator
+from taming_jax.first_stage import FirstStage
+from taming_jax.generate import Generator
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sharding import MeshConfig, make_mesh

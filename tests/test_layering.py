@@ -32,6 +32,7 @@ LEVELS = {
     "taming_jax/sampling": 4,
     "taming_jax/experiment.py": 5,
     "taming_jax/evaluate.py": 5,
+    "taming_jax/first_stage.py": 4,
     "taming_jax/generate.py": 5,
     "taming_jax/condition_files.py": 5,
     "taming_jax/completion.py": 5,

@@ -9,7 +9,7 @@ import optax
 import pytest
 from golden import close, vqgan_params, weights
 
-from taming_jax.generate import FirstStage
+from taming_jax.first_stage import FirstStage
 from taming_jax.losses import binary_cross_entropy
 from taming_jax.models.vqgan import VQGAN, VQGANConfig, network_input
 from taming_jax.nn.quantize import VectorQuantizer

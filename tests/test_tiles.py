@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from taming_jax import tiles
-from taming_jax.generate import FirstStage
+from taming_jax.first_stage import FirstStage
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.nn import conv
 from taming_jax.sharding import MeshConfig, make_mesh

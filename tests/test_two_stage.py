@@ -10,7 +10,8 @@ from golden import first_stage_params, gpt_params, weights
 
 from taming_jax import permuters
 from taming_jax.conditioning import ClassLabel, ConditionConfig, NoCondition, make_condition
-from taming_jax.generate import FirstStage, Generator
+from taming_jax.first_stage import FirstStage
+from taming_jax.generate import Generator
 from taming_jax.losses import token_cross_entropy
 from taming_jax.models.gpt import GPT, GPTConfig, cast_layers
 from taming_jax.models.vqgan import VQGAN, VQGANConfig

@@ -9,7 +9,8 @@ import pytest
 from golden import drawn_like, gpt_params, weights
 
 from taming_jax.conditioning import ClassLabel, Coordinate, NoCondition, Objects, StageCondition
-from taming_jax.generate import FirstStage, Generator
+from taming_jax.first_stage import FirstStage
+from taming_jax.generate import Generator
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sampling.decode import Job, sample, token_chooser

@@ -1,0 +1,125 @@
+"""The first stage as an object: images to ids and back, whatever their number and size."""
+
+import logging
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from taming_jax import sharding, tiles
+from taming_jax.models.vqgan import VQGAN, VQGANConfig, network_input
+
+
+class FirstStage:
+    """A trained VQGAN: images to ids and back. `model` is the Flax module, `params` its parameters."""
+
+    def __init__(self, model: VQGAN, params: Any, mesh: jax.sharding.Mesh | None = None):
+        self.model, self.mesh = model, mesh or sharding.make_mesh()
+        self.params = place(params, self.mesh)
+        whole = sharding.replicated(self.mesh)  # so that every process can read all of the result
+
+        def encode(params, batch):
+            return model.apply({"params": params}, network_input(model.config, batch), method="encode_ids")
+
+        def decode(params, batch):
+            return model.apply({"params": params}, batch["ids"], method="decode_ids")
+
+        self._encode = jax.jit(encode, out_shardings=whole)
+        self._decode = jax.jit(decode, out_shardings=whole)
+
+    @property
+    def config(self) -> VQGANConfig:
+        return self.model.config
+
+    def encode(self, images: Any) -> jax.Array:
+        """What the model reads -> int32 (b, h, w): images float32 (b, H, W, 3) in [-1, 1]; label maps int (b, H, W);
+        depth or edges float32 (b, H, W) in [-1, 1]. Raises ValueError for another shape or range."""
+        batch = {self.config.content: check_images(images, self.config)}
+        return in_shares(self._encode, self.params, batch, self.mesh)
+
+    def decode(self, ids: Any) -> jax.Array:
+        """int32 (b, h, w) -> float32 (b, H, W, c), about [-1, 1]; logits of the labels from a first stage of label
+        maps. Where memory does not allow it at once, image by image or in overlapping tiles, with a note in the log.
+        Raises ValueError for ids that are not codes."""
+        ids = check_ids(ids, self.config.n_codes)
+        free, shares = tiles.free_bytes(self.mesh.local_devices[0]), sharding.batch_shares(self.mesh)
+        tile = tiles.fitting_tile(self.config, ids.shape[1:], free)
+        if tile:
+            images, seam = self.decode_tiles(ids, tile)
+            logging.info(
+                "Decoded in tiles of %d x %d codes, since the whole takes about %.1f GiB of memory and there are %.1f; "
+                "where tiles meet they differ by %.4f on average, in a range of 2.",
+                *(*tile, tiles.decode_bytes(self.config, ids.shape[1:]) / 2**30, free / 2**30, seam),
+            )
+            return images
+        at_once = shares * max(1, free // tiles.decode_bytes(self.config, ids.shape[1:]))
+        return self._decode_in_parts(ids, at_once)
+
+    def decode_tiles(self, ids: Any, tile: tuple[int, int], overlap: int | None = None) -> tuple[jax.Array, float]:
+        """`decode` in tiles of (h, w) codes that share `overlap` codes with their neighbours, default a quarter ->
+        (images, mean absolute difference of the tiles where they meet, in a range of 2)."""
+        ids = check_ids(ids, self.config.n_codes)
+        tile = min(tile[0], ids.shape[1]), min(tile[1], ids.shape[2])
+        overlap = min(tile) // 4 if overlap is None else overlap
+        decode = lambda part: self._decode_in_parts(part, sharding.batch_shares(self.mesh))
+        images, seam = tiles.decode_tiles(decode, ids, self.config.factor, tile, overlap)
+        return jnp.asarray(images), seam
+
+    def _decode_in_parts(self, ids: np.ndarray, at_once: int) -> jax.Array:
+        """At most so many images at once, every part of one size."""
+        parts = [ids[first : first + at_once] for first in range(0, len(ids), at_once)]
+        full = [np.resize(part, (min(at_once, len(ids)), *ids.shape[1:])) for part in parts]
+        decoded = [
+            in_shares(self._decode, self.params, {"ids": whole}, self.mesh)[: len(part)]
+            for whole, part in zip(full, parts)
+        ]
+        return jnp.concatenate(decoded) if len(decoded) > 1 else decoded[0]
+
+    def reconstruct(self, images: Any) -> jax.Array:
+        """Encode and decode: what the codes keep of the images."""
+        return self.decode(self.encode(images))
+
+
+def check_images(images: Any, config: VQGANConfig) -> np.ndarray:
+    """What a first stage reads, as a batch entry. Raises ValueError for another shape or range."""
+    images = np.asarray(images)
+    channels = config.in_channels
+    if config.content == "segmentation":
+        if images.ndim != 3 or not np.issubdtype(images.dtype, np.integer):
+            raise ValueError(
+                f"label maps have shape {images.shape} and type {images.dtype}; expected integers (b, H, W)."
+            )
+        if images.size and (images.min() < 0 or images.max() >= channels):
+            raise ValueError(f"labels reach from {images.min()} to {images.max()}; this model knows 0..{channels - 1}.")
+        config.grid(*images.shape[1:3])
+        return images.astype(np.int32)
+    if images.ndim == 3 and channels == 1:
+        images = images[..., None]
+    if images.ndim != 4 or images.shape[-1] != channels:
+        raise ValueError(f"images have shape {images.shape}; expected (b, H, W, {channels}).")
+    if not np.issubdtype(images.dtype, np.floating) or not np.abs(images).max(initial=0) <= 1.5:
+        raise ValueError(
+            f"images are {images.dtype} with values up to {images.max(initial=0):g}; expected floats in [-1, 1]: "
+            "use images / 127.5 - 1 for 8-bit pictures."
+        )
+    config.grid(*images.shape[1:3])
+    return images.astype(np.float32)
+
+
+def check_ids(ids: Any, n_codes: int) -> np.ndarray:
+    ids = np.asarray(ids)
+    if ids.ndim != 3 or not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"ids have shape {ids.shape} and type {ids.dtype}; expected integers (b, h, w).")
+    if ids.size and (ids.min() < 0 or ids.max() >= n_codes):
+        raise ValueError(f"ids reach from {ids.min()} to {ids.max()}; this first stage has codes 0..{n_codes - 1}.")
+    return ids.astype(np.int32)
+
+
+def place(params: Any, mesh: jax.sharding.Mesh) -> Any:
+    return jax.device_put(params, sharding.state_shardings(params, mesh))
+
+
+def in_shares(function: Any, params: Any, batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> jax.Array:
+    """Run over the batch, split over the devices."""
+    return function(params, sharding.put_whole(batch, mesh))[: len(next(iter(batch.values())))]
