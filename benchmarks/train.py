@@ -360,6 +360,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 def main(arguments: list[str] | None = None) -> list[dict[str, Any]]:
     options = parse(arguments)
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # leaves the peer its memory
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow only reads files here
     if options.input:
         rows = [pipeline_speed(options.input, options.size, b, options.seconds) for b in options.batch]
     else:
