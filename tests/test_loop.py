@@ -18,6 +18,7 @@ from taming_jax.settings import from_dict
 from taming_jax.sharding import MeshConfig, make_mesh
 from taming_jax.training import loop
 from taming_jax.training.changes import compare
+from taming_jax.training.optim import OptimizerConfig, make_optimizer
 from taming_jax.training.report import Report
 
 FIRST = saved_form(from_dict(VQGANExperiment, demo_vqgan.get_config().to_dict()))
@@ -126,6 +127,11 @@ def changed(config, path, value):
         (FIRST, "loss.disc_start", 5, "training"),
         (FIRST, "optimizer.learning_rate", 1.0, "training"),
         (FIRST, "model.dtype", "bfloat16", "training"),
+        (FIRST, "model.beta", 1.0, "training"),
+        (changed(FIRST, "loss.disc_weight", 0.5), "loss.disc_weight", 0.8, "training"),
+        (changed(FIRST, "loss.disc_weight", 0.0), "loss.disc_weight", 0.8, "model"),
+        (SECOND, "optimizer.clip_norm", 1.0, "training"),
+        (SECOND, "optimizer.ema_decay", 0.99, "model"),
         (SECOND, "pkeep", 0.5, "training"),
         (FIRST, "model.n_embed", 5, "model"),
         (FIRST, "discriminator.ndf", 5, "model"),
@@ -139,6 +145,16 @@ def test_what_a_change_means(config, path, value, meaning):
     found = compare(config, changed(config, path, value))
     assert [len(found[name]) for name in found] == [int(name == meaning) for name in found]
     assert found[meaning][0].startswith(f"config.{path}: saved ") and found[meaning][0].endswith(f"given {value!r}")
+
+
+def test_an_optimizer_goes_on_with_any_settings():
+    def names(**settings):
+        optimizer = make_optimizer(OptimizerConfig(**settings), batch_size=2, steps=5)
+        state = optimizer.init({"layer": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}})
+        return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(state)[0]]
+
+    for settings in ({"clip_norm": 1.0}, {"weight_decay": 0.1}, {"schedule": "cosine", "warmup": 2}):
+        assert names(**settings) == names()
 
 
 def test_a_setting_that_is_new_is_no_change():

@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from taming_jax.nn.attention import Block, Cache, layer_norm, linear
 from taming_jax.sharding import split_by_image, split_by_row
@@ -168,7 +169,8 @@ def cast_layers(params: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 def stack_layers(params: Mapping[str, Any], n_layer: int) -> dict[str, Any]:
     """Parameters with the layers apart (block_0, block_1, ...) -> as `scan_layers` has them, in one array each."""
     apart = [f"block_{i}" for i in range(n_layer)]
-    blocks = jax.tree.map(lambda *layers: jnp.stack(layers), *(params[name] for name in apart))
+    stack = lambda *layers: (np if isinstance(layers[0], np.ndarray) else jnp).stack(layers)  # no device for a file's
+    blocks = jax.tree.map(stack, *(params[name] for name in apart))
     return {"blocks": blocks, **{name: value for name, value in params.items() if name not in apart}}
 
 

@@ -11,6 +11,8 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"data\.(workers|download|n_val)$|(model|transformer)\.(remat|attention)$", "harmless"),
     (r"data\.(path|root|val_path|maps|depths)$|loss\.lpips_path$|condition\.stage$|remap$", "place"),
     (r"(model|discriminator|transformer)\.(dtype|\w*dropout)$", "training"),
+    (r"model\.(beta|legacy_beta|kl_weight|ema_decay|ema_restart_below)$", "training"),  # fit any saved state
+    (r"optimizer\.ema_decay$|loss\.disc_weight$", "switch"),  # their arrays are there, or not
     (r"(model|discriminator|transformer|condition)\.|kind$|order$", "model"),
 )
 
@@ -32,6 +34,8 @@ def _meaning(path: str, before: Any, now: Any, kind: str) -> str:
     if path == "data.size" and kind == "two_stage":  # the length of the sequences
         return "model"
     rule = next((meaning for pattern, meaning in RULES if re.match(pattern, path)), "training")
+    if rule == "switch":
+        return "training" if bool(before) == bool(now) else "model"
     if rule != "place":
         return rule
     # Files may have moved; but they have not come or gone, and `first_stage` is no place.

@@ -56,14 +56,16 @@ def learning_rate(config: OptimizerConfig, *, batch_size: int, steps: int) -> op
 
 
 def make_optimizer(config: OptimizerConfig, *, batch_size: int, steps: int) -> optax.GradientTransformation:
-    """Adam, or AdamW where there is weight decay."""
-    schedule = learning_rate(config, batch_size=batch_size, steps=steps)
+    """Adam, or AdamW where there is weight decay. The arrays of its state have the same names whatever the settings, so
+    that a training can go on with others."""
+    clip, decay = optax.identity(), optax.identity()
+    if config.clip_norm is not None:
+        clip = optax.clip_by_global_norm(config.clip_norm)
     if config.weight_decay:
-        adam = optax.adamw(schedule, config.b1, config.b2, weight_decay=config.weight_decay, mask=linear_weights)
-    else:
-        adam = optax.adam(schedule, config.b1, config.b2)
-    clip = [] if config.clip_norm is None else [optax.clip_by_global_norm(config.clip_norm)]
-    return optax.chain(*clip, adam)
+        decay = optax.add_decayed_weights(config.weight_decay, linear_weights)
+    adam = optax.scale_by_adam(config.b1, config.b2)
+    rate = optax.scale_by_learning_rate(learning_rate(config, batch_size=batch_size, steps=steps))
+    return optax.chain(clip, adam, decay, rate)
 
 
 def linear_weights(params: optax.Params) -> optax.Params:
