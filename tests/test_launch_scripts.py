@@ -106,9 +106,14 @@ def test_a_worker_finds_the_others(tmp_path, endpoints):
 
 
 def slurm(tmp_path: Path, training: str, *arguments: str) -> subprocess.Popen:
-    stand_in(tmp_path, "srun", training)
+    """The job, with a `training` in place of srun's process. As Slurm's, srun kills it where it is itself told to end,
+    while scancel signals it alone."""
+    stand_in(tmp_path, "training", f"echo $$ > {tmp_path}/task; {training}")
+    stand_in(tmp_path, "srun", f"trap 'kill -KILL $!; exit 137' TERM; {tmp_path}/training \"$@\" & wait $!")
+    stand_in(tmp_path, "scancel", f'[[ "$*" == "--signal=TERM 17" ]] && kill -TERM "$(cat {tmp_path}/task)"')
     stand_in(tmp_path, "scontrol", f'echo "$*" > {tmp_path}/requeued')
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17", "SLURM_GPUS_ON_NODE": "4"}
+    environment["SLURM_CPUS_PER_TASK"] = "12"
     command = ["bash", SCRIPTS / "slurm.sbatch", *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
@@ -118,7 +123,8 @@ def test_slurm_job_ends_as_its_training(tmp_path, status):
     with slurm(tmp_path, f'echo "$JAX_LOCAL_DEVICE_IDS $*"; exit {status}', "transformer", "--config=a b") as job:
         output, _ = job.communicate(timeout=30)
     assert job.returncode == status and not (tmp_path / "requeued").exists()
-    assert output == "0,1,2,3 --kill-on-bad-exit=1 .venv/bin/python train_transformer.py --config=a b\n"
+    options = "--kill-on-bad-exit=1 --cpus-per-task=12"
+    assert output == f"0,1,2,3 {options} .venv/bin/python train_transformer.py --config=a b\n"
 
 
 def test_slurm_job_goes_back_into_the_queue_at_its_limit(tmp_path):
