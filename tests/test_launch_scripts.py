@@ -80,6 +80,8 @@ def test_train_runs_on_all_workers_with_its_arguments_as_given():
         (("train", "vqgan", "--workdir=gs://b"), SLICE, "needs --config"),
         (("train", "vqgan", "--config", "c.py"), SLICE, "--name=value"),
         (("train", "vqgan", "--config=c.py"), SLICE | {"WORKDIR": "runs"}, "gs://BUCKET/FOLDER"),
+        (("train", "vqgan", "--config=c.py", "--workdir=runs/x"), SLICE, "--workdir=runs/x: give gs://BUCKET/FOLDER"),
+        (("train", "encode", "--config=c.py", "--out=codes"), SLICE, "--out=codes: give gs://BUCKET/FOLDER"),
         (("logs", "newest", "x;ls"), SLICE, "no worker's number"),
     ],
 )
