@@ -1,4 +1,4 @@
-"""The scripts that launch on TPU slices and Slurm, without either: what would be run, and how quoted."""
+"""The scripts that launch on TPU slices, Slurm and accelerators, without any: what would be run, and how quoted."""
 
 import os
 import shlex
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
+MEASUREMENTS = SCRIPTS.parent / "benchmarks" / "accelerator.sh"
 SLICE = {"PROJECT": "proj-1", "ZONE": "us-west4-a", "TPU_NAME": "slice-7"}
 STAGE = ("--config=configs/imagenet_vqgan.py:16384", "--config.data.path=gs://b/with space", "--config.x=$(touch y);'")
 
@@ -142,3 +143,35 @@ def test_slurm_job_goes_back_into_the_queue_at_its_limit(tmp_path):
 def test_slurm_job_without_a_stage_says_how():
     job = subprocess.run(["bash", SCRIPTS / "slurm.sbatch", "gan", "x"], capture_output=True, text=True, timeout=30)
     assert job.returncode == 2 and "vqgan|transformer|encode" in job.stderr
+
+
+def measurements(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """The measurements, with a python that only says what it was asked."""
+    stand_in(tmp_path / "bin", "python", 'echo "$PWD: $*" | tee -a "$SAID"')
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SAID": str(tmp_path / "said")}
+    command = ["bash", MEASUREMENTS, *arguments]
+    return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+
+
+def test_measurements_take_paths_from_where_they_are_started(tmp_path):
+    (tmp_path / "photos").mkdir()
+    assert measurements(tmp_path, "results.txt", "photos").returncode == 0
+    found = (tmp_path / "results.txt").read_text()
+    for line in (tmp_path / "said").read_text().splitlines():
+        assert line.startswith(f"{SCRIPTS.parent}: ") and line in found
+    assert f"train.py --input {tmp_path}/photos " in found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "expected one or two arguments, not 0; usage"),
+        (("no/results.txt",), "cannot write to 'no/results.txt'"),
+        ((".",), "cannot write to '.'"),
+        (("results.txt", "photos"), "no such folder: 'photos'"),
+        (("results.txt", "a", "b"), "not 3"),
+    ],
+)
+def test_measurements_with_a_mistake_do_not_begin(arguments, message, tmp_path):
+    found = measurements(tmp_path, *arguments)
+    assert found.returncode == 2 and message in found.stderr and not (tmp_path / "said").exists()
