@@ -22,8 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import measures
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # this project, installed or not
+
+import measures
 
 from taming_jax import checkpoint, generate
 from taming_jax.data import pipeline
@@ -31,7 +34,6 @@ from taming_jax.experiment import TransformerExperiment, VQGANExperiment
 from taming_jax.settings import from_dict
 from taming_jax.training.report import grid
 
-sys.path.insert(0, str(Path(__file__).parent.parent))  # where the programs and their configurations are
 SHOWN = 8  # scenes in a picture
 
 
@@ -52,7 +54,7 @@ class Test:
 
 
 TESTS = {
-    "class": Test("share of images of the class", measures.right_class, True, lambda ceiling: 0.9),
+    "class_label": Test("share of images of the class", measures.right_class, True, lambda ceiling: 0.9),
     "segmentation": Test("mean IoU of the label map", measures.label_iou, True, lambda ceiling: 0.6 * ceiling),
     "depth": Test("mean error of the depth", measures.depth_error, False, lambda ceiling: 2 * ceiling),
     "edges": Test("distance of the edges, pixels", measures.edge_distance, False, lambda ceiling: 2 * ceiling),
@@ -95,6 +97,7 @@ def trained(name: str, options: argparse.Namespace) -> generate.Generator:
 
 def experiment(name: str, options: argparse.Namespace) -> Any:
     """The settings of configs/demo_NAME.py, in the folder of `options.runs`."""
+    name = "class" if name == "class_label" else name
     config = importlib.import_module(f"configs.demo_{name}").get_config("tiny" if options.quick else "").to_dict()
     config["workdir"] = f"{options.runs}/demo_{name}"
     if options.quick:

@@ -10,13 +10,18 @@ memory bandwidth (`--bandwidth`, GB/s; without it a copy of 1 GB is timed).
 
 import argparse
 import json
+import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import peers
 import torch
+from peers import MODELS
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # this project, installed or not
 
 from taming_jax.conditioning import ClassLabel
 from taming_jax.models.gpt import GPT, GPTConfig
@@ -24,12 +29,6 @@ from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sampling.decode import Job, sample
 from taming_jax.two_stage import TwoStage
 
-MODELS = {  # layers, heads, width, codes
-    "small": (12, 8, 512, 1024),
-    "0.1B": (12, 12, 768, 1024),
-    "0.3B": (24, 16, 1024, 1024),
-    "1.4B": (48, 24, 1536, 16384),
-}
 SIDE = 16
 
 

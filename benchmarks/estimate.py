@@ -12,13 +12,17 @@ import argparse
 import dataclasses
 import functools
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
-import flops
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # this project, installed or not
+
+import flops
 
 from configs import imagenet_cond, imagenet_vqgan
 from taming_jax import sharding
@@ -246,8 +250,9 @@ def split(document: str) -> tuple[str, str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help="into docs/pods.md")
+    options = parser.parse_args()
     text = tables()
-    if parser.parse_args().write:
+    if options.write:
         before, _, after = split(DOCUMENT.read_text())
         DOCUMENT.write_text(f"{before}{text}{after}")
     print(text, end="")

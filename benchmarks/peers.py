@@ -6,6 +6,13 @@ import numpy as np
 import torch
 from torch import nn
 
+MODELS = {  # layers, heads, width, codes: what decode.py and sliding_window.py measure
+    "small": (12, 8, 512, 1024),
+    "0.1B": (12, 12, 768, 1024),
+    "0.3B": (24, 16, 1024, 1024),
+    "1.4B": (48, 24, 1536, 16384),
+}
+
 
 class Block(nn.Module):
     def __init__(self, width: int, heads: int):

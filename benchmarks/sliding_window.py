@@ -1,7 +1,7 @@
 """Sliding-window sampling, next to PyTorch with a whole window for each token, the original's way.
 
-    python benchmarks/sliding_window.py --grid 26x40 --layers 12 --width 512 --heads 8
-    python benchmarks/sliding_window.py --grid 32x32 52x80 64x128 --layers 24 --width 1024 --heads 16 --dtype bfloat16
+    python benchmarks/sliding_window.py --grid 26x40                    # 12 layers x 512 on a CPU
+    python benchmarks/sliding_window.py --grid 32x32 52x80 64x128 --model 0.3B --dtype bfloat16 --compiled_peer
 
 Prints a table, and JSON as its last line. Weights are random, the condition is a map, everything is greedy. The peer
 draws only `--peer_tokens` tokens, spread over the grid, each with the ids around it that ours drew: its time for a grid
@@ -10,13 +10,18 @@ is that many times longer, since every one of its tokens costs the same. `equal`
 
 import argparse
 import json
+import sys
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import peers
 import torch
+from peers import MODELS
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # this project, installed or not
 
 from taming_jax.conditioning import NoCondition
 from taming_jax.models.gpt import GPT, GPTConfig
@@ -25,17 +30,17 @@ from taming_jax.sampling.decode import Job
 from taming_jax.sampling.window import cache_bytes, sample_window, schedule_for
 from taming_jax.two_stage import TwoStage
 
-CODES, WINDOW = 1024, 16
+WINDOW = 16
 
 
 def main():
     options = _options()
     torch.set_num_threads(options.threads or torch.get_num_threads())
-    config = GPTConfig(CODES, 2 * WINDOW**2, options.layers, options.heads, options.width, dtype=options.dtype)
-    model = TwoStage(VQGAN(VQGANConfig(n_embed=CODES)), GPT(config), NoCondition(), (WINDOW, WINDOW))
-    params = jax.jit(model.gpt.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
-    params["position"] = jax.random.normal(jax.random.key(1), params["position"].shape) * 0.1  # starts as zero
-    rows = [measure(model, params, tuple(map(int, grid.split("x"))), options) for grid in options.grid]
+    rows = []
+    for name in options.model:
+        model, params = network(name, options.dtype)
+        for grid in options.grid:
+            rows += [{"model": name} | measure(model, params, tuple(map(int, grid.split("x"))), options)]
     for row in rows:
         print(
             "  ".join(
@@ -45,9 +50,20 @@ def main():
     print(json.dumps({"device": jax.devices()[0].device_kind, **vars(options), "rows": rows}))
 
 
+def network(name: str, dtype: str):
+    """A model of MODELS, and its random parameters."""
+    layers, heads, width, codes = MODELS[name]
+    config = GPTConfig(codes, 2 * WINDOW**2, layers, heads, width, dtype=dtype)
+    model = TwoStage(VQGAN(VQGANConfig(n_embed=codes)), GPT(config), NoCondition(), (WINDOW, WINDOW))
+    params = jax.jit(model.gpt.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    params["position"] = jax.random.normal(jax.random.key(1), params["position"].shape) * 0.1  # starts as zero
+    return model, params
+
+
 def measure(model, params, grid, options) -> dict:
     """Times of one grid, ours and the peer's."""
-    condition = np.random.RandomState(0).randint(0, CODES, (options.images, *grid)).astype(np.int32)
+    config = model.gpt.config
+    condition = np.random.RandomState(0).randint(0, config.vocab_size, (options.images, *grid)).astype(np.int32)
     given, keep = np.zeros_like(condition), np.zeros(condition.shape, bool)
     choices = {"stride": options.stride, "keep_columns": not options.forget_columns, "together": options.together}
     schedule = schedule_for(model, condition.shape, given.shape, **choices)
@@ -69,9 +85,9 @@ def measure(model, params, grid, options) -> dict:
         "s": taken,
         "tokens/s": tokens / taken,
         "positions/token": reads / tokens,
-        "TFLOP/s": 24 * options.layers * options.width**2 * reads / taken / 1e12,  # matrix products of the blocks
+        "TFLOP/s": 24 * config.n_layer * config.n_embd**2 * reads / taken / 1e12,  # matrix products of the blocks
         "distinct_ids": len(np.unique(ids)),
-        "cache_GiB": cache_bytes(model.gpt.config, schedule, options.images) / 2**30,
+        "cache_GiB": cache_bytes(config, schedule, options.images) / 2**30,
     }
     if options.peak:
         row["share_of_peak"] = row["TFLOP/s"] / options.peak
@@ -105,9 +121,7 @@ def peer(model, params, condition, ids, speed, options) -> dict:
 def _options():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--grid", nargs="+", default=["26x40"], help="rows x columns of codes, at least 16 each")
-    parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--model", nargs="+", default=["small"], choices=MODELS)
     parser.add_argument("--images", type=int, default=1)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--stride", type=int, default=1)

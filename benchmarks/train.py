@@ -24,13 +24,18 @@ import itertools
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-import flops
 import jax
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # this project, installed or not
+
+import flops
 
 from taming_jax import sharding
 from taming_jax.conditioning import NoCondition
@@ -382,7 +387,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--mesh", nargs=3, type=int, default=[-1, 1, 1], metavar=("DATA", "FSDP", "TENSOR"))
     parser.add_argument("--attention", default="xla", choices=ATTENTION, help="of the transformer")
     parser.add_argument("--remat", default="", choices=("", "block", "dots"), help="any for the first stage")
-    parser.add_argument("--scan-layers", action="store_true", help="of the transformer")
+    parser.add_argument("--scan_layers", action="store_true", help="of the transformer")
     parser.add_argument("--accumulate", type=int, default=1, help="parts of a batch")
     parser.add_argument("--steps", type=int, default=2, help="steps that are timed together")
     parser.add_argument("--repeat", type=int, default=3, help="times; the median counts")
@@ -393,7 +398,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--count", action="store_true", help="FLOPs and bytes of a step, and where they are")
     parser.add_argument("--profile", metavar="DIR", help="write a trace of three steps for TensorBoard or Perfetto")
     parser.add_argument("--peer", action=argparse.BooleanOptionalAction, default=True, help="measure PyTorch too")
-    parser.add_argument("--compiled-peer", action="store_true", help="with torch.compile")
+    parser.add_argument("--compiled_peer", action="store_true", help="with torch.compile")
     parser.add_argument("--threads", type=int, help="PyTorch's threads")
     parser.add_argument("--input", metavar="PATH", help="only the speed of the pipeline over a folder of images")
     parser.add_argument("--size", type=int, default=256, help="with --input: side of the images in pixels")

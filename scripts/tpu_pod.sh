@@ -131,7 +131,10 @@ train() {
     for argument in "$@"; do
         case $argument in
             --config=*) config=$argument ;;
-            --workdir=* | --out=*) place=$argument ;;
+            --workdir=* | --out=*)
+                place=$argument
+                [[ ${place#*=} == gs://* ]] || fail "$place: give gs://BUCKET/FOLDER, which all workers see"
+                ;;
             --*=*) ;;
             *) fail "'$argument': give the arguments of the program as --name=value" ;;
         esac

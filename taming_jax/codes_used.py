@@ -6,9 +6,11 @@ The list is for `--config.remap=used.npy` of train_transformer.py.
 """
 
 import argparse
+import io
 
 import jax
 import numpy as np
+from etils import epath
 from tqdm import tqdm
 
 from taming_jax import checkpoint, sharding
@@ -21,7 +23,7 @@ from taming_jax.settings import from_dict
 
 
 def count(stage: FirstStage, data: pipeline.DataConfig, batches: int | None = None) -> np.ndarray:
-    """How often each code occurs in so many training batches, default an epoch of them: int64 (n_embed,)."""
+    """How often each code occurs in so many training batches (None: an epoch of them): int64 (n_embed,)."""
     config = stage.config
 
     def of_batch(params, batch):
@@ -29,7 +31,8 @@ def count(stage: FirstStage, data: pipeline.DataConfig, batches: int | None = No
         return count_codes(ids, config.n_embed)
 
     of_batch = jax.jit(of_batch, out_shardings=sharding.replicated(stage.mesh))
-    batches = batches or -(-pipeline.num_examples(data, "train") // data.batch_size)
+    if batches is None:
+        batches = -(-pipeline.num_examples(data, "train") // data.batch_size)
     stream = pipeline.make_batches(data, "train", **sharding.this_process(stage.mesh))
     counts = np.zeros(config.n_embed, np.int64)
     for _ in tqdm(range(batches), unit="batch"):
@@ -38,26 +41,46 @@ def count(stage: FirstStage, data: pipeline.DataConfig, batches: int | None = No
 
 
 def read_list(path: str) -> tuple[int, ...]:
-    """The codes of a file that `main` wrote, or of any .npy of whole numbers. Raises ValueError for anything else."""
+    """The codes of a file that `main` wrote, or of any .npy of whole numbers, on disk or in a bucket. Raises ValueError
+    for anything else."""
     try:
-        codes = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        codes = np.load(io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path!r} is no list of codes ({error}); taming_jax.codes_used makes one") from error
     if codes.ndim != 1 or not len(codes) or not np.issubdtype(codes.dtype, np.integer):
         raise ValueError(f"{path!r} holds {codes.dtype} {codes.shape}; expected a list of codes, whole numbers (n,).")
     return tuple(int(code) for code in codes)
 
 
+def _writable(path: str) -> epath.Path:
+    """The file that np.save would make of the name. Raises ValueError where nothing can be written there, before
+    counting, which may take hours."""
+    out = epath.Path(path if path.endswith(".npy") else f"{path}.npy")
+    attempt = out.with_name(f"{out.name}.tmp")  # what `out` holds stays until there is something better
+    try:
+        if out.is_dir():
+            raise IsADirectoryError("it is a folder")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        attempt.write_bytes(b"")
+        attempt.unlink()
+    except Exception as error:  # each kind of bucket has its own
+        raise ValueError(f"--out={path}: {str(out)!r} cannot be written ({error}); choose another") from error
+    return out
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m taming_jax.codes_used", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, help="working directory of a first stage")
-    parser.add_argument("--out", required=True, help="the .npy file to write")
+    parser.add_argument("--out", required=True, help="the .npy file to write, on disk or in a bucket")
     parser.add_argument("--source", help="data source; default: what the first stage was trained on")
     parser.add_argument("--path", help="where the data is; default: as in training")
     parser.add_argument("--batches", type=int, help="how many to look at; default: an epoch")
     parser.add_argument("--min_count", type=int, default=1, help="codes that occur less often are left out")
     given = parser.parse_args(arguments)
     try:
+        if given.batches is not None and given.batches < 1:
+            raise ValueError(f"--batches={given.batches}, but it must be at least 1; leave it out for an epoch")
+        out = _writable(given.out)
         stage = load_first_stage(given.workdir)
         data = checkpoint.load_config(given.workdir)["data"]
         data |= {name: value for name in ("source", "path") if (value := getattr(given, name)) is not None}
@@ -70,9 +93,11 @@ def main(arguments: list[str] | None = None) -> None:
     if not len(used):
         parser.exit(1, f"error: no code occurs {given.min_count} times\n")
     if jax.process_index() == 0:
-        np.save(given.out, used)
+        content = io.BytesIO()
+        np.save(content, used)
+        out.write_bytes(content.getvalue())
         share = counts[used].sum() / counts.sum()
-        print(f"{len(used)} of {len(counts)} codes, {share:.2%} of all tokens, written to {given.out}")
+        print(f"{len(used)} of {len(counts)} codes, {share:.2%} of all tokens, written to {out}")
 
 
 if __name__ == "__main__":

@@ -9,8 +9,10 @@ The configuration is that of the second stage's training, which then runs with `
 import dataclasses
 import json
 import logging
+import math
+import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,13 +34,16 @@ OPTIONS = {
 }
 HARMLESS = ("batch_size", "workers", "download")  # settings of the data that no code depends on
 WAIT = 2.0  # seconds between two looks for the files of other processes
+TELL = 60.0  # seconds after which the log says again what is missing
+SHARED = 300.0  # seconds until the first file of the first process must show, where the folder is shared
 
 
 def encode(experiment: TransformerExperiment, out: str, crops: int = 1, images_per_shard: int = 8192) -> dict[str, Any]:
     """Write what is missing in `out`, and return its description, which `info.json` holds.
 
     Every process of a distributed runtime is to call it; each writes files of its own, and all return when everything
-    is there. Raises ValueError for settings that do not fit each other, or what `out` already holds.
+    is there and the first has read it; what was finished before is not read again. Raises ValueError for settings that
+    do not fit each other, or what `out` already holds, and for an `out` that the processes do not share.
     """
     _check(experiment, out, crops, images_per_shard)
     process, processes = _this_process()
@@ -50,6 +55,9 @@ def encode(experiment: TransformerExperiment, out: str, crops: int = 1, images_p
     _keep_plan(plan, out, write=process == 0)
     parts = [part for split in plan["splits"] for part in codes.parts(out, plan, split)]
     mine = [part for part in parts[process::processes] if not part.file.exists()]
+    info = epath.Path(out) / codes.INFO
+    if mine:
+        info.unlink(missing_ok=True)  # so that it is there only when everything is
     tokens = jax.jit(lambda stages, batch: _tokens(model, stages, batch))
     size = max(1, data.batch_size // processes)
     total = sum(part.stop - part.start for part in mine)
@@ -58,8 +66,11 @@ def encode(experiment: TransformerExperiment, out: str, crops: int = 1, images_p
             batches = pipeline.make_crops(data, part.split, part.start, part.stop, part.crop, size)
             rows = _rows(batches, part, lambda batch: tokens(stages, sharding.put_whole(batch, mesh)))
             codes.write_part(part, _watched(rows, progress))
-    _wait_for(parts)
-    return _finish(plan, out) if process == 0 else plan
+    _wait_for([part.file for part in parts])
+    if process == 0 and not info.exists():
+        _finish(plan, out)
+    _wait_for([info])  # who ends long before the first process makes it fail
+    return codes.read_info(out)
 
 
 def _this_process() -> tuple[int, int]:
@@ -166,14 +177,14 @@ def _keep_plan(plan: dict[str, Any], out: str, write: bool) -> None:
     """Write the plan, or compare it to that of the call that goes on here. Raises ValueError for another."""
     path = epath.Path(out) / codes.PLAN
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        notes = token_data.differences(_fixed(json.loads(path.read_text())), _fixed(plan))
-        if notes:
-            raise ValueError(
-                f"{out!r} holds codes made otherwise ({notes}); repeat the call as it was, or choose another --out."
-            )
-    elif write:
+    if write and not path.exists():
         _write(path, plan)
+    _wait_for([path], SHARED)
+    notes = token_data.differences(_fixed(json.loads(path.read_text())), _fixed(plan))
+    if notes:
+        raise ValueError(
+            f"{out!r} holds codes made otherwise ({notes}); repeat the call as it was, or choose another --out."
+        )
 
 
 def _write(path: epath.Path, plan: dict[str, Any]) -> None:
@@ -190,15 +201,25 @@ def _fixed(plan: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _wait_for(parts: list[codes.Part]) -> None:
-    """Until the other processes are done. No collective operation, which would not wait as long as this may take."""
-    missing = [part.file for part in parts if not part.file.exists()]
-    while missing:
+def _wait_for(files: Sequence[epath.Path], patience: float = math.inf) -> None:
+    """Until the other processes have written these. No collective operation, which would not wait as long as that may
+    take. Raises ValueError where none of them shows within so many seconds."""
+    begun = told = time.monotonic()
+    while missing := [file for file in files if not file.exists()]:
+        files, now = missing, time.monotonic()
+        if now - begun >= patience:
+            raise ValueError(
+                f"{str(missing[0])!r}, which the first process writes, has not shown in {patience:.0f} seconds. Do all "
+                "hosts see this folder? Give --out=gs://BUCKET/FOLDER, or a folder on a file system that they share; "
+                "if they do see it, the log of the first process says what keeps it."
+            )
+        if now - told >= TELL:
+            told = now
+            logging.info("waiting for %d file(s) of other processes, among them %s", len(missing), missing[0])
         time.sleep(WAIT)
-        missing = [file for file in missing if not file.exists()]
 
 
-def _finish(plan: dict[str, Any], out: str) -> dict[str, Any]:
+def _finish(plan: dict[str, Any], out: str) -> None:
     """Read all that was written, count what was left out, and say so in `info.json`."""
     for split, sizes in plan["splits"].items():
         parts = codes.parts(out, plan, split)
@@ -212,12 +233,13 @@ def _finish(plan: dict[str, Any], out: str) -> dict[str, Any]:
                 *(split, sizes["skipped"], sizes["images"] * sizes["crops"]),
             )
     _write(epath.Path(out) / codes.INFO, plan)
-    return plan
 
 
 def main(config: Any, out: str, crops: int, images_per_shard: int) -> bool:
     experiment = from_dict(TransformerExperiment, config.to_dict())
     sharding.start_distributed(experiment.train.heartbeat_timeout)
+    # JAX now only notes SIGTERM, for training to save. Files here have their name when they are whole: end at once.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     info = encode(experiment, out, crops, images_per_shard)
     if jax.process_index() == 0:
         for split, sizes in info["splits"].items():

@@ -4,6 +4,11 @@ import dataclasses
 import importlib
 import itertools
 import json
+import logging
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -221,23 +226,72 @@ def test_a_stopped_encoding_goes_on_and_leaves_the_same_bytes(photo_experiment, 
     encode_dataset.encode(photo_experiment, folder, crops=2, images_per_shard=3)
     assert len(begun) == 3 + 5  # 2 crops x 3 files of training, 1 of validation, less 2
     assert files(folder) == files(photo_codes)
-    encode_dataset.encode(photo_experiment, folder, crops=2, images_per_shard=3)
+    with monkeypatch.context() as patch:
+        patch.setattr(codes, "read_parts", lambda *_: pytest.fail("what was finished is read again"))
+        encode_dataset.encode(photo_experiment, folder, crops=2, images_per_shard=3)
     assert len(begun) == 8
+    (tmp_path / "val-00000-of-00001.tfrecord").unlink()
+    encode_dataset.encode(photo_experiment, folder, crops=2, images_per_shard=3)
+    assert len(begun) == 9 and files(folder) == files(photo_codes)
 
 
 def test_processes_write_shards_of_their_own(photo_experiment, photo_codes, tmp_path, monkeypatch):
-    written, waited, write_part = [], [], codes.write_part
-    monkeypatch.setattr(
-        codes, "write_part", lambda part, rows: written.append(part.file.name) or write_part(part, rows)
-    )
-    monkeypatch.setattr(encode_dataset, "_wait_for", waited.append)
-    for process in (1, 0):
-        monkeypatch.setattr(encode_dataset, "_this_process", lambda process=process: (process, 2))
-        encode_dataset.encode(photo_experiment, str(tmp_path), crops=2, images_per_shard=3)
-        assert (tmp_path / codes.INFO).exists() == (process == 0)
-    assert sorted(written) == sorted(name for name in files(photo_codes) if name.endswith(".tfrecord"))
-    assert len(waited) == 2 and all(len(parts) == 7 for parts in waited)
+    """And leave together: when the first has read everything."""
+    written, write_part, read_parts, this = [], codes.write_part, codes.read_parts, threading.local()
+
+    def write(part, rows):
+        written.append((this.process, part.file.name))
+        write_part(part, rows)
+
+    def read_late(*arguments):
+        assert this.process == 0
+        time.sleep(0.1)
+        return read_parts(*arguments)
+
+    def run(process):
+        this.process = process
+        info = encode_dataset.encode(photo_experiment, str(tmp_path), crops=2, images_per_shard=3)
+        return info, (tmp_path / codes.INFO).stat().st_mtime_ns
+
+    monkeypatch.setattr(codes, "write_part", write)
+    monkeypatch.setattr(codes, "read_parts", read_late)
+    monkeypatch.setattr(encode_dataset, "WAIT", 0.01)
+    monkeypatch.setattr(encode_dataset, "_this_process", lambda: (this.process, 2))
+    with ThreadPoolExecutor(2) as pool:
+        (info, when), other = pool.map(run, range(2))
+    assert other == (info, when) and info == codes.read_info(str(tmp_path))
+    names = sorted(name for name in files(photo_codes) if name.endswith(".tfrecord"))
+    assert sorted(written) == [(0, name) for name in names[::2]] + [(1, name) for name in names[1::2]]
     assert files(tmp_path) == files(photo_codes)
+    (tmp_path / names[1]).unlink()  # the info is older than what is missing, and must not be taken for the new one
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(run, range(2))
+    assert first == second and first[1] > when and files(tmp_path) == files(photo_codes)
+
+
+def test_a_process_that_waits_says_for_what(photo_experiment, tmp_path, monkeypatch, caplog):
+    """And gives up where the folder cannot be the one into which the first process writes."""
+    monkeypatch.setattr(encode_dataset, "WAIT", 0.01)
+    monkeypatch.setattr(encode_dataset, "TELL", 0.0)
+    monkeypatch.setattr(encode_dataset, "SHARED", 0.05)
+    monkeypatch.setattr(encode_dataset, "_this_process", lambda: (1, 2))
+    with caplog.at_level(logging.INFO), pytest.raises(ValueError, match=r"plan\.json', which .* Do all hosts see this"):
+        encode_dataset.encode(photo_experiment, str(tmp_path))
+    assert "waiting for 1 file(s) of other processes" in caplog.text and not files(tmp_path)
+
+
+def test_sigterm_ends_it_at_once(monkeypatch):
+    """Also under the distributed runtime, whose handler only notes the signal for a training that looks."""
+    before, seen = signal.getsignal(signal.SIGTERM), []
+    start = lambda *_: signal.signal(signal.SIGTERM, lambda *_: None)
+    monkeypatch.setattr(encode_dataset.sharding, "start_distributed", start)
+    encode = lambda *_: seen.append(signal.getsignal(signal.SIGTERM)) or {"splits": {}}
+    monkeypatch.setattr(encode_dataset, "encode", encode)
+    try:
+        encode_dataset.main(importlib.import_module("configs.demo_class").get_config("tiny"), "codes", 1, 1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [signal.SIG_DFL]
 
 
 def history(workdir):

@@ -1,6 +1,7 @@
 """The benchmark of the conditions: its measures on real scenes, and a run of it from end to end."""
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -29,6 +30,15 @@ def test_real_scenes_obey_and_others_do_not(name, scenes):
     else:
         assert own == 0 and other > (1.0 if name == "edges" else 0.1)
     assert test.met(own, own, other) and not test.met(own, other, other) and not test.met(own, own, own)
+
+
+def test_conditions_go_by_the_names_in_the_document():
+    text = (Path(__file__).parent.parent / "docs" / "conditions.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|.*[≥≤]", text, re.MULTILINE)
+    assert rows == list(conditions.TESTS)
+    options = conditions.parse([])
+    assert all(conditions.experiment(name, options).condition.kind == name for name in rows)
+    assert conditions.experiment("class_label", options).workdir == "runs/demo_class"  # that of `make demo`
 
 
 def test_depth_is_read_by_a_network_that_has_seen_scenes(scenes, monkeypatch):

@@ -59,6 +59,14 @@ def test_the_document_has_what_the_program_prints():
     assert tables.count("\n| transformer |") == 2 * len(estimate.SLICES) == tables.count("\n| VQGAN |")
 
 
+def test_flags_are_read_before_anything_is_counted(monkeypatch, capsys):
+    monkeypatch.setattr(estimate, "tables", lambda: pytest.fail("counted"))
+    monkeypatch.setattr(sys, "argv", ["estimate.py", "--help"])
+    with pytest.raises(SystemExit):
+        estimate.main()
+    assert "--write" in capsys.readouterr().out
+
+
 def test_state_is_split_by_fsdp():
     _, params = estimate.second_stage()
     whole = estimate.size_of(params)

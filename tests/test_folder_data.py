@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from taming_jax.data import transforms
-from taming_jax.data.folder import class_of, find_images, split_off
+from taming_jax.data.folder import choose_classes, class_of, find_images, split_off
 from taming_jax.data.pipeline import DataConfig, class_names, make_batches, num_examples
 from taming_jax.data.transforms import BrokenImage, load_image
 
@@ -198,6 +198,15 @@ def test_classes_come_from_subfolders(tmp_path):
     write(tmp_path / "stray.png", solid(0))
     assert class_names(DataConfig(source="folder", path=str(tmp_path), size=17)) is None
     assert class_of("a.png") is None and class_of("cat/b/c.png") == "cat" and class_of("/x/a.png") is None
+
+
+def test_listed_classes_may_have_spaces_in_their_names(tmp_path):
+    names = ("cat", "golden", "golden retriever", "n01")
+    (tmp_path / "some.txt").write_text(" golden retriever \nn01 a fish\n")
+    assert choose_classes(str(tmp_path / "some.txt"), names) == ("golden retriever", "n01")
+    (tmp_path / "wrong.txt").write_text("cat\nsilver retriever\n")
+    with pytest.raises(ValueError, match=r"classes that are not there: \['silver retriever'\]"):
+        choose_classes(str(tmp_path / "wrong.txt"), names)
 
 
 def test_validation_folder_of_its_own(tmp_path):

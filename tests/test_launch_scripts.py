@@ -1,4 +1,4 @@
-"""The scripts that launch on TPU slices and Slurm, without either: what would be run, and how quoted."""
+"""The scripts that launch on TPU slices, Slurm and accelerators, without any: what would be run, and how quoted."""
 
 import os
 import shlex
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
+MEASUREMENTS = SCRIPTS.parent / "benchmarks" / "accelerator.sh"
 SLICE = {"PROJECT": "proj-1", "ZONE": "us-west4-a", "TPU_NAME": "slice-7"}
 STAGE = ("--config=configs/imagenet_vqgan.py:16384", "--config.data.path=gs://b/with space", "--config.x=$(touch y);'")
 
@@ -80,6 +81,8 @@ def test_train_runs_on_all_workers_with_its_arguments_as_given():
         (("train", "vqgan", "--workdir=gs://b"), SLICE, "needs --config"),
         (("train", "vqgan", "--config", "c.py"), SLICE, "--name=value"),
         (("train", "vqgan", "--config=c.py"), SLICE | {"WORKDIR": "runs"}, "gs://BUCKET/FOLDER"),
+        (("train", "vqgan", "--config=c.py", "--workdir=runs/x"), SLICE, "--workdir=runs/x: give gs://BUCKET/FOLDER"),
+        (("train", "encode", "--config=c.py", "--out=codes"), SLICE, "--out=codes: give gs://BUCKET/FOLDER"),
         (("logs", "newest", "x;ls"), SLICE, "no worker's number"),
     ],
 )
@@ -106,9 +109,14 @@ def test_a_worker_finds_the_others(tmp_path, endpoints):
 
 
 def slurm(tmp_path: Path, training: str, *arguments: str) -> subprocess.Popen:
-    stand_in(tmp_path, "srun", training)
+    """The job, with a `training` in place of srun's process. As Slurm's, srun kills it where it is itself told to end,
+    while scancel signals it alone."""
+    stand_in(tmp_path, "training", f"echo $$ > {tmp_path}/task; {training}")
+    stand_in(tmp_path, "srun", f"trap 'kill -KILL $!; exit 137' TERM; {tmp_path}/training \"$@\" & wait $!")
+    stand_in(tmp_path, "scancel", f'[[ "$*" == "--signal=TERM 17" ]] && kill -TERM "$(cat {tmp_path}/task)"')
     stand_in(tmp_path, "scontrol", f'echo "$*" > {tmp_path}/requeued')
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17", "SLURM_GPUS_ON_NODE": "4"}
+    environment["SLURM_CPUS_PER_TASK"] = "12"
     command = ["bash", SCRIPTS / "slurm.sbatch", *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
@@ -118,7 +126,8 @@ def test_slurm_job_ends_as_its_training(tmp_path, status):
     with slurm(tmp_path, f'echo "$JAX_LOCAL_DEVICE_IDS $*"; exit {status}', "transformer", "--config=a b") as job:
         output, _ = job.communicate(timeout=30)
     assert job.returncode == status and not (tmp_path / "requeued").exists()
-    assert output == "0,1,2,3 --kill-on-bad-exit=1 .venv/bin/python train_transformer.py --config=a b\n"
+    options = "--kill-on-bad-exit=1 --cpus-per-task=12"
+    assert output == f"0,1,2,3 {options} .venv/bin/python train_transformer.py --config=a b\n"
 
 
 def test_slurm_job_goes_back_into_the_queue_at_its_limit(tmp_path):
@@ -134,3 +143,35 @@ def test_slurm_job_goes_back_into_the_queue_at_its_limit(tmp_path):
 def test_slurm_job_without_a_stage_says_how():
     job = subprocess.run(["bash", SCRIPTS / "slurm.sbatch", "gan", "x"], capture_output=True, text=True, timeout=30)
     assert job.returncode == 2 and "vqgan|transformer|encode" in job.stderr
+
+
+def measurements(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """The measurements, with a python that only says what it was asked."""
+    stand_in(tmp_path / "bin", "python", 'echo "$PWD: $*" | tee -a "$SAID"')
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SAID": str(tmp_path / "said")}
+    command = ["bash", MEASUREMENTS, *arguments]
+    return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=30)
+
+
+def test_measurements_take_paths_from_where_they_are_started(tmp_path):
+    (tmp_path / "photos").mkdir()
+    assert measurements(tmp_path, "results.txt", "photos").returncode == 0
+    found = (tmp_path / "results.txt").read_text()
+    for line in (tmp_path / "said").read_text().splitlines():
+        assert line.startswith(f"{SCRIPTS.parent}: ") and line in found
+    assert f"train.py --input {tmp_path}/photos " in found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "expected one or two arguments, not 0; usage"),
+        (("no/results.txt",), "cannot write to 'no/results.txt'"),
+        ((".",), "cannot write to '.'"),
+        (("results.txt", "photos"), "no such folder: 'photos'"),
+        (("results.txt", "a", "b"), "not 3"),
+    ],
+)
+def test_measurements_with_a_mistake_do_not_begin(arguments, message, tmp_path):
+    found = measurements(tmp_path, *arguments)
+    assert found.returncode == 2 and message in found.stderr and not (tmp_path / "said").exists()

@@ -192,15 +192,24 @@ def test_the_notebook_that_compares_first_stages(vqgan_dir, class_dir, capsys):
 
 
 def test_codes_in_use_are_found_and_make_a_smaller_vocabulary(vqgan_dir, tmp_path, capsys):
-    codes_used.main(["--workdir", vqgan_dir, "--out", str(tmp_path / "used.npy"), "--batches", "2"])
-    used = np.load(tmp_path / "used.npy")
-    assert f"{len(used)} of 64 codes" in capsys.readouterr().out
+    codes_used.main(["--workdir", vqgan_dir, "--out", str(tmp_path / "new" / "used"), "--batches", "2"])
+    file = tmp_path / "new" / "used.npy"
+    used = np.load(file)
+    said = capsys.readouterr().out
+    assert f"{len(used)} of 64 codes" in said and str(file) in said and list(file.parent.iterdir()) == [file]
     workdir = str(tmp_path / "remapped")
-    settings = {"remap": str(tmp_path / "used.npy"), "transformer": {"vocab_size": max(10, len(used))}}
+    settings = {"remap": str(file), "transformer": {"vocab_size": max(10, len(used))}}
     assert train_transformer.train_and_evaluate(second_stage(vqgan_dir, **settings), workdir)
     generator = taming_jax.load(workdir)
     assert generator.model.n_codes == len(used) and generator.first_stage.config.remap == tuple(used)
     assert int(generator.sample_ids(4, class_label=1).max()) < len(used)
+    for wrong, message in (
+        (("--out", str(file / "used.npy")), "cannot be written"),
+        (("--out", "used.npy", "--batches", "0"), "--batches=0, but it must be at least 1"),
+    ):
+        with pytest.raises(SystemExit):
+            codes_used.main(["--workdir", "not read yet", *wrong])
+        assert message in capsys.readouterr().err
     np.save(tmp_path / "bad.npy", np.zeros((2, 2)))
     with pytest.raises(ValueError, match=r"expected a list of codes"):
         train_transformer.train_and_evaluate(second_stage(vqgan_dir, remap=str(tmp_path / "bad.npy")), workdir)

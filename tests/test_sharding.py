@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
+from taming_jax import sharding
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.sharding import MeshConfig, check_batch, make_mesh, put_batch, state_shardings
 
@@ -52,3 +53,40 @@ def test_an_axis_that_does_not_divide_is_left_out():
     mesh = make_mesh(MeshConfig(1, 4, 2))
     placed = state_shardings({"head": {"kernel": jax.ShapeDtypeStruct((6, 8), jnp.float32)}}, mesh)
     assert placed["head"]["kernel"].spec == P(None, "tensor")
+
+
+STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "a[1-2]", "SLURM_NTASKS": "2", "SLURM_PROCID": "1"}
+STEP |= {"SLURM_LOCALID": "0"}
+HOSTS = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "joins"),
+    [
+        ({}, False),
+        (HOSTS, True),
+        ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        (STEP, True),
+        (STEP | {"SLURM_STEP_NUM_TASKS": "2"}, True),
+        (STEP | {"SLURM_NTASKS": "1"}, False),
+        (STEP | {"SLURM_STEP_NUM_TASKS": "1"}, False),  # the shell of salloc, as a step
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}, False),  # the same where it is none
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, False),  # a batch file
+    ],
+)
+def test_other_processes_are_joined_only_where_there_are_any(environment, joins, monkeypatch):
+    joined = []
+    monkeypatch.setattr(sharding.os, "environ", environment)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *address, **options: joined.append((address, options)))
+    sharding.start_distributed(7)
+    heartbeat = {"heartbeat_timeout_seconds": 7}
+    given = (("a:1",), heartbeat | {"num_processes": 2, "process_id": 1}) if environment is HOSTS else ((), heartbeat)
+    assert joined == ([given] if joins else [])
+
+
+@pytest.mark.parametrize("missing", HOSTS)
+def test_an_address_that_is_not_whole_is_refused(missing, monkeypatch):
+    monkeypatch.setattr(sharding.os, "environ", {name: value for name, value in HOSTS.items() if name != missing})
+    with pytest.raises(ValueError, match=f"given, but not {missing}: set all three"):
+        sharding.start_distributed()

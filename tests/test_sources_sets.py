@@ -54,7 +54,7 @@ def test_imagenet_with_validation_folders(imagenet):
     cfg = data("imagenet", imagenet)
     assert class_names(cfg) == ("n01", "n02", "n03")
     assert shown(cfg, "train") == {0: 0, 20: 0, 60: 1, 80: 1, 120: 2, 140: 2} and shown(cfg, "val") == {200: 1, 220: 2}
-    (imagenet / "some.txt").write_text("n03\nn01\n")
+    (imagenet / "some.txt").write_text("n03 tench, Tinca tinca\nn01\n")
     some = data("imagenet", imagenet, classes=str(imagenet / "some.txt"))
     assert class_names(some) == ("n01", "n03")
     assert shown(some, "train") == {0: 0, 20: 0, 120: 1, 140: 1} and shown(some, "val") == {220: 1}
@@ -133,6 +133,11 @@ def test_faces(tmp_path):
     assert num_examples(data("celebahq", tmp_path / "celebahq", val_share=0.3), "val") == 2
     (tmp_path / "celebahqtrain.txt").write_text("imgHQ00001.npy\nimgHQ00002.npy\n")
     (tmp_path / "celebahqvalidation.txt").write_text("imgHQ00005.npy\n")
+    write(tmp_path / "root/a.png", 10)
+    write(tmp_path / "root/b.png", 20)
+    for part, image in (("train", "b.png"), ("validation", "a.png")):
+        (tmp_path / f"root/ffhq{part}.txt").write_text(image)
+    assert set(shown(data("ffhq", tmp_path / "root"), "train")) == {20}  # no subfolder
     listed = data("celebahq", tmp_path, val_share=0.4)
     assert set(shown(listed, "train")) == {10, 20} and set(shown(listed, "val")) == {50}
     np.save(tmp_path / "celebahq/imgHQ00005.npy", rng.random((3, 20, 20)))

@@ -134,12 +134,15 @@ def test_labels_and_types(data_dir):
 
 
 @pytest.mark.parametrize("start", [3, 6, 13])  # epochs end within steps 5, 11, 17
-def test_resume_is_exact(data_dir, start):
+def test_resume_is_exact(data_dir, start, caplog):
+    caplog.set_level(logging.INFO)
     whole = take(make_batches(config(data_dir), "train"), 20)
+    assert "records to pass over" not in caplog.text
     rest = take(make_batches(config(data_dir), "train", start_step=start), 20 - start)
     for a, b in zip(whole[start:], rest, strict=True):
         np.testing.assert_array_equal(a["image"], b["image"])
         np.testing.assert_array_equal(a["class_label"], b["class_label"])
+    assert f"reading {start * 4 % TRAIN} records to pass over" in caplog.text
 
 
 def test_processes_share_an_epoch(data_dir):

@@ -27,13 +27,15 @@ def list_faceshq(cfg, split: str) -> Listing:
 
 
 def _find(cfg, split: str, name: str) -> tuple[Path, list[str]]:
-    """(folder, names) of one of the two; lists NAMEtrain.txt and NAMEvalidation.txt beside the folder are obeyed."""
+    """(folder, names) of one of the two. Lists NAMEtrain.txt and NAMEvalidation.txt in `path`, or beside the folder of
+    the images, are obeyed."""
     base = Path(cfg.path)
     suffixes = (".npy", *SUFFIXES) if name == "celebahq" else SUFFIXES
     folder = next((base / n for n in (name, "images1024x1024", "thumbnails128x128") if (base / n).is_dir()), base)
-    lists = [folder.parent / f"{name}{part}.txt" for part in ("train", "validation")]
-    if all(file.is_file() for file in lists):
-        return find_images(str(lists[split == "val"]), str(folder), suffixes)
+    for place in (base, folder.parent):
+        lists = [place / f"{name}{part}.txt" for part in ("train", "validation")]
+        if all(file.is_file() for file in lists):
+            return find_images(str(lists[split == "val"]), str(folder), suffixes)
     if cfg.val_path and split == "val":
         return find_images(cfg.val_path, cfg.root, suffixes)
     root, names = find_images(str(folder), suffixes=suffixes)

@@ -117,16 +117,17 @@ def hold_out(cfg, names: Sequence[str], split: str) -> list[str]:
 def choose_classes(spec: str, names: tuple[str, ...]) -> tuple[str, ...]:
     """The classes that the setting `classes` leaves of all, in their order.
 
-    spec: "" for all; a list file (.txt) with one name a line; or ranges such as "30:32,80:100" of places in `names`,
-    counted from 0, each without its end.
+    spec: "" for all; a list file (.txt) with one name a line, behind which may be more; or ranges such as
+    "30:32,80:100" of places in `names`, counted from 0, each without its end.
     """
     if not spec:
         return names
     if spec.endswith(".txt"):
         if not Path(spec).is_file():
             raise ValueError(f"no such list of classes: {spec!r}; set `classes`")
-        wanted = {line.split()[0] for line in Path(spec).read_text(encoding="utf-8").splitlines() if line.strip()}
-        unknown = sorted(wanted - set(names))
+        lines = [line.strip() for line in Path(spec).read_text(encoding="utf-8").splitlines() if line.strip()]
+        wanted = {line if line in names else line.split()[0] for line in lines}  # names may have spaces
+        unknown = [line for line in lines if line not in names and line.split()[0] not in names]
         if unknown:
             raise ValueError(f"{spec!r} names classes that are not there: {unknown[:5]}; known: {list(names[:5])} ...")
         return tuple(name for name in names if name in wanted)

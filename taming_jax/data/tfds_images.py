@@ -6,6 +6,7 @@ The files hold encoded images, and they stay encoded until they have been shuffl
 import difflib
 import hashlib
 import itertools
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,8 @@ class TfdsImages:
         if lower == upper:
             raise ValueError(f"{len(self)} examples cannot be shared by {shard.processes} processes: use fewer")
         epoch, skip = divmod(first, upper - lower)
+        if skip:
+            logging.info("Going on within epoch %d: reading %d records to pass over, seen already.", epoch + 1, skip)
         while True:
             yield from self._pass(lower, upper, epoch, skip)
             epoch, skip = epoch + 1, 0
