@@ -13,7 +13,7 @@ from taming_jax.data.pipeline import DataConfig
 from taming_jax.models.discriminator import DiscriminatorConfig
 from taming_jax.models.gpt import GPTConfig
 from taming_jax.models.vqgan import VQGANConfig
-from taming_jax.sampling.filters import Filters
+from taming_jax.sampling.filters import Filters, check_guidance
 from taming_jax.sampling.rejection import rounds_for
 from taming_jax.settings import to_dict
 from taming_jax.sharding import MeshConfig
@@ -133,6 +133,12 @@ class TransformerExperiment:
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()
     sample: SampleConfig = SampleConfig()
+
+    def __post_init__(self):
+        try:
+            check_guidance(self.sample.guidance, self.condition_dropout)  # training draws with it, but not at once
+        except ValueError as error:
+            raise ValueError(f"config.sample.{error}") from error
 
 
 def saved_form(experiment: VQGANExperiment | TransformerExperiment) -> Mapping[str, Any]:

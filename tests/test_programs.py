@@ -339,7 +339,14 @@ def test_stages_that_do_not_fit_are_refused(vqgan_dir, tmp_path):
         train_transformer.train_and_evaluate(second_stage(vqgan_dir), vqgan_dir)
 
 
-@pytest.mark.parametrize(("settings", "message"), [({"top_k": 0}, "top_k is 0"), ({"temperature": -1}, "temperature")])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"top_k": 0}, "top_k is 0"),
+        ({"temperature": -1}, "temperature"),
+        ({"guidance": 2.0}, r"config\.sample\.guidance=2\.0, but without config\.condition_dropout"),
+    ],
+)
 def test_filters_are_checked_with_the_other_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         experiment("demo_class", sample=settings)

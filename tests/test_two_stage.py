@@ -138,7 +138,7 @@ def test_guidance_moves_logits_away_from_those_without_the_condition(small_param
     plain = np.asarray(generator.sample_ids(2, **options))
     assert not np.array_equal(ids, plain)
     np.testing.assert_array_equal(plain, generator.sample_ids(2, **options, guidance=1.0))
-    with pytest.raises(ValueError, match=r"guidance=2.0, but this model was trained without config.condition_dropout"):
+    with pytest.raises(ValueError, match=r"guidance=2.0, but without config.condition_dropout in training"):
         generator_of(small(ClassLabel(10)), small_params).sample_ids(2, class_label=1, guidance=2.0)
 
 
