@@ -397,8 +397,14 @@ def keep_stage(
 
 
 def two_stage(config: Mapping[str, Any], first_stage: VQGAN, condition_stage: VQGAN | None = None) -> TwoStage:
-    """The two-stage model that a saved or composed configuration names, around its networks."""
-    size = config["data"]["size"]
+    """The two-stage model that a saved or composed configuration names, around its networks. Raises ValueError where
+    they do not fit."""
+    size, content = config["data"]["size"], first_stage.config.content
+    if content != "image":
+        raise ValueError(
+            f"config.first_stage={config.get('first_stage', '')!r} reads {content}, but images are drawn: name the "
+            "first stage of the images; that of a map goes into config.condition.stage."
+        )
     condition = from_dict(ConditionConfig, config["condition"], "config.condition")
     return TwoStage(
         first_stage=first_stage,
