@@ -248,8 +248,12 @@ class Generator:
     def _pixels(self, size: Any, given: Any, condition: Mapping[str, Any]) -> tuple[int, int]:
         """Height and width of the images to draw."""
         if size is not None:
-            height, width = (size, size) if np.ndim(size) == 0 else tuple(size)
-            return int(height), int(width)
+            sides = (size, size) if np.ndim(size) == 0 else tuple(size)
+            if len(sides) != 2 or not all(isinstance(side, (int, np.integer)) for side in sides):
+                raise ValueError(
+                    f"size={size!r}; expected height and width in pixels, such as (256, 512), or one whole number."
+                )
+            return int(sides[0]), int(sides[1])
         from_condition = self.model.condition.pixels(condition)
         if from_condition:
             return from_condition
