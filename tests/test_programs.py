@@ -250,6 +250,23 @@ def test_the_report_of_a_second_stage(class_dir, tmp_path):
         assert (tmp_path / f"{name}.png").exists() and f"{name}.png" in (tmp_path / "report.md").read_text()
     logged = [line["val/nll"] for line in history(class_dir) if "val/nll" in line][-1]
     np.testing.assert_allclose(figures["transformer/nll"], logged, rtol=1e-5)
+    for settings, message in (({"samples": -1}, "--samples=-1"), ({"batch_size": 6}, "--batch_size=6 .* 8 devices")):
+        with pytest.raises(ValueError, match=message):
+            evaluate.evaluate(class_dir, str(tmp_path / "none"), **{"samples": 0, "batch_size": 8, **settings})
+    assert not (tmp_path / "none").exists()
+
+
+def test_samples_are_judged_in_batches_of_one_size(monkeypatch):
+    drawn = []
+
+    class Model:
+        def sample(self, n, *, class_label, first):
+            drawn.append((n, first))
+            return np.where(first + np.arange(n) < 15, class_label, -1)  # from the sixteenth on none is right
+
+    monkeypatch.setattr(evaluate.demo, "read_class", lambda images: images)
+    assert evaluate.class_accuracy(Model(), 20, {}, 8) == 0.75
+    assert drawn == [(8, 0), (8, 8), (8, 16)]
 
 
 def test_pictures_leave_out_the_padding_of_a_batch(vqgan_dir):
