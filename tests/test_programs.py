@@ -240,6 +240,8 @@ def test_sampling_without_a_second_stage_is_refused(vqgan_dir, tmp_path):
         sample.draw(SampleConfig(), str(tmp_path / "nothing"))
     with pytest.raises(ValueError, match="holds no second stage, and only that can draw"):
         sample.draw(SampleConfig(), vqgan_dir)
+    with pytest.raises(ValueError, match="is the configuration of a first stage; name the second's"):
+        sample.main(importlib.import_module("configs.demo_vqgan").get_config(), vqgan_dir)
 
 
 def test_the_report_of_a_second_stage(class_dir, tmp_path):
