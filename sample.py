@@ -7,10 +7,12 @@ Every single picture holds the settings, checkpoint and number by which the seco
 """
 
 import argparse
+import collections
 import dataclasses
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -53,12 +55,21 @@ class Drawn:
     numbers: np.ndarray
 
 
-def draw(settings: SampleConfig, workdir: str) -> epath.Path:
-    """Write single PNGs and a grid, print the rate, and return the folder."""
-    generator, config, settings = _open(settings, workdir)
+def draw(settings: SampleConfig, workdir: str, data: Mapping[str, Any] = MappingProxyType({})) -> epath.Path:
+    """Write single PNGs and a grid, print the rate, and return the folder.
+
+    data: the settings of the data for a model that does not have its own, such as a converted one.
+    """
+    generator, config, settings = _open(settings, workdir, data)
     scorer = load_scorer(settings.scorer) if settings.scorer else None
     rounds, wanted = rounds_for(settings.accept), list(requests(settings, generator, config))
-    n, largest = sum(len(request.labels) for request in wanted), max(len(request.labels) for request in wanted)
+    counts, largest = collections.Counter[tuple[int, int]](), collections.Counter[tuple[int, int]]()
+    for request in wanted:  # each size is compiled by itself, for the largest request of that size
+        counts[request.pixels] += len(request.labels)
+        largest[request.pixels] = max(largest[request.pixels], len(request.labels))
+    for request in wanted:  # all of them before anything is removed or drawn
+        generator.check(**_drawing(request, settings, largest[request.pixels]))
+    n = counts.total()
     out = epath.Path(settings.out or epath.Path(workdir) / "samples")
     out.mkdir(parents=True, exist_ok=True)
     if not settings.out:  # our own folder holds the images of one call; in the user's nothing is removed
@@ -66,36 +77,39 @@ def draw(settings: SampleConfig, workdir: str) -> epath.Path:
             old.unlink()
 
     shown: list[tuple[np.ndarray, str]] = []
+    commonest = counts.most_common(1)[0][0]  # a grid has cells of one size
     compiling, started, first = _CompileTime(), time.perf_counter(), 0
     with tqdm(total=rounds * sum(generator.steps(request.pixels) for request in wanted), unit="step") as progress:
         for request in wanted:
-            found = _draw(generator, request, settings, first, n, largest, progress.update, scorer)
+            size = largest[request.pixels]
+            found = _draw(generator, request, settings, first, n, size, progress.update, scorer)
             beside = _beside(generator, request, found.images)
             for i, image in enumerate(found.images):
                 name = _safe("_".join([f"{first + i:05d}", *request.labels[i].split()]))
-                made = {"workdir": str(workdir), "number": int(found.numbers[i]), "of": n, "largest": largest}
+                made = {"workdir": str(workdir), "number": int(found.numbers[i]), "of": n, "largest": size}
                 picture_files.save(image, out / f"{name}.png", {**made, "sample": to_dict(settings)})
                 if settings.animate:
                     picture_files.animate(image, generator.drawing_steps(request.pixels), out / f"{name}.gif")
                 if len(beside) > 1:
                     picture_files.save(np.concatenate([row[i] for row in beside], axis=1), out / f"{name}_beside.png")
-                if len(shown) < GRID_MOST:
+                if request.pixels == commonest and len(shown) < GRID_MOST:
                     shown.append((np.concatenate([row[i] for row in beside], axis=1), request.labels[i]))
             first += len(found.images)
     seconds = time.perf_counter() - started - compiling.seconds
-    same = [entry for entry in shown if entry[0].shape == shown[0][0].shape]  # a grid has cells of one size
-    labels = [label for _, label in same]
-    picture = grid(np.stack([image for image, _ in same]), None, labels if any(labels) else None)
+    labels = [label for _, label in shown]
+    picture = grid(np.stack([image for image, _ in shown]), None, labels if any(labels) else None)
     with (out / "grid.png").open("wb") as file:
         picture.save(file, format="PNG")
     print(f"{n} images in {seconds:.1f} s: {n / seconds:.2f} images/s (compiling took {compiling.seconds:.1f} s more)")
-    print(f"Written to {out}, all together in {out / 'grid.png'}")
+    together = "all" if len(shown) == n else f"the first {len(shown)} of {commonest[0]} x {commonest[1]} pixels"
+    print(f"Written to {out}, {together} together in {out / 'grid.png'}")
     return out
 
 
 def reproduce(picture: str, workdir: str = "", out: str = "") -> bool:
-    """Draw the image of a PNG that `draw` wrote once more, into `out` (default: PICTURE_again.png), and tell whether
-    it is the same. workdir: where the model is now, default where it was.
+    """Draw the image of a PNG that `draw` wrote once more, into the file or folder `out`, and tell whether it is the
+    same. workdir: where the model is now, default where it was. The default of `out` is PICTURE_again.png, which also
+    takes the place of the picture itself.
 
     What is needed besides - the checkpoint, files of conditions, the data - must still be there. No code that the
     picture names is run: an image that a scorer chose is drawn by its number.
@@ -110,6 +124,11 @@ def reproduce(picture: str, workdir: str = "", out: str = "") -> bool:
             raise ValueError(f"{path} says that it is image {number} of {n}, which cannot be.")
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} does not say all of how it was made: {error} is missing.") from error
+    target = epath.Path(out or path.parent)
+    target = target / path.name if target.is_dir() else target
+    if target.resolve() == path.resolve():
+        target = path.with_name(f"{path.stem}_again.png")
+    target.parent.mkdir(parents=True, exist_ok=True)
     generator, config, settings = _open(settings, workdir)
     first = 0
     for request in requests(settings, generator, config):
@@ -122,7 +141,6 @@ def reproduce(picture: str, workdir: str = "", out: str = "") -> bool:
         series = first + number // n * n
         found = _draw(generator, request, settings, series, n, largest, progress.update, None)
     image = found.images[number % n - first]
-    target = epath.Path(out) if out else path.with_name(f"{path.stem}_again.png")
     picture_files.save(image, target, made)
     differing = np.abs(to_pixels(image).astype(int) - pixels) if pixels.shape == image.shape else np.array([255])
     same = not differing.any()
@@ -130,15 +148,40 @@ def reproduce(picture: str, workdir: str = "", out: str = "") -> bool:
     return same
 
 
-def _open(settings: SampleConfig, workdir: str) -> tuple[generate.Generator, dict[str, Any], SampleConfig]:
-    """(the model, its configuration, the settings with the number of the checkpoint)."""
+def _open(
+    settings: SampleConfig, workdir: str, data: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[generate.Generator, dict[str, Any], SampleConfig]:
+    """(the model, its configuration, the settings with the number of the checkpoint and what label maps need)."""
     step = checkpoint.find_step(workdir, settings.step or None).name
     config = checkpoint.load_config(workdir, step)
     if config["kind"] != "two_stage":
         raise ValueError(f"{workdir!r} holds no second stage, and only that can draw; name the directory of one.")
     generator = generate.load(workdir, step=step)
     assert isinstance(generator, generate.Generator)
+    reads_labels = settings.condition and generator.model.condition.keys == ("segmentation",)
+    if reads_labels and settings.unlabelled is None:
+        try:
+            unlabelled = pipeline.unlabelled(config["data"] if "source" in config["data"] else data)
+        except ValueError as error:
+            raise ValueError(
+                f"how label maps were read in training is unknown: {error}; or give "
+                "config.sample.unlabelled, the value for no label or -1"
+            ) from error
+        settings = dataclasses.replace(settings, unlabelled=unlabelled)
     return generator, config, dataclasses.replace(settings, step=step)
+
+
+def _drawing(request: Request, settings: SampleConfig, size: int) -> dict[str, Any]:
+    """The arguments of `Generator.check`, also for drawing; the batch is filled up to `size`, so that it compiles
+    once."""
+    return {
+        "batch": {name: value[np.arange(size) % len(request.labels)] for name, value in request.batch.items()},
+        "n": size,
+        "pixels": request.pixels,
+        "stride": settings.stride,
+        **request.completion,
+        **settings.filters(),
+    }
 
 
 def _draw(
@@ -151,23 +194,12 @@ def _draw(
     progress: Callable[[int], Any],
     scorer: Scorer | None,
 ) -> Drawn:
-    """The images of a request; every batch is filled up to `size`, so that it compiles once. Candidates of a further
-    round have numbers that are `total` higher."""
-    n = len(request.labels)
-    batch = {name: value[np.arange(size) % n] for name, value in request.batch.items()}
+    """The images of a request, drawn as one of `size`. Candidates of a further round have numbers that are `total`
+    higher."""
+    n, drawing = len(request.labels), _drawing(request, settings, size)
 
     def candidates(round: int) -> tuple[np.ndarray, np.ndarray]:
-        ids = generator.sample_ids_like(
-            batch,
-            n=size,
-            pixels=request.pixels,
-            seed=settings.seed,
-            first=first + round * total,
-            stride=settings.stride,
-            progress=progress,
-            **request.completion,
-            **settings.filters(),
-        )
+        ids = generator.sample_ids_like(**drawing, seed=settings.seed, first=first + round * total, progress=progress)
         return np.asarray(ids[:n]), np.asarray(generator.decode(ids[:n]))
 
     if scorer is None:
@@ -193,10 +225,11 @@ def requests(settings: SampleConfig, generator: generate.Generator, config: Mapp
     by_class = condition.keys == ("class_label",)
     if not by_class and (settings.classes or settings.per_class):
         raise ValueError("config.sample.classes and per_class need a class-conditional model, and this one is not.")
-    completion = _completion(settings, generator)
+    completion, asks = _completion(settings, generator), f"config.sample.size={settings.size}"
     if completion and not settings.size:
         size = tuple(side * generator.first_stage.config.factor for side in completion["keep"].shape)
         settings = dataclasses.replace(settings, size=size)
+        asks = f"config.sample.complete={settings.complete!r}, a picture of {size[0]} x {size[1]} pixels,"
     if by_class or condition.keys in ((), ("coordinate",)):
         if settings.condition:
             condition_files.find_files(settings.condition, condition)  # says why not
@@ -204,7 +237,12 @@ def requests(settings: SampleConfig, generator: generate.Generator, config: Mapp
     elif settings.condition:
         found = _joined(_from_files(settings, generator), settings.batch_size)
     else:
-        found = _from_data(settings, generator, config)
+        height, width = generator.training_pixels
+        if _size(settings) not in (None, (height, width)):
+            raise ValueError(
+                f"{asks} needs config.sample.condition: held-out conditions have the training size, {height} x {width}."
+            )
+        found = _from_data(settings, config)
     for request in found:
         yield dataclasses.replace(request, completion=completion)
 
@@ -234,10 +272,13 @@ def _from_files(settings: SampleConfig, generator: generate.Generator) -> Iterat
     condition, factor = generator.model.condition, generator.first_stage.config.factor
     files = condition_files.find_files(settings.condition, condition)
     shares = np.bincount(np.arange(settings.n) % len(files), minlength=len(files))
+    if settings.n < len(files):
+        print(f"only {settings.n} images are asked for (config.sample.n): the first as many of {len(files)} conditions")
+    unlabelled = -1 if settings.unlabelled is None else settings.unlabelled
     for file, share in zip(files, shares):
         if not share:
             continue
-        given = condition_files.read_condition(file, condition, factor, _size(settings), settings.unlabelled)
+        given = condition_files.read_condition(file, condition, factor, _size(settings), unlabelled)
         pixels = condition.pixels(given) or _size(settings) or generator.training_pixels
         for first in range(0, share, settings.batch_size):
             here = min(settings.batch_size, int(share) - first)
@@ -265,24 +306,27 @@ def _joined(found: Iterable[Request], most: int) -> Iterator[Request]:
         yield waiting
 
 
-def _from_data(settings: SampleConfig, generator: generate.Generator, config: Mapping[str, Any]) -> Iterator[Request]:
-    """One image for each of the first `n` held-out ones, under its condition."""
-    if settings.size and tuple(settings.size) != generator.training_pixels:
-        raise ValueError("config.sample.size needs config.sample.condition: held-out images have the training size.")
+def _from_data(settings: SampleConfig, config: Mapping[str, Any]) -> Iterator[Request]:
+    """One image for each of the first `n` held-out ones that can be read, under its condition."""
     if "source" not in config["data"]:
         raise ValueError("this model was not trained here, so there is no held-out data: give config.sample.condition.")
     data = from_dict(pipeline.DataConfig, {**config["data"], "batch_size": settings.batch_size}, "config.data")
     data = pictured(data)
-    left = min(settings.n, pipeline.num_examples(data, "val"))
-    if left < settings.n:
-        print(f"only {left} held-out images: as many are drawn instead of {settings.n}")
+    there = pipeline.num_examples(data, "val")
+    left = most = min(settings.n, there)
+    if most < settings.n:
+        print(f"only {most} held-out images: as many are drawn instead of {settings.n}")
     for batch in pipeline.make_batches(data, "val"):
-        here = min(left, settings.batch_size)
-        batch = {name: value[:here] for name, value in batch.items()}
-        yield Request(batch, batch["image"].shape[1:3], [""] * here, batch["image"])
-        left -= here
+        rows = np.flatnonzero(batch.pop("valid"))[:left]  # of what cannot be read there is no condition
+        if len(rows):
+            batch = {name: value[rows] for name, value in batch.items()}
+            yield Request(batch, batch["image"].shape[1:3], [""] * len(rows), batch["image"])
+            left -= len(rows)
         if not left:
             return
+    if left == most:
+        raise ValueError(f"none of the {there} held-out images can be read; see the warnings above.")
+    print(f"only {most - left} held-out images can be read: as many are drawn instead of {settings.n}")
 
 
 def _classes(settings: SampleConfig, condition: Condition) -> dict[str, np.ndarray]:
@@ -316,7 +360,11 @@ def _safe(name: str) -> str:
 
 
 def main(config: ConfigDict, workdir: str) -> bool:
-    draw(from_dict(SampleConfig, config.sample.to_dict(), "config.sample"), workdir)
+    if "sample" not in config:
+        raise ValueError(
+            "--config is the configuration of a first stage; name the second's, such as configs/demo_class.py."
+        )
+    draw(from_dict(SampleConfig, config.sample.to_dict(), "config.sample"), workdir, config.data.to_dict())
     return True
 
 
@@ -324,11 +372,11 @@ def reproduce_main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description="Draw the image of a PNG once more.")
     parser.add_argument("--reproduce", required=True, metavar="PICTURE", help="a single picture that sample.py wrote")
     parser.add_argument("--workdir", default="", help="where the model is now; default: where it was")
-    parser.add_argument("--out", default="", help="the file to write; default: PICTURE_again.png")
+    parser.add_argument("--out", default="", help="the file or folder to write; default: PICTURE_again.png")
     options = parser.parse_args(arguments)
     try:
         same = reproduce(options.reproduce, options.workdir, options.out)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     sys.exit(0 if same else 1)
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from taming_jax import tiles
 from taming_jax.condition_files import fit
 from taming_jax.data.transforms import decode, to_float
 from taming_jax.first_stage import FirstStage
@@ -26,7 +27,8 @@ def complete(
     image: float32 (H, W, 3) in [-1, 1]. keep: bool (H, W), True where it stays, None for everywhere; a code stays where
     all of its pixels do. size: height and width in pixels of the picture to draw, default the image's; the image lies
     at its top left, so that it is extended to the right and downwards.
-    Raises ValueError for a mask of another size, a picture larger than `size`, or where nothing is left to draw.
+    Raises ValueError for a mask of another size, a picture larger than `size` or than what memory can encode at once,
+    or where nothing is left to draw.
     """
     image = np.asarray(image, np.float32)
     height, width = image.shape[:2]
@@ -46,6 +48,8 @@ def complete(
     cells = stays.reshape(h, factor, w, factor).all(axis=(1, 3))
     if cells.all() and (h, w) == (rows, columns):
         raise ValueError("all of the picture stays, so there is nothing to draw: give a mask, or a larger size.")
+    free = tiles.free_bytes(first_stage.mesh.local_devices[0])
+    tiles.check_reading(first_stage.config, (h, w), 1, free, "picture")
     given, kept = np.zeros((rows, columns), np.int32), np.zeros((rows, columns), bool)
     given[:h, :w], kept[:h, :w] = np.asarray(first_stage.encode(image[None])[0]), cells
     return {"given": given, "keep": kept}

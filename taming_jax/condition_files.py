@@ -72,7 +72,10 @@ def _read(
     if kind == "depth":
         return {kind: fit(read_depth(str(file)), factor, size, Image.Resampling.BILINEAR)}
     if kind == "pose":
-        return {kind: np.load(file, allow_pickle=False)}
+        pose = np.load(file, allow_pickle=False)
+        if pose.ndim != 3 or pose.dtype.kind not in "fiu":
+            raise ValueError(f"a pose is numbers (H, W, points), but this is {pose.dtype} {pose.shape}.")
+        return {kind: fit(pose.astype(np.float32), factor, size, Image.Resampling.BILINEAR)}
     photo = decode(str(file)).rgb
     if size is not None:  # one that the factor does not divide is refused later
         return {"image": to_float(np.asarray(photo.resize(size[::-1], Image.Resampling.BICUBIC)))}
@@ -84,6 +87,8 @@ def _read(
 def fit(values: np.ndarray, factor: int, size: tuple[int, int] | None, resample: Any) -> np.ndarray:
     """(H, W) or (H, W, c) resized, or cut in the middle to multiples of `factor`."""
     if size is not None:
+        if values.ndim == 3:  # any number of channels
+            return np.stack([fit(channel, factor, size, resample) for channel in np.moveaxis(values, -1, 0)], axis=-1)
         return np.asarray(Image.fromarray(values).resize(size[::-1], resample))
     (h, w), (height, width) = values.shape[:2], (side // factor * factor for side in values.shape[:2])
     if height < 1 or width < 1:

@@ -151,11 +151,15 @@ def columns(data: pipeline.DataConfig) -> int:
     return min(PICTURES, data.batch_size, pipeline.num_examples(data, "val"))
 
 
-def class_accuracy(generator: Generator, n: int, options: Mapping[str, Any]) -> float:
-    """Share of `n` class-conditional samples that the demo's rule-based reader reads as the class asked for."""
-    labels = np.arange(n) % demo.N_CLASSES
-    images = generator.sample(n, class_label=labels, **options)
-    return float(np.mean(demo.read_class(np.asarray(images)) == labels))
+def class_accuracy(generator: Generator, n: int, options: Mapping[str, Any], batch_size: int) -> float:
+    """Share of `n` class-conditional samples, `batch_size` drawn at once, that the demo's rule-based reader reads as
+    the class asked for."""
+    right, size = 0, min(n, batch_size)
+    for first in range(0, n, size):
+        labels = (first + np.arange(size)) % demo.N_CLASSES  # whole batches, so that it compiles once
+        images = generator.sample(size, class_label=labels, first=first, **options)
+        right += int(np.sum((demo.read_class(np.asarray(images)) == labels)[: n - first]))
+    return right / n
 
 
 def _validation(data: pipeline.DataConfig, mesh: jax.sharding.Mesh) -> Iterator[dict[str, jax.Array]]:
@@ -193,16 +197,21 @@ def _rows(*batches: Any) -> np.ndarray:
 
 
 def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str, float]:
-    """Measure the model in `workdir`, write report.json, report.md and grids into `out`, and return the figures."""
+    """Measure the model in `workdir`, write report.json, report.md and grids into `out`, and return the figures.
+
+    samples: how many to read the class of, 0 for none. Raises ValueError for settings that do not fit, at once.
+    """
+    if samples < 0 or batch_size < 1:
+        raise ValueError(f"--samples={samples}, --batch_size={batch_size}; expected at least 0 and at least 1.")
     config = checkpoint.load_config(workdir)
     if "source" not in config.get("data", {}):
         raise ValueError(f"{workdir!r} was not trained here, so there is no held-out data to measure it on.")
     model = load(workdir)
     data = pictured(from_dict(pipeline.DataConfig, {**config["data"], "batch_size": batch_size}, "config.data"))
+    first_stage = model.first_stage if isinstance(model, Generator) else model
+    sharding.check_batch(batch_size, first_stage.mesh, name="--batch_size")
     folder = epath.Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    first_stage = model.first_stage if isinstance(model, Generator) else model
-    sharding.check_batch(batch_size, first_stage.mesh)
     lines = [f"# Report on {workdir}", "", "| measure | value |", "|---|---|"]
 
     measure = FirstStageEvaluation(first_stage.model, data, first_stage.mesh)
@@ -214,8 +223,8 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
         held_out = GeneratorEvaluation(model, data)
         figures |= {f"transformer/{name}": value for name, value in held_out(model.params).items()}
         pictures |= held_out.pictures(model.params, options)
-        if data.source == "demo" and model.model.condition.keys == ("class_label",):
-            figures["samples/class_read_right"] = class_accuracy(model, samples, options)
+        if samples and data.source == "demo" and model.model.condition.keys == ("class_label",):
+            figures["samples/class_read_right"] = class_accuracy(model, samples, options, batch_size)
     lines += [f"| {name} | {value:.4f} |" for name, value in figures.items()]
     for name, (images, labels) in pictures.items():
         with (folder / f"{name}.png").open("wb") as file:
@@ -230,7 +239,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m taming_jax.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", required=True, help="working directory of a training")
     parser.add_argument("--out", help="folder for the report; default: WORKDIR/report")
-    parser.add_argument("--samples", type=int, default=200, help="samples to read the class of (demo data)")
+    parser.add_argument("--samples", type=int, default=200, help="samples to read the class of (demo data); 0: none")
     parser.add_argument("--batch_size", type=int, default=64, help="images at once")
     arguments = parser.parse_args()
     try:

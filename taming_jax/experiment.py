@@ -13,7 +13,7 @@ from taming_jax.data.pipeline import DataConfig
 from taming_jax.models.discriminator import DiscriminatorConfig
 from taming_jax.models.gpt import GPTConfig
 from taming_jax.models.vqgan import VQGANConfig
-from taming_jax.sampling.filters import Filters
+from taming_jax.sampling.filters import Filters, check_guidance
 from taming_jax.sampling.rejection import rounds_for
 from taming_jax.settings import to_dict
 from taming_jax.sharding import MeshConfig
@@ -34,7 +34,7 @@ class SampleConfig:
     training's are drawn by a sliding window.
     condition: for maps and objects, a file or a folder to read them from: label maps (PNG), depth (PNG, NPY),
     photographs for edges, low_res and image, pose maps (NPY), JSON lists of objects; empty for the validation data of
-    the training. unlabelled: the value in label maps for "no label", as in the data's settings.
+    the training. unlabelled: the value in label maps for "no label", -1 for none; None: as in training.
     complete: a picture to complete; keep: what of it stays, top, bottom, left, right or a mask (a picture, white where
     it stays), empty for all of it, which `size` then extends to the right and downwards.
     scorer, accept: rejection sampling by a function "module:function" that keeps the best share `accept` of the images
@@ -50,7 +50,7 @@ class SampleConfig:
     batch_size: int = 16
     size: tuple[int, ...] = ()
     condition: str = ""
-    unlabelled: int = -1
+    unlabelled: int | None = None
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
@@ -72,6 +72,8 @@ class SampleConfig:
                 raise ValueError(f"config.sample.{name}={getattr(self, name)}, but it must be at least 1.")
         if len(self.size) not in (0, 2) or min(self.size, default=1) < 1:
             raise ValueError(f"config.sample.size={self.size}, but it must be (height, width) in pixels, or ().")
+        if self.unlabelled is not None and not -1 <= self.unlabelled <= 255:
+            raise ValueError(f"config.sample.unlabelled={self.unlabelled}, but it must be 0 to 255, -1, or None.")
         rounds_for(self.accept)
         if (self.accept < 1) != bool(self.scorer):
             raise ValueError(
@@ -133,6 +135,12 @@ class TransformerExperiment:
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()
     sample: SampleConfig = SampleConfig()
+
+    def __post_init__(self):
+        try:
+            check_guidance(self.sample.guidance, self.condition_dropout)  # training draws with it, but not at once
+        except ValueError as error:
+            raise ValueError(f"config.sample.{error}") from error
 
 
 def saved_form(experiment: VQGANExperiment | TransformerExperiment) -> Mapping[str, Any]:

@@ -18,9 +18,9 @@ from taming_jax.losses import token_cross_entropy
 from taming_jax.models.gpt import GPT, GPTConfig, unstack_layers, with_layers_apart
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sampling.decode import Job, draw_sequence, sample, token_chooser
-from taming_jax.sampling.filters import Filters
+from taming_jax.sampling.filters import Filters, check_guidance
 from taming_jax.sampling.wavefront import Schedule, wavefront_steps
-from taming_jax.sampling.window import cache_bytes, check_window, go_on, schedule_for, start_walk
+from taming_jax.sampling.window import cache_bytes, check_condition, check_window, go_on, schedule_for, start_walk
 from taming_jax.settings import from_dict
 from taming_jax.two_stage import TwoStage
 
@@ -117,6 +117,21 @@ class Generator:
         n, pixels = n or len(batch["image"]), pixels or batch["image"].shape[1:3]
         return self._draw(n, batch, pixels, seed, Filters(**filters), given, keep, first, stride, progress)
 
+    def check(
+        self,
+        batch: Mapping[str, np.ndarray],
+        *,
+        n: int | None = None,
+        pixels: tuple[int, int] | None = None,
+        given: Any = None,
+        keep: Any = None,
+        stride: int = 1,
+        **filters: Any,
+    ) -> None:
+        """Raises ValueError where `sample_ids_like` would with the same arguments; draws and compiles nothing."""
+        n, pixels = n or len(batch["image"]), pixels or batch["image"].shape[1:3]
+        self._check(n, batch, pixels, Filters(**filters), given, keep, stride)
+
     def steps(self, pixels: tuple[int, int]) -> int:
         """Steps in which images of a height and width in pixels are drawn, however many: tokens of the training size,
         elsewhere those of the sliding window's wavefront."""
@@ -138,18 +153,10 @@ class Generator:
         return rows * min(self.model.grid[1], grid[1]) + columns
 
     def _draw(self, n, batch, pixels, seed, filters, given, keep, first, stride, progress) -> jax.Array:
-        if filters.guidance != 1 and not self.model.condition_dropout:
-            raise ValueError(
-                f"guidance={filters.guidance}, but this model was trained without config.condition_dropout, and does "
-                "not know what images look like without a condition; use guidance=1."
-            )
-        grid = self.first_stage.config.grid(*pixels)
+        given, keep = self._check(n, batch, pixels, filters, given, keep, stride)
+        grid = given.shape[1:]
         sliding = grid != self.model.grid
-        if sliding:
-            check_window(self.model, grid, stride)
-            self._check_reading(n, pixels)
         order = np.arange(grid[0] * grid[1]) if sliding else self.model.sequence_order()
-        given, keep = self._completion((n, *grid), given, keep)
         arrays = {"number": first + np.arange(n), "given": given, "keep": keep, **batch}
         arrays = sharding.put_whole(arrays, self.mesh)
         job = Job(
@@ -172,6 +179,18 @@ class Generator:
                 ids.block_until_ready()
                 progress(self.model.length)
         return ids[:n]
+
+    def _check(self, n, batch, pixels, filters, given, keep, stride) -> tuple[np.ndarray, np.ndarray]:
+        """`given` and `keep` of each image, (n, h, w). Raises ValueError for what cannot be drawn."""
+        check_guidance(filters.guidance, self.model.condition_dropout)
+        grid = self.first_stage.config.grid(*pixels)
+        given, keep = self._completion((n, *grid), given, keep)
+        if grid != self.model.grid:
+            check_window(self.model, grid, stride)
+            self._check_reading(n, pixels)
+            tokens = jax.eval_shape(self._tokens, self.stages, {"number": np.arange(n), **batch})
+            check_condition(self.model, tokens.shape, given.shape)
+        return given, keep
 
     def _check_reading(self, n: int, pixels: tuple[int, int]) -> None:
         """Refuse condition maps that would not fit into memory while they are read."""
@@ -229,8 +248,12 @@ class Generator:
     def _pixels(self, size: Any, given: Any, condition: Mapping[str, Any]) -> tuple[int, int]:
         """Height and width of the images to draw."""
         if size is not None:
-            height, width = (size, size) if np.ndim(size) == 0 else tuple(size)
-            return int(height), int(width)
+            sides = (size, size) if np.ndim(size) == 0 else tuple(size)
+            if len(sides) != 2 or not all(isinstance(side, (int, np.integer)) for side in sides):
+                raise ValueError(
+                    f"size={size!r}; expected height and width in pixels, such as (256, 512), or one whole number."
+                )
+            return int(sides[0]), int(sides[1])
         from_condition = self.model.condition.pixels(condition)
         if from_condition:
             return from_condition
@@ -378,8 +401,14 @@ def keep_stage(
 
 
 def two_stage(config: Mapping[str, Any], first_stage: VQGAN, condition_stage: VQGAN | None = None) -> TwoStage:
-    """The two-stage model that a saved or composed configuration names, around its networks."""
-    size = config["data"]["size"]
+    """The two-stage model that a saved or composed configuration names, around its networks. Raises ValueError where
+    they do not fit."""
+    size, content = config["data"]["size"], first_stage.config.content
+    if content != "image":
+        raise ValueError(
+            f"config.first_stage={config.get('first_stage', '')!r} reads {content}, but images are drawn: name the "
+            "first stage of the images; that of a map goes into config.condition.stage."
+        )
     condition = from_dict(ConditionConfig, config["condition"], "config.condition")
     return TwoStage(
         first_stage=first_stage,

@@ -122,13 +122,14 @@ def batch_shares(mesh: Mesh) -> int:
     return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
-def check_batch(batch_size: int, mesh: Mesh, parts: int = 1) -> None:
-    """Raise ValueError when the global batch does not split evenly over the devices that share each of its parts."""
+def check_batch(batch_size: int, mesh: Mesh, parts: int = 1, name: str = "config.data.batch_size") -> None:
+    """Raise ValueError when the global batch does not split evenly over the devices that share each of its parts.
+    name: what the user calls its size."""
     shares = batch_shares(mesh)
     if batch_size % (shares * parts):
         one_after_another = f" and config.optimizer.accumulate={parts} parts" if parts > 1 else ""
         raise ValueError(
-            f"config.data.batch_size={batch_size} (the global batch) is not divisible by the {shares} devices that "
+            f"{name}={batch_size} (the global batch) is not divisible by the {shares} devices that "
             f"share it (mesh data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']}){one_after_another}; choose a "
             f"multiple of {shares * parts}."
         )

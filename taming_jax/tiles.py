@@ -51,13 +51,15 @@ def fitting_tile(config: VQGANConfig, grid: tuple[int, int], free: int) -> tuple
     )
 
 
-def check_reading(config: VQGANConfig, grid: tuple[int, int], images: int, free: int) -> None:
-    """Raise ValueError where `images` maps of (h, w) codes are too large to be encoded at once, which
-    takes about as much as decoding."""
+def check_reading(
+    config: VQGANConfig, grid: tuple[int, int], images: int, free: int, what: str = "condition map(s)"
+) -> None:
+    """Raise ValueError where `images` pictures or maps of (h, w) codes, `what` they are, are too large to be encoded at
+    once, which takes about as much as decoding."""
     needed = images * decode_bytes(config, grid)
     if needed > free:
         raise ValueError(
-            f"reading {images} condition map(s) of {grid[0]} x {grid[1]} codes at once takes about {needed >> 20} MiB, "
+            f"reading {images} {what} of {grid[0]} x {grid[1]} codes at once takes about {needed >> 20} MiB, "
             f"and there are {free >> 20} MiB; draw fewer images at once, or smaller ones."
         )
 

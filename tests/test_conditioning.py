@@ -22,7 +22,7 @@ from taming_jax.conditioning import (
     make_condition,
 )
 from taming_jax.first_stage import FirstStage
-from taming_jax.generate import Generator
+from taming_jax.generate import Generator, two_stage
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sharding import MeshConfig, make_mesh
@@ -258,6 +258,8 @@ def test_a_stage_that_cannot_read_the_map_is_refused():
         has_stage(ConditionConfig(kind="depth"))
     with pytest.raises(ValueError, match=r"reads image, but .*'segmentation' needs one that reads segmentation"):
         make_condition(ConditionConfig(kind="segmentation", stage="runs/x"), network(), 16, network())
+    with pytest.raises(ValueError, match=r"config.first_stage='runs/y' reads edges, but images are drawn"):
+        two_stage({"data": {"size": 16}, "first_stage": "runs/y"}, network("edges", 1))
     with pytest.raises(ValueError, match=r"factor=16 does not divide the images' 24 pixels"):
         make_condition(ConditionConfig(kind="coordinate"), network(), 24)
     with pytest.raises(ValueError, match=r"n_codes=3 must be at least 4"):
@@ -280,6 +282,26 @@ def test_photographs_are_cut_to_the_factor_alone_but_for_low_resolution(tmp_path
         read(StageCondition("segmentation", network("segmentation", 4), True, 32), "low.png")
     with pytest.raises(ValueError, match=r"small\.npy"):
         read(StageCondition("pose", network("pose", 5), True, 32), "small.npy")
+
+
+def test_poses_from_files_are_brought_to_the_size_and_checked(tmp_path):
+    pose = StageCondition("pose", network("pose", 5), True, 32)
+    dots = np.full((18, 24, 5), -1, np.float32)
+    dots[:, 12:, 3] = 1
+    np.save(tmp_path / "a.npy", dots)
+    np.save(tmp_path / "flat.npy", dots[..., 0])
+    assert read_condition(tmp_path / "a.npy", pose, 8, None)["pose"].shape == (16, 24, 5)
+    resized = read_condition(tmp_path / "a.npy", pose, 8, (16, 32))["pose"]
+    assert resized.shape == (16, 32, 5) and (resized[:, 18:, 3] == 1).all() and (resized[..., 2] == -1).all()
+    with pytest.raises(
+        ValueError, match=r"flat\.npy: a pose is numbers \(H, W, points\), but this is float32 \(18, 24"
+    ):
+        read_condition(tmp_path / "flat.npy", pose, 8, None)
+    for wrong in (resized * 255, np.where(resized > 0, np.nan, resized)):
+        with pytest.raises(ValueError, match=r"pose has values that are not numbers in \[-1, 1\]"):
+            pose.parse({"pose": wrong}, 1, (16, 32))
+    with pytest.raises(ValueError, match=r"image is float32 of shape .* with values up to nan"):
+        StageCondition("image", network(), False, 16).parse({"image": np.full_like(IMAGE, np.nan)}, 1, (16, 16))
 
 
 def test_a_resumed_training_may_find_its_condition_stage_moved_but_not_exchanged():

@@ -249,6 +249,8 @@ def test_sampling_without_a_second_stage_is_refused(vqgan_dir, tmp_path):
         sample.draw(SampleConfig(), str(tmp_path / "nothing"))
     with pytest.raises(ValueError, match="holds no second stage, and only that can draw"):
         sample.draw(SampleConfig(), vqgan_dir)
+    with pytest.raises(ValueError, match="is the configuration of a first stage; name the second's"):
+        sample.main(importlib.import_module("configs.demo_vqgan").get_config(), vqgan_dir)
 
 
 def test_the_report_of_a_second_stage(class_dir, tmp_path):
@@ -259,6 +261,23 @@ def test_the_report_of_a_second_stage(class_dir, tmp_path):
         assert (tmp_path / f"{name}.png").exists() and f"{name}.png" in (tmp_path / "report.md").read_text()
     logged = [line["val/nll"] for line in history(class_dir) if "val/nll" in line][-1]
     np.testing.assert_allclose(figures["transformer/nll"], logged, rtol=1e-5)
+    for settings, message in (({"samples": -1}, "--samples=-1"), ({"batch_size": 6}, "--batch_size=6 .* 8 devices")):
+        with pytest.raises(ValueError, match=message):
+            evaluate.evaluate(class_dir, str(tmp_path / "none"), **{"samples": 0, "batch_size": 8, **settings})
+    assert not (tmp_path / "none").exists()
+
+
+def test_samples_are_judged_in_batches_of_one_size(monkeypatch):
+    drawn = []
+
+    class Model:
+        def sample(self, n, *, class_label, first):
+            drawn.append((n, first))
+            return np.where(first + np.arange(n) < 15, class_label, -1)  # from the sixteenth on none is right
+
+    monkeypatch.setattr(evaluate.demo, "read_class", lambda images: images)
+    assert evaluate.class_accuracy(Model(), 20, {}, 8) == 0.75
+    assert drawn == [(8, 0), (8, 8), (8, 16)]
 
 
 def test_pictures_leave_out_the_padding_of_a_batch(vqgan_dir):
@@ -348,7 +367,14 @@ def test_stages_that_do_not_fit_are_refused(vqgan_dir, tmp_path):
         train_transformer.train_and_evaluate(second_stage(vqgan_dir), vqgan_dir)
 
 
-@pytest.mark.parametrize(("settings", "message"), [({"top_k": 0}, "top_k is 0"), ({"temperature": -1}, "temperature")])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"top_k": 0}, "top_k is 0"),
+        ({"temperature": -1}, "temperature"),
+        ({"guidance": 2.0}, r"config\.sample\.guidance=2\.0, but without config\.condition_dropout"),
+    ],
+)
 def test_filters_are_checked_with_the_other_settings(settings, message):
     with pytest.raises(ValueError, match=message):
         experiment("demo_class", sample=settings)

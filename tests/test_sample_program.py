@@ -14,9 +14,11 @@ from etils import epath
 from PIL import Image
 
 import sample
-from configs import common, demo_class
-from taming_jax import checkpoint, picture_files
+from configs import common, demo_class, demo_segmentation
+from taming_jax import checkpoint, picture_files, tiles
 from taming_jax.completion import complete, read_mask, read_picture
+from taming_jax.data import pipeline
+from taming_jax.data.pipeline import DataConfig
 from taming_jax.experiment import SampleConfig, TransformerExperiment, saved_form
 from taming_jax.generate import load
 from taming_jax.models.gpt import GPT
@@ -56,6 +58,34 @@ def workdir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def map_workdir(tmp_path_factory):
+    """A model of zeros under label maps, trained on a folder whose maps say with 255 that there is no label."""
+    path, data = tmp_path_factory.mktemp("maps"), tmp_path_factory.mktemp("data")
+    for name in ("images", "maps"):
+        (data / name).mkdir()
+    rng = np.random.RandomState(1)
+    for i in range(4):
+        Image.fromarray(rng.randint(0, 255, (16, 16, 3)).astype(np.uint8)).save(data / f"images/{i}.png")
+        Image.fromarray(rng.choice([0, 1, 2, 255], (16, 16)).astype(np.uint8)).save(data / f"maps/{i}.png")
+    config = common.tiny_transformer(demo_segmentation.get_config()).to_dict()
+    config["data"] |= {"source": "folder", "path": str(data / "images"), "maps": str(data / "maps"), "size": 16}
+    config["data"] |= {"n_labels": 4, "unlabelled": 255, "val_share": 0.5, "annotations": ("segmentation",)}
+    config["transformer"] |= {"block_size": 40, "n_embd": 32}
+    experiment = from_dict(TransformerExperiment, config)
+    second = dataclasses.replace(FIRST, content="segmentation", in_channels=4, out_channels=4)
+    zeros = lambda network, x: jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(network.init, jax.random.key(0), x)["params"]
+    )
+    for name, stage in (("first_stage", FIRST), ("condition_stage", second)):
+        params = zeros(VQGAN(stage), jnp.zeros((1, 16, 16, stage.in_channels)))
+        config = {"kind": "vqgan", "model": to_dict(stage)}
+        checkpoint.save_model(str(path / name), params=params, config=config)
+    params = zeros(GPT(experiment.transformer), jnp.zeros((1, 2), jnp.int32))
+    checkpoint.save_model(str(path), params=params, config=saved_form(experiment), step=3)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
 def photo(tmp_path_factory):
     path = tmp_path_factory.mktemp("photo") / "photo.png"
     Image.fromarray(np.random.RandomState(0).randint(0, 255, (17, 22, 3)).astype(np.uint8)).save(path)
@@ -89,15 +119,15 @@ def test_a_picture_is_drawn_again_from_what_it_says(workdir, photo, tmp_path, ca
     assert len(files) == 5 * 3  # picture, beside, animation
     single = next(out.glob("00003*_3.png"))
     assert pixels(single).shape == (24, 32, 3)
-    assert sample.reproduce(str(single), out=str(tmp_path / "again.png"))
-    np.testing.assert_array_equal(pixels(tmp_path / "again.png"), pixels(single))
+    assert sample.reproduce(str(single), out=str(tmp_path / "new" / "again.png"))
+    np.testing.assert_array_equal(pixels(tmp_path / "new" / "again.png"), pixels(single))
     assert "the same picture" in capsys.readouterr().out
     with Image.open(next(out.glob("00003*.gif"))) as animation:
         assert animation.n_frames > 10 and animation.size == (32, 24)
     image, made = picture_files.load(epath.Path(single))
     picture_files.save(-(image / 127.5 - 1), tmp_path / "other.png", made)
-    assert not sample.reproduce(str(tmp_path / "other.png"))
-    assert "differs by up to" in capsys.readouterr().out
+    assert not sample.reproduce(str(tmp_path / "other.png"), out=str(tmp_path / "new"))
+    assert "differs by up to" in capsys.readouterr().out and (tmp_path / "new" / "other.png").exists()
 
 
 def test_rejection_keeps_the_best_and_they_are_drawn_again_without_the_scorer(workdir, tmp_path, monkeypatch):
@@ -126,7 +156,66 @@ def test_the_best_of_each_condition_are_chosen():
         draw_best(2, {}, 1, draw, lambda images, _: [np.nan, 1])
 
 
-def test_what_a_mask_keeps_becomes_given_ids(workdir, photo, tmp_path):
+def test_maps_from_files_get_the_labels_that_they_had_in_training(map_workdir):
+    generator, config, _ = sample._open(SampleConfig(), map_workdir)
+    (held_out,) = sample.requests(SampleConfig(), generator, config)
+    data = from_dict(DataConfig, config["data"])
+    truth = next(pipeline.make_batches(data, "val"))
+    np.testing.assert_array_equal(held_out.batch["segmentation"], truth["segmentation"][: len(held_out.labels)])
+    names = [Path(path).stem for path in pipeline._open(data, "val").listing.images]
+
+    def from_files(unlabelled):
+        settings = SampleConfig(n=4, condition=data.maps, unlabelled=unlabelled)
+        found = sample.requests(sample._open(settings, map_workdir)[2], generator, config)
+        return {
+            name: labels for request in found for name, labels in zip(request.labels, request.batch["segmentation"])
+        }
+
+    found = from_files(None)
+    for i, name in enumerate(names):
+        np.testing.assert_array_equal(found[name], held_out.batch["segmentation"][i])
+    with pytest.raises(ValueError, match="has the value 255, but there are 4 labels"):
+        from_files(-1)
+
+
+def test_maps_of_several_sizes(map_workdir, tmp_path, monkeypatch, capsys):
+    for i, width in enumerate((16, 16, 32, 16, 16, 16)):
+        Image.fromarray(np.full((16, width), i % 3, np.uint8)).save(tmp_path / f"{i}.png")
+    sizes, filled = [], []
+
+    def drawn(generator, request, settings, first, total, size, *_):  # stands for drawing, which is tested elsewhere
+        sizes.append((request.pixels[1], len(request.labels), size))
+        filled.append(len(sample._drawing(request, settings, size)["batch"]["segmentation"]))
+        n = len(request.labels)
+        return sample.Drawn(np.zeros((n, *request.pixels, 3), np.float32), first + np.arange(n))
+
+    monkeypatch.setattr(sample, "_draw", drawn)
+    monkeypatch.setattr(sample, "GRID_MOST", 3)
+    settings = SampleConfig(n=5, batch_size=2, condition=str(tmp_path), out=str(tmp_path / "out"))
+    out = sample.draw(settings, map_workdir)
+    assert sizes == [(16, 2, 2), (32, 1, 1), (16, 2, 2)] and filled == [2, 1, 2]
+    told = capsys.readouterr().out
+    assert "the first as many of 6 conditions" in told and "the first 3 of 16 x 16 pixels together" in told
+    largest = [picture_files.load(out / f"0000{i}_{i}.png")[1]["largest"] for i in range(5)]
+    assert largest == [2, 2, 1, 2, 2]
+
+
+def test_held_out_images_that_cannot_be_read_are_passed_over(tmp_path, capsys):
+    for name in ("a", "c"):
+        Image.new("RGB", (16, 16), (9, 9, 9)).save(tmp_path / f"{name}.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    config = {"data": {"source": "folder", "path": str(tmp_path), "val_path": str(tmp_path), "size": 16}}
+    requests = list(sample._from_data(SampleConfig(n=3, batch_size=2), config))
+    assert [len(request.labels) for request in requests] == [1, 1]
+    assert all((request.truth < -0.9).all() and (request.truth > -1).all() for request in requests)
+    assert "only 2 held-out images can be read" in capsys.readouterr().out
+    for name in ("a", "c"):
+        (tmp_path / f"{name}.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match="none of the 3 held-out images can be read"):
+        list(sample._from_data(SampleConfig(batch_size=4), config))
+
+
+def test_what_a_mask_keeps_becomes_given_ids(workdir, photo, tmp_path, monkeypatch):
     first = load(workdir).first_stage
     image = read_picture(photo, 4)  # 17 x 22 pixels, cut to 16 x 20
     ids = np.asarray(first.encode(image[None])[0])
@@ -149,6 +238,9 @@ def test_what_a_mask_keeps_becomes_given_ids(workdir, photo, tmp_path):
     Image.fromarray(hole[:8]).save(tmp_path / "small.png")
     with pytest.raises(ValueError, match=r"has 8 x 20 pixels, the picture 16 x 20"):
         read_mask(str(tmp_path / "small.png"), image, 4)
+    monkeypatch.setattr(tiles, "free_bytes", lambda device: 1000)
+    with pytest.raises(ValueError, match=r"reading 1 picture of 4 x 5 codes at once takes about"):
+        complete(first, image, size=(24, 32))
 
 
 @pytest.mark.parametrize(
@@ -158,6 +250,7 @@ def test_what_a_mask_keeps_becomes_given_ids(workdir, photo, tmp_path):
         ({"accept": 0.0, "scorer": "a:b"}, r"accept=0.0, but the share"),
         ({"keep": "top"}, "needs the picture, config.sample.complete"),
         ({"guidance": -1.0}, "guidance is -1"),
+        ({"unlabelled": 256}, "unlabelled=256, but it must be 0 to 255"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):
@@ -176,10 +269,24 @@ def test_settings_that_make_no_sense_are_refused(settings, message):
     ],
 )
 def test_bad_requests_end_before_anything_long(workdir, settings, message):
+    earlier = Path(workdir) / "samples" / "00000_earlier.png"
+    earlier.parent.mkdir(exist_ok=True)
+    earlier.write_bytes(b"a picture of an earlier call")
     with pytest.raises(ValueError, match=message):
         sample.draw(SampleConfig(**settings), workdir)
+    assert earlier.exists()
     with pytest.raises(ValueError, match="cannot be loaded"):
         load_scorer("math")
+
+
+def test_held_out_conditions_have_the_training_size(map_workdir, photo):
+    generator, config, _ = sample._open(SampleConfig(), map_workdir)
+    for settings, message in (
+        (SampleConfig(size=(16, 32)), r"sample\.size=\(16, 32\) needs config\.sample\.condition"),
+        (SampleConfig(complete=photo, keep="top"), r"complete='.*photo\.png', a picture of 16 x 20 pixels, needs"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            list(sample.requests(settings, generator, config))
 
 
 def test_pictures_that_cannot_be_drawn_again_say_why(workdir, tmp_path):
@@ -200,6 +307,9 @@ def test_pictures_that_cannot_be_drawn_again_say_why(workdir, tmp_path):
         picture_files.save(image / 127.5 - 1, tmp_path / "changed.png", {**made, **change})
         with pytest.raises(ValueError, match=message):
             sample.reproduce(str(tmp_path / "changed.png"))
+    nowhere = str(tmp_path / "foreign.png" / "again.png")
+    with pytest.raises(SystemExit, match=r"error: .*foreign\.png"):
+        sample.reproduce_main(["--reproduce", str(next(out.glob("00000*.png"))), "--out", nowhere])
     command = [sys.executable, "sample.py", "--reproduce", str(tmp_path / "foreign.png")]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode and "error: " in result.stderr and "Traceback" not in result.stderr

@@ -17,7 +17,9 @@ from taming_jax.data.pipeline import (
     make_batches,
     num_examples,
     num_labels,
+    unlabelled,
 )
+from taming_jax.settings import to_dict
 
 
 def write(path, value, size=(20, 16)):
@@ -174,6 +176,11 @@ def test_coco_stuff(tmp_path, maps):
             write(base / (maps or "elsewhere") / split / f"{value:012}.png", {254: 255}.get(value, value))
     cfg = data("coco_stuff", base, annotations=("segmentation",), maps="" if maps else str(base / "elsewhere"))
     assert num_labels(cfg) == 183 and label_names(cfg) is None
+    settings = to_dict(cfg)
+    assert [unlabelled({**settings, "unlabelled": value}) for value in (-1, 7)] == [255, 7]
+    assert unlabelled({**settings, "source": "ade20k"}) == -1
+    with pytest.raises(ValueError, match="no codes are there"):
+        unlabelled({**settings, "source": "codes", "path": str(tmp_path)})
     found = {k: v for split in ("train", "val") for k, v in shown(cfg, split, "segmentation").items()}
     assert {value: labels.max() for value, labels in found.items()} == {0: 1, 40: 41, 180: 181, 254: 0}
     write(base / (maps or "elsewhere") / "val2017/000000000180.png", 182)

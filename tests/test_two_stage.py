@@ -138,7 +138,7 @@ def test_guidance_moves_logits_away_from_those_without_the_condition(small_param
     plain = np.asarray(generator.sample_ids(2, **options))
     assert not np.array_equal(ids, plain)
     np.testing.assert_array_equal(plain, generator.sample_ids(2, **options, guidance=1.0))
-    with pytest.raises(ValueError, match=r"guidance=2.0, but this model was trained without config.condition_dropout"):
+    with pytest.raises(ValueError, match=r"guidance=2.0, but without config.condition_dropout in training"):
         generator_of(small(ClassLabel(10)), small_params).sample_ids(2, class_label=1, guidance=2.0)
 
 
@@ -227,6 +227,8 @@ def test_pkeep_replaces_that_share_of_inputs():
         ({"class_label": 1, "guidance_schedule": "up"}, r"schedule is 'up'; known: constant, linear, cosine"),
         ({"class_label": 1, "size": (12, 12), "stride": 3}, r"stride=3, but windows of 4 x 4 tokens move by 1 to 2"),
         ({"class_label": 1, "size": (12, 0)}, r"12 x 0 pixels is not divisible"),
+        ({"class_label": 1, "size": "512"}, r"size='512'; expected height and width in pixels"),
+        ({"class_label": 1, "size": (12, 12, 3)}, r"size=\(12, 12, 3\); expected height and width in pixels"),
         ({"class_label": 1, "given": np.zeros((4, 4), int)}, r"given and keep go together"),
         (
             {"class_label": 1, "given": np.zeros((3, 4), int), "keep": np.ones((4, 4), bool)},

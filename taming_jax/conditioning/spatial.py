@@ -162,7 +162,8 @@ class StageCondition:
 
     def _parse_image(self, value: Any, n: int, name: str) -> np.ndarray:
         images = per_image(value, n, (3,), name, "(H, W, 3)")
-        if images.shape[-1] != 3 or not np.issubdtype(images.dtype, np.floating) or np.abs(images).max(initial=0) > 1.5:
+        floats = np.issubdtype(images.dtype, np.floating)
+        if images.shape[-1] != 3 or not floats or not np.abs(images).max(initial=0) <= 1.5:  # so that nan is refused
             raise ValueError(
                 f"{name} is {images.dtype} of shape {images.shape} with values up to {images.max(initial=0):g}; "
                 "expected floats (H, W, 3) in [-1, 1]: use image / 127.5 - 1 for 8-bit pictures."
@@ -175,8 +176,8 @@ class StageCondition:
             value = per_image(value, n, (3,), "pose", f"(H, W, {channels})")
             if value.shape[-1] != channels:
                 raise ValueError(f"pose has {value.shape[-1]} channels; this model was trained with {channels}.")
-            return value.astype(np.float32)
-        value = per_image(value, n, (2,), self.kind, "(H, W)")
+        else:
+            value = per_image(value, n, (2,), self.kind, "(H, W)")
         if self.kind == "segmentation":
             if not np.issubdtype(value.dtype, np.integer):
                 raise ValueError(f"segmentation is {value.dtype}; expected whole numbers, a label for each pixel.")

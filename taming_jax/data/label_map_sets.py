@@ -5,6 +5,8 @@ from pathlib import Path
 from .files import Listing
 from .folder import add_maps, find_images, hold_out
 
+COCO_STUFF_UNLABELLED = 255  # in its files
+
 
 def list_ade20k(cfg, split: str) -> Listing:
     """The scene parsing benchmark's ADE20K: 0 is unlabelled, 1..150 are the classes."""
@@ -16,7 +18,7 @@ def list_coco_stuff(cfg, split: str) -> Listing:
     """COCO 2017 with COCO-Stuff's pixel maps: 0..181, and 255 for unlabelled, which become 1..182 and 0."""
     folders = {"train": "train2017", "val": "val2017"}
     maps = ("stuffthingmaps", "cocostuffthings", "../cocostuffthings", "segmentations", "annotations")
-    return _list_pairs(cfg, split, folders, maps, Listing([], n_labels=183, unlabelled=255))
+    return _list_pairs(cfg, split, folders, maps, Listing([], n_labels=183, unlabelled=COCO_STUFF_UNLABELLED))
 
 
 def _list_pairs(cfg, split: str, folders: dict[str, str], map_folders: tuple[str, ...], listing: Listing) -> Listing:

@@ -5,7 +5,7 @@ The batch of step s depends on the configuration and s alone, so a run that star
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from . import demo
-from .codes import Codes
+from .codes import Codes, read_info
 from .demo_source import Demo
 from .faces import list_celebahq, list_faceshq, list_ffhq
 from .files import Files
 from .folder import list_folder
 from .imagenet import list_imagenet
-from .label_map_sets import list_ade20k, list_coco_stuff
+from .label_map_sets import COCO_STUFF_UNLABELLED, list_ade20k, list_coco_stuff
 from .objects import list_coco_objects, list_open_images
 from .prefetch import Prefetched
 from .records import ANNOTATIONS, Record, Shard, replace_broken
@@ -170,6 +170,15 @@ def class_names(cfg: DataConfig) -> tuple[str, ...] | None:
 def num_labels(cfg: DataConfig) -> int:
     """The number of labels in label maps; 0 for data without."""
     return len(demo.LABELS) if cfg.source == "demo" else _listing(cfg, "n_labels") or 0
+
+
+def unlabelled(data: Mapping[str, Any]) -> int:
+    """The value for "no label" in files of label maps that are read with these settings of a DataConfig, -1 for none;
+    of codes, as the maps that they were made of. No files are listed. Raises ValueError for codes that are gone."""
+    if data.get("source") == "codes":
+        data = read_info(data["path"])["data"]
+    given = data.get("unlabelled", -1)
+    return COCO_STUFF_UNLABELLED if given < 0 and data.get("source") == "coco_stuff" else given
 
 
 def label_names(cfg: DataConfig) -> tuple[str, ...] | None:

@@ -66,6 +66,15 @@ class Filters:
         return scales
 
 
+def check_guidance(guidance: float, condition_dropout: float) -> None:
+    """Raises ValueError where a model trained with this share of hidden conditions cannot be guided."""
+    if guidance != 1 and not condition_dropout:
+        raise ValueError(
+            f"guidance={guidance}, but without config.condition_dropout in training a model does not know what images "
+            "look like without a condition; use guidance=1, or train with config.condition_dropout=0.1."
+        )
+
+
 def guide(logits: Array, scale: float | Array) -> Array:
     """Logits (2 b, n) with the condition and without it, in turns -> float32 (b, n): moved from the latter by `scale`
     times the difference (arXiv 2207.12598, equation 6, where w is scale - 1)."""

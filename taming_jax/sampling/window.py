@@ -94,23 +94,15 @@ def schedule_for(
     Raises ValueError for what does not fit the model.
     """
     check_window(model, given[1:], stride)
-    grid, spatial = (given[1], given[2]), len(condition) == 3
-    free = model.gpt.config.n_unmasked
-    known = model.length if spatial else condition[1]
-    if free > known:
-        raise ValueError(
-            f"transformer.n_unmasked={free} positions see one another, but only the {known} of the condition are "
-            "known before an image is drawn."
-        )
+    check_condition(model, condition, given)
+    grid = (given[1], given[2])
     window = (min(model.grid[0], grid[0]), min(model.grid[1], grid[1]))
-    length = window[0] * window[1] if spatial else condition[1]
+    length = window[0] * window[1] if len(condition) == 3 else condition[1]
     if together is None and jax.default_backend() == "cpu":
         together = 1
     if keep is not None and np.shape(keep) not in (grid, given):
         raise ValueError(f"keep has shape {np.shape(keep)}; expected {grid} or {given}.")
-    if length < 1:
-        raise ValueError(f"the condition has shape {condition}; there must be at least one condition token.")
-    schedule = make_schedule(
+    return make_schedule(
         grid,
         window,
         length,
@@ -119,12 +111,6 @@ def schedule_for(
         keep_columns=keep_columns,
         together=together,
     )
-    if schedule.length > model.gpt.config.block_size:
-        raise ValueError(
-            f"a window of {schedule.length} tokens does not fit transformer.block_size={model.gpt.config.block_size}."
-        )
-    _check_shapes(schedule, condition, given)
-    return schedule
 
 
 def check_window(model: TwoStage, grid: tuple[int, ...], stride: int = 1) -> None:
@@ -139,6 +125,27 @@ def check_window(model: TwoStage, grid: tuple[int, ...], stride: int = 1) -> Non
     check_stride(stride, (min(model.grid[0], grid[0]), min(model.grid[1], grid[1])))
 
 
+def check_condition(model: TwoStage, condition: tuple[int, ...], given: tuple[int, ...]) -> None:
+    """Raises ValueError where windows cannot read a condition (b, H, W) or (b, k) for a grid of ids (b, H, W), by their
+    shapes."""
+    _check_fit(condition, given)
+    settings, spatial = model.gpt.config, len(condition) == 3
+    known = model.length if spatial else condition[1]
+    if settings.n_unmasked > known:
+        raise ValueError(
+            f"transformer.n_unmasked={settings.n_unmasked} positions see one another, but only the {known} of the "
+            "condition are known before an image is drawn."
+        )
+    tokens = min(model.grid[0], given[1]) * min(model.grid[1], given[2])
+    read = tokens if spatial else condition[1]
+    if read < 1:
+        raise ValueError(f"the condition has shape {condition}; there must be at least one condition token.")
+    if read + tokens - 1 > settings.block_size:
+        raise ValueError(
+            f"a window of {read + tokens - 1} tokens does not fit transformer.block_size={settings.block_size}."
+        )
+
+
 def cache_bytes(config: GPTConfig, schedule: Schedule, images: int) -> int:
     """Memory for the keys and values of `images` images drawn at once (with guidance each counts twice): most of what
     sampling takes beside the parameters. Less with keep_columns=False, a stride above 1 or fewer images."""
@@ -151,6 +158,13 @@ def _check_shapes(schedule: Schedule, condition: tuple[int, ...], given: tuple[i
         raise ValueError(
             f"the grid of ids has shape {given}; this schedule is for grids of {' x '.join(map(str, schedule.grid))}."
         )
+    _check_fit(condition, given)
+    h, w = schedule.window
+    if len(condition) not in (2, 3) or schedule.condition != (h * w if len(condition) == 3 else condition[1]):
+        raise ValueError(f"the condition has shape {condition}, but the schedule is for {schedule.condition} tokens.")
+
+
+def _check_fit(condition: tuple[int, ...], given: tuple[int, ...]) -> None:
     if condition[0] != given[0]:
         raise ValueError(f"there are conditions for {condition[0]} images, but ids of {given[0]}; give one an image.")
     if len(condition) == 3 and condition[1:] != given[1:]:
@@ -158,9 +172,6 @@ def _check_shapes(schedule: Schedule, condition: tuple[int, ...], given: tuple[i
             f"the condition is a map of {condition[1]} x {condition[2]} tokens, but the image one of "
             f"{given[1]} x {given[2]}; a window needs one condition token for each image token."
         )
-    h, w = schedule.window
-    if len(condition) not in (2, 3) or schedule.condition != (h * w if len(condition) == 3 else condition[1]):
-        raise ValueError(f"the condition has shape {condition}, but the schedule is for {schedule.condition} tokens.")
 
 
 def _gpt(model: TwoStage, schedule: Schedule) -> GPT:
