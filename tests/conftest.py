@@ -3,8 +3,10 @@
 import os
 import tempfile
 
-# Read once, when jax is first imported: hence before any import below.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+# Read once, when jax is first imported: hence before any import below. Most of the suite's time is compilation, so that
+# of small networks is quick rather than thorough; what they compute is the same.
+FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 from collections.abc import Callable
@@ -16,7 +18,7 @@ import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Most of the suite's time is compilation; what was compiled once in a run serves all of its tests.
+# What was compiled once in a run serves all of its tests.
 _CACHE = tempfile.TemporaryDirectory(prefix="taming_jax_tests_")
 jax.config.update("jax_compilation_cache_dir", _CACHE.name)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
