@@ -144,19 +144,24 @@ def _initial_state(config, init, initial, checkpoints, saved_config, workdir, me
     abstract = jax.eval_shape(init, key)
     shardings = sharding.state_shardings(abstract, mesh)
     target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-    steps = checkpoints.steps()
-    for saved in steps:
+    damaged: dict[int, DamagedCheckpoint] = {}
+    for saved in checkpoints.steps():
         try:
-            _check_changes(load_config(workdir, saved), saved_config, workdir, config.allow_changes)
+            _check_changes(load_config(workdir, saved, everywhere=True), saved_config, workdir, config.allow_changes)
             params, rest = split_state(target)
             params, rest = checkpoints.restore(saved, params=params, train=rest)
         except DamagedCheckpoint as error:
-            logging.warning("%s It was moved to %s.", error, checkpoints.set_aside(saved))
+            damaged[saved] = error
             continue
+        for newer, reason in damaged.items():
+            logging.warning("%s It was moved to %s.", reason, checkpoints.set_aside(newer))
         logging.info("Resumed from step %d in %s.", saved, workdir)
         return abstract.replace(params=params, **rest), shardings, saved
-    if steps:
-        raise ValueError(f"no checkpoint in {workdir!r} can be read; the same command, given again, starts anew.")
+    if damaged:  # they stay: training must not begin at step 0 unasked, now or when it is started again
+        raise ValueError(
+            f"no checkpoint in {workdir!r} can be read: {' '.join(map(str, damaged.values()))} To start anew, remove "
+            "that directory's checkpoints or choose another --workdir."
+        ) from next(iter(damaged.values()))
     state = jax.jit(init, out_shardings=shardings)(key)
     for name, value in initial.items():
         if difference := shape_difference(value, getattr(abstract, name)):
