@@ -328,7 +328,7 @@ def reproduce_main(arguments: Sequence[str]) -> None:
     options = parser.parse_args(arguments)
     try:
         same = reproduce(options.reproduce, options.workdir, options.out)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     sys.exit(0 if same else 1)
 
