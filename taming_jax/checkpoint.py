@@ -6,8 +6,11 @@ still as it was saved. So a directory can be read knowing only its path.
 """
 
 import contextlib
+import errno
+import json
 import logging
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -108,13 +111,14 @@ class Checkpoints:
     def restore(self, step: int, *, params: Any, train: Any) -> tuple[Any, Any]:
         """(params, train) of `step`, laid out like the targets: trees of jax.ShapeDtypeStruct with shardings.
 
-        Raises ValueError where the saved arrays have other names or shapes than the targets, and DamagedCheckpoint
-        where they are no longer what was saved; on all processes where on one of them.
+        Raises ValueError where the saved arrays have other names or shapes than the targets, DamagedCheckpoint where
+        they are no longer what was saved, and OSError where they cannot be read for another reason; on all processes
+        where on one of them.
         """
         folder, targets = self._manager.directory / str(step), {"params": params, "train": train}
         for name, target in targets.items():
             with _reading(folder, everywhere=True):
-                difference = _difference(folder / name, target)
+                difference = shape_difference(_saved_tree(folder / name), target)
             if difference:
                 raise ValueError(
                     f"the checkpoint of step {step} in {self._manager.directory} does not fit this configuration "
@@ -122,11 +126,12 @@ class Checkpoints:
                     "--workdir."
                 )
         with _reading(folder, everywhere=True):
-            arguments = {name: ocp.args.StandardRestore(target) for name, target in targets.items()}
-            restored = self._manager.restore(step, args=ocp.args.Composite(**arguments))
-            for name in targets:
-                checksums.check(_saved_sums(folder).get(name), checksums.array_sums(restored[name]))
-        return restored.params, restored.train
+            saved = _saved_sums(folder)
+            restored = {name: _restore(folder / name, target) for name, target in targets.items()}
+        with _reading(folder, everywhere=True):  # apart: all processes sum together, hence only once all have read
+            for name, tree in restored.items():
+                checksums.check(saved.get(name), checksums.array_sums(tree))
+        return restored["params"], restored["train"]
 
     def set_aside(self, step: int) -> epath.Path:
         """Move a checkpoint out of the way, so that its step can be saved again; returns where it is now."""
@@ -150,6 +155,14 @@ class Checkpoints:
         with self._saved():
             self._manager.wait_until_finished()
 
+    def intact(self) -> str:
+        """Wait, and say which checkpoint can be gone back to, and whether the newest save has failed."""
+        try:
+            self.wait()
+        except OSError as error:
+            return str(error)
+        return self._intact()
+
     @contextlib.contextmanager
     def _saved(self) -> Iterator[None]:
         """What Orbax says when a save fails, as one error."""
@@ -157,14 +170,15 @@ class Checkpoints:
             yield
         except Exception as error:
             failed, self._saving = self._saving, None
+            when = "When there is room to write again" if _no_room(error) else "When the cause is removed"
             raise OSError(
-                f"the checkpoint of step {failed} in {self.workdir!r} could not be saved ({_short(error)}). "
-                f"{self._intact(failed)} When there is room to write again, the same command goes on from there."
+                f"The checkpoint of step {failed} in {self.workdir!r} could not be saved ({_short(error)}). "
+                f"{self._intact(failed)} {when}, the same command goes on from there."
             ) from error
 
-    def _intact(self, failed: int | None) -> str:
-        older = [step for step in _steps(epath.Path(self.workdir) / FOLDER) if step != failed]
-        return f"The checkpoint of step {older[-1]} is intact." if older else "There is no earlier one."
+    def _intact(self, failed: int | None = None) -> str:
+        saved = [step for step in _steps(epath.Path(self.workdir) / FOLDER) if step != failed]
+        return f"The checkpoint of step {saved[-1]} is intact." if saved else "No checkpoint had been saved before."
 
     def close(self) -> None:
         """Wait until everything is written, and release what it takes."""
@@ -205,8 +219,7 @@ def find_step(workdir: str, step: int | str | None = None) -> epath.Path:
         )
     if step == "best":
         settings = load_config(workdir, steps[-1]).get("train", {"monitor": ""})  # none in a converted model
-        with _reader(folder) as manager:
-            found = {s: (manager.metrics(s) or {}).get(settings["monitor"]) for s in steps}
+        found = {s: _load_metrics(folder / str(s)).get(settings["monitor"]) for s in steps}
         scored = {s: value for s, value in found.items() if value is not None}
         if not scored:
             raise ValueError(f"no checkpoint in {workdir!r} was saved with the monitored metric; use the newest.")
@@ -220,10 +233,13 @@ def find_step(workdir: str, step: int | str | None = None) -> epath.Path:
     return folder / str(steps[-1] if step is None else step)
 
 
-def load_config(workdir: str, step: int | str | None = None) -> dict[str, Any]:
-    """The configuration saved with a checkpoint. Raises ValueError where there is none, or none that can be read."""
+def load_config(workdir: str, step: int | str | None = None, everywhere: bool = False) -> dict[str, Any]:
+    """The configuration saved with a checkpoint; everywhere: read by all processes, which fail where one does.
+
+    Raises ValueError where there is none or where it is damaged, and OSError where it cannot be read otherwise.
+    """
     folder = find_step(workdir, step)
-    with _reading(folder):
+    with _reading(folder, everywhere):
         config = _load_json(folder / "config")
         checksums.check(_saved_sums(folder).get("config"), checksums.text_sum(config))
     return config
@@ -241,21 +257,17 @@ def load_params(workdir: str, step: int | str | None = None, dtype: Any = None) 
 
 
 def _load_tree(folder: epath.Path, name: str, only: tuple[str, ...] | None = None, dtype: Any = None) -> Any:
-    """The arrays of one item as numpy, of all its entries or of those named. Raises DamagedCheckpoint."""
-    path = (folder / name).resolve()
+    """The arrays of one item as numpy, of all its entries or of those named. Raises DamagedCheckpoint and OSError."""
 
     def cast(leaf: np.ndarray) -> np.ndarray:
         return leaf.astype(dtype) if dtype is not None and jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
-    with _reading(folder), ocp.PyTreeCheckpointer() as reader:
-        tree = reader.metadata(path).item_metadata.tree
+    with _reading(folder):
+        tree = _saved_tree(folder / name)
         if only is not None:
             tree = {name: tree[name] for name in only if name in tree}
-        targets = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
-        restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), targets)
-        loaded = reader.restore(
-            path, args=ocp.args.PyTreeRestore(item=targets, restore_args=restore_args, partial_restore=True)
-        )
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+        loaded = _restore(folder / name, target)
         checksums.check(_saved_sums(folder).get(name), checksums.array_sums(loaded))
     return jax.tree.map(cast, loaded)
 
@@ -302,7 +314,11 @@ def _steps(folder: epath.Path) -> list[int]:
 
 @contextlib.contextmanager
 def _reading(folder: epath.Path, everywhere: bool = False) -> Iterator[None]:
-    """Turns what goes wrong in reading a checkpoint into DamagedCheckpoint; everywhere: on all processes alike."""
+    """Turns what goes wrong in reading a checkpoint into DamagedCheckpoint where its files are at fault, else OSError.
+
+    everywhere: on all processes alike. What is read may then not wait for other processes: these would wait in vain
+    for one that fails, and it for them.
+    """
     failure: Exception | None = None
     try:
         yield
@@ -310,39 +326,80 @@ def _reading(folder: epath.Path, everywhere: bool = False) -> Iterator[None]:
         raise  # the devices' matter
     except Exception as error:
         failure = error
-    failed = failure is not None
+    worst = 0 if failure is None else 1 if _is_damage(failure) else 2
     if everywhere and jax.process_count() > 1:
-        failed = bool(np.any(multihost_utils.process_allgather(np.asarray(failed))))
-    if failed:
+        worst = int(np.max(multihost_utils.process_allgather(np.int32(worst))))
+    if not worst:
+        return
+    which = f"the checkpoint of step {folder.name} in {str(folder.parent.parent)!r}"
+    reason = _short(failure) if failure else "found by another process"
+    if worst == 1:
         raise DamagedCheckpoint(
-            f"the checkpoint of step {folder.name} in {str(folder.parent.parent)!r} is damaged "
-            f"({_short(failure) if failure else 'found by another process'}); name another one, train on from an older "
-            "one, or get its files again."
+            f"{which} is damaged ({reason}); name another one, train on from an older one, or get its files again."
         ) from failure
+    kind = f"{type(failure).__name__}: " if failure else ""
+    raise OSError(
+        f"{which} could not be read ({kind}{reason}), which need not be its files' fault; remove the cause and give "
+        "the same command again, or move this checkpoint away."
+    ) from failure
+
+
+# How TensorStore begins to say that a file is missing, shorter than it was or cannot be decoded; where the operating
+# system refuses to read one, its number stands behind.
+_DAMAGE = re.compile(r"NOT_FOUND:|(DATA_LOSS|OUT_OF_RANGE|FAILED_PRECONDITION):(?!.*os_error_code)", re.DOTALL)
+
+
+def _is_damage(error: BaseException) -> bool:
+    """Whether reading failed by what the files are. Anything else, as a disk that does not answer, may pass."""
+    error = _innermost(error)
+    spoiled = (checksums.WrongSum, FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError)
+    return isinstance(error, spoiled) or bool(isinstance(error, ValueError) and _DAMAGE.match(str(error)))
+
+
+def _no_room(error: BaseException) -> bool:
+    """Whether writing failed since a disk or a quota is full."""
+    error, full = _innermost(error), (errno.ENOSPC, errno.EDQUOT)
+    told = any(f"os_error_code='{number}'" in str(error) for number in full)  # TensorStore's way
+    return told or (isinstance(error, OSError) and error.errno in full)
 
 
 def _short(error: BaseException) -> str:
-    """The innermost reason that Orbax gives, in one line."""
+    """The innermost reason that Orbax gives, in one line: what was done stands at its beginning, why not at its end."""
+    error = _innermost(error)
+    text = " ".join(str(error).split(" [tensorstore_spec=")[0].split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:97]} ... {text[-98:]}"
+
+
+def _innermost(error: BaseException) -> BaseException:
     while inner := error.exceptions[0] if isinstance(error, BaseExceptionGroup) else error.__cause__:
         error = inner
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    return error
 
 
 def _saved_sums(folder: epath.Path) -> dict[str, Any]:
     return _load_json(folder / "sums") if (folder / "sums").exists() else {}
 
 
-def _load_json(path: epath.Path) -> dict[str, Any]:
-    with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        return reader.restore(path.resolve())
+def _load_metrics(folder: epath.Path) -> dict[str, float]:
+    with _reading(folder):
+        return _load_json(folder / "metrics", "metrics") if (folder / "metrics").exists() else {}
 
 
-def _difference(path: epath.Path, targets: Any) -> str:
-    """What the saved arrays and the targets do not share, in words; empty where names and shapes agree."""
-    with ocp.PyTreeCheckpointer() as reader:
-        saved_tree = reader.metadata(path).item_metadata.tree
-    return shape_difference(saved_tree, targets)
+# Orbax's handlers read for this process alone; its checkpointers around them wait for all others in the end.
+def _load_json(path: epath.Path, file: str | None = None) -> dict[str, Any]:
+    return dict(ocp.JsonCheckpointHandler(file).restore(path.resolve()))
+
+
+def _saved_tree(path: epath.Path) -> Any:
+    """What is known of one item's arrays without reading them: a tree whose leaves have shape and dtype."""
+    return ocp.PyTreeCheckpointHandler().metadata(path.resolve()).tree
+
+
+def _restore(path: epath.Path, target: Any) -> Any:
+    """The arrays of one item named by a tree of jax.ShapeDtypeStruct: jax arrays where it has shardings, else numpy."""
+    restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+    args = ocp.args.PyTreeRestore(item=target, restore_args=restore_args, partial_restore=True)
+    return ocp.PyTreeCheckpointHandler().restore(path.resolve(), args=args)
 
 
 def shape_difference(there: Any, here: Any) -> str:
@@ -362,11 +419,6 @@ def shape_difference(there: Any, here: Any) -> str:
     notes += [f"{name} is only there" for name in saved.keys() - wanted.keys()]
     notes += [f"{name} is only here" for name in wanted.keys() - saved.keys()]
     return "; ".join(sorted(notes)[:3]) + (f" and {len(notes) - 3} more" if len(notes) > 3 else "")
-
-
-def _reader(folder: epath.Path) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    return ocp.CheckpointManager(folder.resolve(), options=options)
 
 
 # Orbax narrates each file it touches, and shows errors that it raises as well; what a user can act on is raised here

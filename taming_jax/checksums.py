@@ -13,6 +13,10 @@ from jax import lax
 UNSIGNED = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
+class WrongSum(ValueError):
+    """What was read is not what was saved."""
+
+
 def array_sums(tree: Any) -> dict[str, int]:
     """For each array, by its path, the sum of its elements' bits modulo 2^32, which any single wrong bit changes.
 
@@ -34,13 +38,13 @@ def text_sum(config: Mapping[str, Any]) -> int:
 
 
 def check(saved: Any, found: Any) -> None:
-    """Raise ValueError where a sum is another than that saved under the same name; None: nothing was saved."""
+    """Raise WrongSum where a sum is another than that saved under the same name; None: nothing was saved."""
     if isinstance(saved, Mapping):
         for name, value in found.items():
             if saved.get(name, value) != value:
-                raise ValueError(f"{name} is not what was saved")
+                raise WrongSum(f"{name} is not what was saved")
     elif saved is not None and saved != found:
-        raise ValueError("the configuration is not what was saved")
+        raise WrongSum("the configuration is not what was saved")
 
 
 def _sum(array: np.ndarray) -> np.uint32:

@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> None:
         if "source" not in data:
             raise ValueError(f"{given.workdir!r} was not trained here; say with --source and --path what to look at.")
         counts = count(stage, from_dict(pipeline.DataConfig, data, "config.data"), given.batches)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.exit(1, f"error: {error}\n")
     used = np.flatnonzero(counts >= given.min_count).astype(np.int32)
     if not len(used):

@@ -101,7 +101,13 @@ class GeneratorEvaluation:
     def pictures(self, params: Any, options: Mapping[str, Any]) -> dict[str, tuple[np.ndarray, list[str]]]:
         """Name -> (images, labels): samples, below their conditions where these can be drawn and above the images that
         have them, and completions of the upper half of held-out images below the originals' reconstructions."""
-        self.generator.params = unstack_layers(params)
+        before, self.generator.params = self.generator.params, unstack_layers(params)
+        try:
+            return self._pictures(options)
+        finally:
+            self.generator.params = before  # training needs the memory of a second copy
+
+    def _pictures(self, options: Mapping[str, Any]) -> dict[str, tuple[np.ndarray, list[str]]]:
         generator, condition = self.generator, self.generator.model.condition
         batch = next(_validation(self.data, self.mesh))
         valid = _shown(batch)
@@ -245,7 +251,7 @@ def main() -> None:
     try:
         out = arguments.out or str(epath.Path(arguments.workdir) / "report")
         figures = evaluate(arguments.workdir, out, arguments.samples, arguments.batch_size)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
     print("\n".join(f"{name:32s} {value:10.4f}" for name, value in figures.items()))
     print(f"The report is {out}/report.md.")

@@ -1,5 +1,6 @@
 """Checkpoints: what is kept, what can be read knowing only the path, and what misfits and foreign folders are told."""
 
+import errno
 import gc
 import resource
 import signal
@@ -109,6 +110,15 @@ def damage(workdir, step, item="params", how="flip"):
     path.write_bytes(data[: len(data) // 2] if how == "cut" else data)
 
 
+def fail(error):
+    """A function that raises it."""
+
+    def function(*_, **__):
+        raise error
+
+    return function
+
+
 @pytest.fixture
 def three(tmp_path):
     """A run with two checkpoints of arrays that do not compress, so that nearly all bytes on disk are theirs."""
@@ -140,6 +150,19 @@ def test_a_damaged_checkpoint_is_told_from_a_good_one(three, item, how):
     gc.collect()  # coroutines that a failed read leaves behind, while their warnings are let through
 
 
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), TypeError("an Orbax of another day")])
+def test_what_only_hinders_reading_is_no_damage(three, error, monkeypatch):
+    target = {"noise": jax.ShapeDtypeStruct((64, 64), jnp.float32)}
+    monkeypatch.setattr(checkpoint.ocp.PyTreeCheckpointHandler, "restore", fail(error))
+    with (
+        checkpoint.Checkpoints(three) as checkpoints,
+        pytest.raises(OSError, match=rf"step 3 in .* could not be read \({type(error).__name__}: .*{error.args[-1]}"),
+    ):
+        checkpoints.restore(3, params=target, train={"moment": target})
+    with pytest.raises(OSError, match=r"step 3 in .* could not be read"):
+        checkpoint.load_params(three)
+
+
 def test_loading_a_damaged_checkpoint_is_refused_in_words(three):
     damage(three, 3)
     with pytest.raises(ValueError, match=r"step 3 .* damaged .*noise is not what was saved"):
@@ -147,11 +170,13 @@ def test_loading_a_damaged_checkpoint_is_refused_in_words(three):
     assert checkpoint.load_config(three) == CONFIG
 
 
-def test_a_disk_without_room_leaves_what_was_saved(three):
+def test_a_save_that_fails_leaves_what_was_saved(three, monkeypatch):
     before = {step: checkpoint.load_params(three, step)["noise"] for step in (2, 3)}
     noise = {"noise": jax.random.normal(jax.random.key(4), (64, 64))}
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    message = r"step 4 in .* could not be saved \(.+\). The checkpoint of step 3 is intact. When there is room"
+    message = (
+        r"step 4 in .* could not be saved \(.+File too large.*\). The checkpoint of step 3 is intact. When the cause"
+    )
     with checkpoint.Checkpoints(three) as checkpoints:
         resource.setrlimit(resource.RLIMIT_FSIZE, (4000, limits[1]))  # no longer file can be written
         try:
@@ -160,6 +185,12 @@ def test_a_disk_without_room_leaves_what_was_saved(three):
                 checkpoints.wait()
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        with (
+            monkeypatch.context() as patch,
+            pytest.raises(OSError, match=r"step 3 is intact\. When there is room to write"),
+        ):
+            patch.setattr(checkpoints._manager, "save", fail(OSError(errno.ENOSPC, "No space left on device")))
+            checkpoints.save(4, params=noise, config=CONFIG)
         checkpoints.save(5, params=noise, config=CONFIG)
     assert checkpoint.find_step(three).name == "5"
     with checkpoint.Checkpoints(three) as checkpoints:

@@ -1,8 +1,10 @@
 """The loop around a network of one number: going on after damage, and what may have changed since."""
 
 import copy
+import errno
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import jax
@@ -46,7 +48,7 @@ def batches(start):
         yield {"x": np.full((2,), start, np.float32)}
 
 
-def train(workdir, saved_config=FIRST, **settings):
+def train(workdir, saved_config=FIRST, hooks=(), step=step, **settings):
     settings = {"steps": 6, "log_every": 1, "save_every": 2} | settings
     return loop.train(
         config=loop.TrainConfig(**settings),
@@ -54,7 +56,7 @@ def train(workdir, saved_config=FIRST, **settings):
         step=step,
         frozen=None,
         batches=batches,
-        hooks=(),
+        hooks=hooks,
         saved_config=saved_config,
         workdir=str(workdir),
         mesh=make_mesh(MeshConfig(1)),
@@ -91,8 +93,68 @@ def test_where_all_are_damaged_nothing_starts_anew_unasked(tmp_path):
     train(tmp_path)
     for number in (4, 6):
         damage(tmp_path, number)
-    with pytest.raises(ValueError, match=r"no checkpoint in .* can be read; the same command, given again, starts"):
-        train(tmp_path)
+    for _ in range(2):  # however often it is started, and nothing is moved
+        with pytest.raises(
+            ValueError, match=r"no checkpoint in .* can be read: .*step 6.*step 4.* To start anew, remove"
+        ):
+            train(tmp_path)
+    assert checkpoint.has_checkpoint(str(tmp_path)) and not (tmp_path / checkpoint.DAMAGED).exists()
+
+
+def test_a_failure_in_drawing_costs_only_the_picture(tmp_path):
+    def draw(state, number):
+        assert checkpoint.find_step(str(tmp_path)).name == str(number)  # it is not only under way
+        raise RuntimeError("no memory for pictures")
+
+    hooks = (
+        loop.Hook("val", 2, lambda state, number: {"loss": float(number)}, ("loss",)),
+        loop.Hook("images", 2, draw),
+    )
+    with pytest.raises(RuntimeError, match="no memory"):
+        train(tmp_path, hooks=hooks, monitor="val/loss")
+    assert checkpoint.find_step(str(tmp_path)).name == "2"
+    state, finished = train(tmp_path, hooks=hooks[:1], monitor="val/loss")
+    undisturbed, _ = train(tmp_path / "undisturbed", hooks=hooks[:1], monitor="val/loss")
+    assert finished and history(tmp_path) == history(tmp_path / "undisturbed")
+    np.testing.assert_array_equal(state.params["weight"], undisturbed.params["weight"])
+
+
+def test_a_loss_that_is_not_finite_names_the_checkpoint_that_was_written(tmp_path, monkeypatch):
+    def diverge(state, frozen, batch):
+        state, metrics = step(state, frozen, batch)
+        return state, {"loss": jnp.where(state.step > 4, jnp.nan, metrics["loss"])}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(FloatingPointError, match=r"step 5: loss is nan. The checkpoint of step 4 is intact. Try"):
+        train(tmp_path / "a", step=diverge)
+    save = checkpoint.Checkpoints.save
+
+    def fail_at_4(self, number, **items):
+        save(self, number, **items)
+        if number == 4:  # in the background
+            self.wait()
+            shutil.rmtree(Path(tmp_path, "b", "checkpoints", "4"))
+            monkeypatch.setattr(self._manager, "wait_until_finished", full)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", fail_at_4)
+    message = (
+        r"step 5: loss is nan. The checkpoint of step 4 .* not be saved \(.*No space.*\). The checkpoint of step 2 is"
+    )
+    with pytest.raises(FloatingPointError, match=message):
+        train(tmp_path / "b", step=diverge)
+
+
+def test_a_signal_before_the_first_step_of_a_resumed_training_ends_it(tmp_path, monkeypatch):
+    train(tmp_path)
+    asked = []
+    monkeypatch.setattr(loop._StopSignal, "requested", lambda self, number: asked.append(number) or number == 1)
+    state, finished = train(tmp_path, steps=8)
+    assert not finished and int(state.step) == 6 and asked == [1]
+    monkeypatch.setattr(loop._StopSignal, "requested", lambda self, number: asked.append(number) or number == 7)
+    state, finished = train(tmp_path, steps=8)  # while the step was compiled
+    assert not finished and int(state.step) == 7 and asked == [1, 1, 6, 7]
 
 
 def changed(config, path, value):

@@ -84,3 +84,48 @@ def test_which_part_of_a_batch_a_process_reads(monkeypatch, shape, per_process, 
         monkeypatch.setattr(jax, "process_index", lambda device=device: device.process_index)
         found = sharding.this_process(mesh)
         assert (found["process_index"], found["process_count"]) == expected[i]
+
+
+ONE_READS_DAMAGE = """
+import sys
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from taming_jax import checkpoint, sharding
+
+sharding.start_distributed()
+mesh = sharding.make_mesh()
+split = sharding.batch_sharding(mesh)
+array = jax.make_array_from_callback((2, 8), split, lambda index: np.full((2, 8), 3.0, np.float32)[index])
+target = {"x": jax.ShapeDtypeStruct((2, 8), np.float32, sharding=split)}
+with checkpoint.Checkpoints(sys.argv[1]) as checkpoints:
+    checkpoints.save(1, params={"x": array}, train={"x": array}, config={})
+    checkpoints.wait()
+    for owner, error in ((ocp.PyTreeCheckpointHandler, ValueError("DATA_LOSS: spoiled")),
+                         (ocp.JsonCheckpointHandler, OSError("stale file"))):
+        def fail(*_, **__):
+            raise error
+        restore = owner.restore
+        if jax.process_index() == 1:
+            owner.restore = fail
+        try:
+            checkpoint.load_config(sys.argv[1], everywhere=True)
+            checkpoints.restore(1, params=target, train=target)
+        except (checkpoint.DamagedCheckpoint, OSError) as found:
+            print(f"{type(found).__name__}: {found}", flush=True)
+        owner.restore = restore
+    params, _ = checkpoints.restore(1, params=target, train=target)
+    print("read", float(params["x"].sum()), flush=True)
+"""
+
+
+def test_what_one_process_cannot_read_all_refuse(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(ONE_READS_DAMAGE)
+    group = processes.Group([program, tmp_path / "run"], tmp_path / "logs", count=2)
+    assert not any(group.wait(60)), group.output()
+    for i, reasons in enumerate((["found by another process"] * 2, ["DATA_LOSS: spoiled", "OSError: stale file"])):
+        damaged, unread, good = group.output(i).splitlines()[-3:]
+        assert damaged.startswith("DamagedCheckpoint: ") and f"is damaged ({reasons[0]})" in damaged
+        assert unread.startswith("OSError: ") and f"could not be read ({reasons[1]})" in unread
+        assert good == "read 48.0"

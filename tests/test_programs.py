@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -380,14 +381,21 @@ def test_filters_are_checked_with_the_other_settings(settings, message):
         experiment("demo_class", sample=settings)
 
 
+def test_drawing_leaves_no_second_copy_of_the_weights(monkeypatch):
+    generator = SimpleNamespace(params=None, mesh=None, model=None)
+    measure = evaluate.GeneratorEvaluation(generator, experiment("demo_class").data)
+    monkeypatch.setattr(measure, "_pictures", lambda options: list(generator.params))
+    assert measure.pictures({"head": 1}, {}) == ["head"] and generator.params is None
+
+
 def test_a_bad_array_anywhere_in_the_state_is_not_saved(vqgan_dir, tmp_path, monkeypatch):
     run_hooks = loop._run_hooks
 
-    def poisoned(hooks, state, number, last, report):
+    def poisoned(hooks, state, number, report):
         if number == STEPS:  # after the last step's losses, before its save
             count = state.ema["quantizer"]["count"]
             state.ema["quantizer"]["count"] = count * np.float32(np.nan)
-        return run_hooks((), state, number, last, report)
+        return run_hooks((), state, number, report)
 
     monkeypatch.setattr(loop, "_run_hooks", poisoned)
     settings = experiment("demo_vqgan", model={"quantizer": "ema"}, loss={"disc_weight": 0.0})

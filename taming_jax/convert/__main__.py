@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
             report = convert_checkpoint(
                 given.checkpoint, given.out_dir, given.config, n_classes=given.classes, check=check_training
             )
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     for path, digest in report.digests.items():
         print(f"{digest}  {path}")

@@ -58,7 +58,8 @@ class TrainConfig:
 class Hook:
     """Something to do every so many steps and after the last: run(state, step) may return metrics to log.
 
-    measures: their names. A checkpoint saved at the same step carries them, as "{name}/{metric}".
+    measures: their names; such a hook runs before a checkpoint is saved at the same step, which carries them as
+    "{name}/{metric}". One without comes after it.
     """
 
     name: str
@@ -99,9 +100,11 @@ def train(
         update = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
         report.rewind(start)
         _describe(state, start, report)
-        with _History(config, report, start) as history:
-            stream = batches(start) if start < config.steps else iter(())
-            for number in range(start + 1, config.steps + 1):
+        with _History(config, report, start, checkpoints) as history:
+            number, stopping = start, start < config.steps and stop.requested_before(start)
+            stream = batches(start) if start < config.steps and not stopping else iter(())
+            while number < config.steps and not stopping:
+                number += 1
                 batch = sharding.put_batch(next(stream), mesh)
                 with jax.set_mesh(mesh):  # where activations are to be, see `sharding.split_by_image`
                     state, metrics = update(state, frozen, batch)
@@ -110,26 +113,28 @@ def train(
                     checkpoints.check()
                 last = number == config.steps
                 stopping = not last and stop.requested(number)
-                if stopping:  # the machine may go any moment: first of all save
-                    _save(checkpoints, state, number, saved_config, history)
-                measured = _run_hooks(hooks, state, number, last, report)
-                if stopping:
-                    break
-                if last or number % config.save_every == 0:
-                    _save(checkpoints, state, number, saved_config, history, measured)
-    finished = history.saved >= config.steps
+                due = [hook for hook in hooks if last or number % hook.every == 0]
+                # What is measured is saved too, unless the machine may go any moment; pictures can wait, and may fail.
+                first = [hook for hook in due if hook.measures and not stopping]
+                measured = _run_hooks(first, state, number, report)
+                if last or stopping or number % config.save_every == 0:
+                    history.flush()
+                    _save(checkpoints, state, number, saved_config, measured)
+                if later := [hook for hook in due if hook not in first]:
+                    checkpoints.wait()  # a process that fails alone in drawing ends at once, whatever is being written
+                    _run_hooks(later, state, number, report)
+    finished = number >= config.steps
     if not finished:
-        logging.warning("Stopped by a signal at step %d, saved; the same command goes on from there.", history.saved)
+        logging.warning("Stopped by a signal at step %d, saved; the same command goes on from there.", number)
     return state, finished
 
 
-def _save(checkpoints, state, number, saved_config, history, measured=None) -> None:
-    """Save a state that has been found finite; a bad one leaves the last good checkpoint alone."""
-    history.flush()
-    _check_finite(state, number, history.saved)
+def _save(checkpoints, state, number, saved_config, measured) -> None:
+    """Save a state that is found finite; a bad one leaves the last good checkpoint alone."""
+    if not bool(_all_finite(state)):
+        raise FloatingPointError(f"step {number}: an array of the state is not finite after it. {checkpoints.intact()}")
     params, rest = split_state(state)
     checkpoints.save(number, params=params, train=rest, config=saved_config, metrics=measured)
-    history.saved = number
 
 
 def split_state(state: State) -> tuple[Any, dict[str, Any]]:
@@ -144,19 +149,24 @@ def _initial_state(config, init, initial, checkpoints, saved_config, workdir, me
     abstract = jax.eval_shape(init, key)
     shardings = sharding.state_shardings(abstract, mesh)
     target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
-    steps = checkpoints.steps()
-    for saved in steps:
+    damaged: dict[int, DamagedCheckpoint] = {}
+    for saved in checkpoints.steps():
         try:
-            _check_changes(load_config(workdir, saved), saved_config, workdir, config.allow_changes)
+            _check_changes(load_config(workdir, saved, everywhere=True), saved_config, workdir, config.allow_changes)
             params, rest = split_state(target)
             params, rest = checkpoints.restore(saved, params=params, train=rest)
         except DamagedCheckpoint as error:
-            logging.warning("%s It was moved to %s.", error, checkpoints.set_aside(saved))
+            damaged[saved] = error
             continue
+        for newer, reason in damaged.items():
+            logging.warning("%s It was moved to %s.", reason, checkpoints.set_aside(newer))
         logging.info("Resumed from step %d in %s.", saved, workdir)
         return abstract.replace(params=params, **rest), shardings, saved
-    if steps:
-        raise ValueError(f"no checkpoint in {workdir!r} can be read; the same command, given again, starts anew.")
+    if damaged:  # they stay: training must not begin at step 0 unasked, now or when it is started again
+        raise ValueError(
+            f"no checkpoint in {workdir!r} can be read: {' '.join(map(str, damaged.values()))} To start anew, remove "
+            "that directory's checkpoints or choose another --workdir."
+        ) from next(iter(damaged.values()))
     state = jax.jit(init, out_shardings=shardings)(key)
     for name, value in initial.items():
         if difference := shape_difference(value, getattr(abstract, name)):
@@ -200,26 +210,22 @@ def _describe(state: State, step: int, report: Report) -> None:
     logging.info("Parameters:\n%s", overview)
 
 
-def _run_hooks(hooks: Sequence[Hook], state: State, number: int, last: bool, report: Report) -> dict[str, float]:
-    """Run the hooks that are due, and log what they measure."""
+def _run_hooks(hooks: Sequence[Hook], state: State, number: int, report: Report) -> dict[str, float]:
+    """Run the hooks, and log what they measure."""
     measured: dict[str, float] = {}
     for hook in hooks:
-        if last or number % hook.every == 0:
-            found = hook.run(state, number) or {}
-            measured |= {f"{hook.name}/{name}": value for name, value in found.items()}
+        found = hook.run(state, number) or {}
+        measured |= {f"{hook.name}/{name}": value for name, value in found.items()}
     if measured:
         report.scalars(number, measured, prefix="")
     return measured
 
 
 class _History:
-    """The metrics of all steps: fetched together every so often, so that the devices need not wait; checked and logged.
+    """The metrics of all steps: fetched many at once, so that the devices need not wait; checked and logged."""
 
-    saved: the step of the newest checkpoint, for messages.
-    """
-
-    def __init__(self, config: TrainConfig, report: Report, start: int):
-        self.config, self.report, self.saved = config, report, start
+    def __init__(self, config: TrainConfig, report: Report, start: int, checkpoints: Checkpoints):
+        self.config, self.report, self.checkpoints = config, report, checkpoints
         self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
         hidden = jax.process_index() != 0
         self._progress = tqdm(total=config.steps, initial=start, disable=hidden, unit="step", mininterval=1.0)
@@ -246,7 +252,7 @@ class _History:
             for name, value in values.items():
                 if not math.isfinite(value):
                     raise FloatingPointError(
-                        f"step {number}: {name} is {value}. {_last_good(self.saved)} Try a lower "
+                        f"step {number}: {name} is {value}. {self.checkpoints.intact()} Try a lower "
                         "config.optimizer.learning_rate, config.optimizer.clip_norm=1.0, or float32."
                     )
             if number % self.config.log_every == 0 or number == self.config.steps:
@@ -259,15 +265,6 @@ class _History:
 @jax.jit
 def _all_finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
-
-
-def _check_finite(state: State, number: int, saved: int) -> None:
-    if not bool(_all_finite(state)):
-        raise FloatingPointError(f"step {number}: an array of the state is not finite after it. {_last_good(saved)}")
-
-
-def _last_good(saved: int) -> str:
-    return f"The checkpoint of step {saved} is intact." if saved else "No checkpoint had been saved before."
 
 
 class _StopSignal:
@@ -286,6 +283,15 @@ class _StopSignal:
 
     def requested(self, number: int) -> bool:
         return multihost_utils.reached_preemption_sync_point(number) if self._several else self._received
+
+    def requested_before(self, start: int) -> bool:
+        """Whether the training ends before its first step, the one after `start`.
+
+        The runtime says yes at a single step, the one after the last that any process has asked about when the signal
+        comes: step 1 while none has asked, which a resumed training would never ask about. From here on it is the
+        next one.
+        """
+        return start > 0 and (self.requested(1) or self.requested(start))
 
     def _receive(self, *_):
         self._received = True
