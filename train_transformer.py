@@ -28,7 +28,7 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     pipeline.num_examples(data, "train")  # refuses a folder that is missing or empty before anything long starts
     experiment = token_data.with_classes(experiment)
     condition = experiment.condition
-    changes = token_data.remapping(experiment)
+    changes = {} if checkpoint.has_checkpoint(workdir) else token_data.remapping(experiment)  # its copy has them
     first = generate.stage_model(experiment.first_stage, workdir, **changes)
     second = None
     if has_stage(condition):
@@ -38,7 +38,6 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
         token_data.check_codes(experiment, model, workdir)
     data = token_data.annotated(experiment, model.condition)
     experiment = dataclasses.replace(experiment, data=data)
-    initial = _start(experiment)
     first_stage = generate.keep_stage(experiment.first_stage, workdir, mesh, **changes)
     second_stage = generate.keep_stage(condition.stage, workdir, mesh, checkpoint.CONDITION_STAGE) if second else None
     generator = generate.Generator(model, None, first_stage, generate.condition_stage(model, first_stage, second_stage))
@@ -68,7 +67,7 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
         workdir=workdir,
         mesh=mesh,
         report=report,
-        initial=initial,
+        initial=lambda: _start(experiment),
     )
     return finished
 

@@ -53,7 +53,6 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
     def step(state, lpips_params, batch):
         return train_step(state, batch, jax.random.fold_in(key, state.step), lpips_params)
 
-    initial = _start(experiment)
     report = Report(workdir, is_main=jax.process_index() == 0)
     measure = evaluate.FirstStageEvaluation(model, data, mesh, lpips_params)
 
@@ -74,7 +73,7 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
         workdir=workdir,
         mesh=mesh,
         report=report,
-        initial=initial,
+        initial=lambda: _start(experiment),
     )
     return finished
 

@@ -211,9 +211,10 @@ def test_codes_in_use_are_found_and_make_a_smaller_vocabulary(vqgan_dir, tmp_pat
         with pytest.raises(SystemExit):
             codes_used.main(["--workdir", "not read yet", *wrong])
         assert message in capsys.readouterr().err
-    np.save(tmp_path / "bad.npy", np.zeros((2, 2)))
+    np.save(file, np.zeros((2, 2)))
     with pytest.raises(ValueError, match=r"expected a list of codes"):
-        train_transformer.train_and_evaluate(second_stage(vqgan_dir, remap=str(tmp_path / "bad.npy")), workdir)
+        train_transformer.train_and_evaluate(second_stage(vqgan_dir, **settings), str(tmp_path / "other"))
+    assert train_transformer.train_and_evaluate(second_stage(vqgan_dir, **settings), workdir)  # has its own copy
 
 
 def test_training_can_start_from_another_model(vqgan_dir, tmp_path):
@@ -229,6 +230,8 @@ def test_training_can_start_from_another_model(vqgan_dir, tmp_path):
     assert max(jax.tree.leaves(away)) < 1e-6
     discs = [checkpoint.load_discriminator(path)["params"] for path in (vqgan_dir, workdir)]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *discs)
+    gone = dataclasses.replace(settings, init_from=str(tmp_path / "gone"))
+    assert train_vqgan.train_and_evaluate(gone, workdir)  # to go on, the other model need not be there any more
     wider = dataclasses.replace(settings, model=dataclasses.replace(settings.model, ch=32))
     with pytest.raises(ValueError, match=r"config.init_from holds another network"):
         train_vqgan.train_and_evaluate(wider, str(tmp_path / "wider"))

@@ -80,7 +80,7 @@ def train(
     workdir: str,
     mesh: jax.sharding.Mesh,
     report: Report,
-    initial: Mapping[str, Any] | None = None,
+    initial: Callable[[], Mapping[str, Any]] = dict,
 ) -> tuple[State, bool]:
     """Train until `config.steps`, or until SIGTERM; returns the state and whether it got to the end.
 
@@ -88,7 +88,8 @@ def train(
     be compiled here with the state donated and kept where the sharding rules place it. frozen: arrays that it only
     reads.
     batches: first step -> this process's share of the batches from there on; a resumed run continues the same stream.
-    initial: fields of a fresh state that start from these arrays instead. saved_config: goes into every checkpoint.
+    initial: called for a fresh state, tells its fields that start from other arrays, and these.
+    saved_config: goes into every checkpoint.
     Raises FloatingPointError for a loss that is not finite, naming it and the step, ValueError where the workdir holds
     a checkpoint of another configuration, and OSError where one could not be saved.
     """
@@ -96,7 +97,7 @@ def train(
     if config.monitor and config.monitor not in measures:
         raise ValueError(f"config.train.monitor={config.monitor!r} is not measured here; known: {', '.join(measures)}.")
     with _StopSignal() as stop, _open(workdir, config) as checkpoints:
-        state, shardings, start = _initial_state(config, init, initial or {}, checkpoints, saved_config, workdir, mesh)
+        state, shardings, start = _initial_state(config, init, initial, checkpoints, saved_config, workdir, mesh)
         update = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
         report.rewind(start)
         _describe(state, start, report)
@@ -167,14 +168,15 @@ def _initial_state(config, init, initial, checkpoints, saved_config, workdir, me
             f"no checkpoint in {workdir!r} can be read: {' '.join(map(str, damaged.values()))} To start anew, remove "
             "that directory's checkpoints or choose another --workdir."
         ) from next(iter(damaged.values()))
-    state = jax.jit(init, out_shardings=shardings)(key)
-    for name, value in initial.items():
+    given = initial()
+    for name, value in given.items():
         if difference := shape_difference(value, getattr(abstract, name)):
             raise ValueError(
                 f"config.init_from holds another network ({name}: {difference}); copy its settings into the "
                 "configuration."
             )
-        state = state.replace(**{name: jax.device_put(value, getattr(shardings, name))})
+    state = jax.jit(init, out_shardings=shardings)(key)
+    state = state.replace(**{name: jax.device_put(value, getattr(shardings, name)) for name, value in given.items()})
     return state, shardings, 0
 
 
