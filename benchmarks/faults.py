@@ -115,8 +115,9 @@ def saves(folder: Path, unfinished: bool = False) -> set[str]:
 def processes(root: Path) -> None:
     """Two and four processes against one with as many devices; then one of two dies, and four go on."""
     run(FIRST, root, "first", devices=4, XLA_FLAGS=QUICK)
-    run(FIRST, root, "first_of_2", count=2, devices=2, XLA_FLAGS=QUICK)
-    print(f"first stage, 2 processes: {difference(root / 'first', root / 'first_of_2')}")
+    for count in (2, 4):
+        run(FIRST, root, f"first_of_{count}", count=count, devices=4 // count, XLA_FLAGS=QUICK)
+        print(f"first stage, {count} processes: {difference(root / 'first', root / f'first_of_{count}')}")
     command = [*SECOND, f"--config.first_stage={root / 'first'}", f"--config.train.heartbeat_timeout={HEARTBEAT}"]
     run(command, root, "second", devices=4, XLA_FLAGS=QUICK)
     for count in (2, 4):
