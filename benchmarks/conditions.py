@@ -2,7 +2,7 @@
 
     python benchmarks/conditions.py [--out runs/conditions] [--only segmentation,boxes] [--runs runs]
 
-Trains what configs/demo_*.py name into RUNS/demo_* (about 75 minutes in all on 2 CPU cores; what is finished there is
+Trains what configs/demo_*.py name into RUNS/demo_* (about 80 minutes in all on 2 CPU cores; what is finished there is
 used as it is, what was stopped goes on), draws an image for each of 64 held-out scenes under the scene's condition, and
 reads from the images what was asked for (measures.py). `ceiling` is the same measure on the reconstructions of the real
 scenes, which is the best that samples of this first stage can do; `wrong` measures samples against the condition of

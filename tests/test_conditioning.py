@@ -1,5 +1,6 @@
 """Conditions: the original's tokens, what users may give, and how it is drawn."""
 
+import dataclasses
 import json
 
 import jax
@@ -117,6 +118,10 @@ def test_objects_given_by_name_become_tokens_and_are_drawn():
     drawn = BOXES.picture(batch, 2, (32, 32))
     rows, columns = np.nonzero((drawn[0] > -0.9).any(axis=-1))
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (8, 23, 0, 15)
+    points = dataclasses.replace(BOXES, centres=True)
+    for entries in (batch, points.objects(np.asarray(points.tokens(batch, 2, {})))):  # all that a point tells
+        rows, columns = np.nonzero((points.picture(entries, 2, (32, 32))[0] > -0.9).any(axis=-1))
+        assert abs(rows.mean() - 15.5) < 1 and abs(columns.mean() - 7.5) < 1 and np.ptp(rows) < 6
     np.testing.assert_array_equal(BOXES.tokens(BOXES.parse({"boxes": []}, 1, (32, 32)), 1, {}), [[1023] * 6])
 
 

@@ -83,14 +83,12 @@ class Objects:
 
     def objects(self, tokens: np.ndarray) -> dict[str, np.ndarray]:
         """What int (b, length) tokens tell, as entries of a batch for `picture`: boxes as shares of the crop, as it is
-        shown; small ones around centres."""
+        shown; empty ones at centres."""
         parts, side = (2 if self.centres else 3), math.isqrt(self.places)
         point = lambda place: np.stack([place % side, place // side], axis=-1) / (side - 1)
         slots = tokens[:, : parts * self.max_objects].reshape(len(tokens), self.max_objects, parts)
         there = (slots != self.places - 1).any(axis=-1)
         low, high = point(slots[..., 1]), point(slots[..., -1])
-        if self.centres:
-            low, high = low - 0.03, high + 0.03
         if self.encode_crop:
             corner = point(tokens[:, -2])[:, None]
             extent = np.maximum(point(tokens[:, -1])[:, None] - corner, 1 / side)
@@ -123,7 +121,7 @@ class Objects:
         return [""] * n
 
     def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> np.ndarray:
-        """Boxes in the colours of their classes, within the crop."""
+        """Boxes, or dots at their centres, in the colours of their classes, within the crop."""
         height, width = pixels
         pictures = []
         crops = np.stack([np.asarray(part) for part in self._crop(batch, n)], axis=1)
@@ -138,9 +136,17 @@ class Objects:
                     continue
                 left, right = (x - cx) / cw, (x + w - cx) / cw
                 left, right = (1 - right, 1 - left) if flip else (left, right)
-                edges = [left * width, (y - cy) / ch * height, right * width - 1, (y + h - cy) / ch * height - 1]
+                left, right, top, bottom = (
+                    left * width,
+                    right * width,
+                    (y - cy) / ch * height,
+                    (y + h - cy) / ch * height,
+                )
                 colour = tuple(((label_colours(np.full((1, 1, 1), category + 1))[0, 0, 0] + 1) * 127.5).astype(int))
-                draw.rectangle([edges[0], edges[1], max(edges[0], edges[2]), max(edges[1], edges[3])], outline=colour)
+                if self.centres:
+                    draw.circle(((left + right - 1) / 2, (top + bottom - 1) / 2), min(pixels) / 24, fill=colour)
+                else:
+                    draw.rectangle([left, top, max(left, right - 1), max(top, bottom - 1)], outline=colour)
             pictures.append(np.asarray(image, np.float32) / 127.5 - 1)
         return np.stack(pictures)
 
