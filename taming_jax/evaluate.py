@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from taming_jax import checkpoint, sharding
-from taming_jax.conditioning import Coordinate, Objects, content_picture
+from taming_jax.conditioning import content_picture, nearest
 from taming_jax.data import demo, pipeline
 from taming_jax.experiment import SampleConfig
 from taming_jax.generate import Generator, load
@@ -134,22 +134,11 @@ class GeneratorEvaluation:
 
 def _drawn_condition(generator: Generator, batch: Mapping[str, np.ndarray], n: int) -> np.ndarray | None:
     """The conditions of a batch as pictures, also where it has only their tokens; None for those put in words."""
-    condition, pixels, stage = generator.model.condition, generator.training_pixels, generator.condition_stage
-    if "condition_codes" not in batch:
-        return condition.picture(batch, n, pixels)
-    tokens = batch["condition_codes"]
-    if stage is not None:
-        pictures = content_picture(stage.config.content, np.asarray(stage.decode(tokens)))
-        rows, columns = (np.arange(new) * old // new for new, old in zip(pixels, pictures.shape[1:3]))
-        return pictures[:, rows][:, :, columns]
-    if isinstance(condition, Coordinate):
-        places = (tokens / condition.vocabulary).astype(np.float32)
-        return condition.picture(
-            {"coordinate": np.kron(places, np.ones((1, condition.factor, condition.factor)))}, n, pixels
-        )
-    if isinstance(condition, Objects):
-        return condition.picture(condition.objects(tokens), n, pixels)
-    return condition.picture(batch, n, pixels)
+    stage, pixels = generator.condition_stage, generator.training_pixels
+    if stage is None or "condition_codes" not in batch:
+        return generator.model.condition.picture(batch, n, pixels)
+    maps = np.asarray(stage.decode(batch["condition_codes"]))
+    return nearest(content_picture(stage.config.content, maps), *pixels)
 
 
 def columns(data: pipeline.DataConfig) -> int:

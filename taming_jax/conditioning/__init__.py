@@ -8,11 +8,11 @@ Condition tokens stand before the image's in the transformer's sequence and shar
 from taming_jax.conditioning.base import Condition, ConditionConfig
 from taming_jax.conditioning.labels import ClassLabel, NoCondition
 from taming_jax.conditioning.objects import Objects
-from taming_jax.conditioning.spatial import KINDS, Coordinate, StageCondition, content_picture
+from taming_jax.conditioning.spatial import KINDS, Coordinate, StageCondition, content_picture, nearest
 from taming_jax.models.vqgan import VQGAN
 
 __all__ = ["CONDITIONS", "ClassLabel", "Condition", "ConditionConfig", "Coordinate", "NoCondition", "Objects"]
-__all__ += ["StageCondition", "content_picture", "has_stage", "make_condition"]
+__all__ += ["StageCondition", "content_picture", "has_stage", "make_condition", "nearest"]
 
 CONDITIONS = ("none", "class_label", "coordinate", *KINDS, "boxes", "points")
 

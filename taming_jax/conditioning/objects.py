@@ -82,8 +82,8 @@ class Objects:
         return tokens.astype(jnp.int32)
 
     def objects(self, tokens: np.ndarray) -> dict[str, np.ndarray]:
-        """What int (b, length) tokens tell, as entries of a batch for `picture`: boxes as shares of the crop, as it is
-        shown; empty ones at centres."""
+        """What int (b, length) tokens tell, as entries of a batch: boxes as shares of the crop, as it is shown; empty
+        ones at centres."""
         parts, side = (2 if self.centres else 3), math.isqrt(self.places)
         point = lambda place: np.stack([place % side, place // side], axis=-1) / (side - 1)
         slots = tokens[:, : parts * self.max_objects].reshape(len(tokens), self.max_objects, parts)
@@ -122,6 +122,8 @@ class Objects:
 
     def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> np.ndarray:
         """Boxes, or dots at their centres, in the colours of their classes, within the crop."""
+        if "condition_codes" in batch:  # the tokens, (b, length), in place of what they are made of
+            batch = self.objects(np.asarray(batch["condition_codes"]))
         height, width = pixels
         pictures = []
         crops = np.stack([np.asarray(part) for part in self._crop(batch, n)], axis=1)

@@ -58,9 +58,14 @@ class Coordinate:
         return [""] * n
 
     def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> np.ndarray:
-        if "coordinate" not in batch:
-            return _grey(2 * np.asarray(_places(batch, *pixels)) - 1)
-        return _grey(2 * np.asarray(batch["coordinate"]) - 1)
+        if "coordinate" in batch:
+            places = np.asarray(batch["coordinate"])
+        elif "condition_codes" in batch:  # the tokens, (b, h, w), in place of what they are made of
+            steps = (np.asarray(batch["condition_codes"]) / self.vocabulary).astype(np.float32)
+            places = np.kron(steps, np.ones((1, self.factor, self.factor)))
+        else:
+            places = np.asarray(_places(batch, *pixels))
+        return _grey(2 * places - 1)
 
 
 # What each kind of map is made of where it is not given: annotations, and whether a photograph will do.
@@ -114,7 +119,7 @@ class StageCondition:
     def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> jax.Array:
         x = self._network_input(batch)
         if self.size:
-            x = _nearest(x, *(side * self.size // self.training_size for side in x.shape[1:3]))
+            x = nearest(x, *(side * self.size // self.training_size for side in x.shape[1:3]))
         params = stages["condition_stage" if self.own_stage else "first_stage"]
         return jax.lax.stop_gradient(self.stage.apply({"params": params}, x, method="encode_ids"))
 
@@ -230,8 +235,8 @@ def _grey(x: np.ndarray) -> np.ndarray:
     return np.repeat(np.asarray(x, np.float32)[..., None], 3, axis=-1)
 
 
-def _nearest(x: jax.Array, height: int, width: int) -> jax.Array:
-    """(b, H, W, c) -> (b, height, width, c): each pixel takes the one at or before its place."""
+def nearest(x: Any, height: int, width: int) -> Any:
+    """An array (b, H, W, c) -> (b, height, width, c): each pixel takes the one at or before its place."""
     rows, columns = (np.arange(new) * old // new for new, old in ((height, x.shape[1]), (width, x.shape[2])))
     return x[:, rows][:, :, columns]
 
