@@ -87,7 +87,7 @@ def _start(experiment: TransformerExperiment) -> dict[str, Any]:
     params = unstack_layers(checkpoint.load_params(experiment.init_from))
     if experiment.transformer.scan_layers and saved["n_layer"] == experiment.transformer.n_layer:
         params = stack_layers(params, saved["n_layer"])
-    return {"params": params} | ({"averages": params} if experiment.optimizer.ema_decay else {})
+    return {"params": params, "averages": optim.start_averages(experiment.optimizer.ema_decay, params)}
 
 
 def main(config: ConfigDict, workdir: str) -> bool:

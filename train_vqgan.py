@@ -97,11 +97,10 @@ def _start(experiment: VQGANExperiment) -> dict[str, Any]:
             f"config.init_from holds another network: model.norm_groups is {config['model']['norm_groups']} there, "
             f"{experiment.model.norm_groups} here."
         )
-    fields: dict[str, Any] = {"params": checkpoint.load_params(experiment.init_from)}
-    if experiment.optimizer.ema_decay:
-        fields["averages"] = fields["params"]
+    params = checkpoint.load_params(experiment.init_from)
+    fields = {"params": params, "averages": optim.start_averages(experiment.optimizer.ema_decay, params)}
     if experiment.model.quantizer == "ema":  # averages that say what the codebook is, each code used alike
-        codebook, data = fields["params"]["quantizer"]["codebook"], experiment.data
+        codebook, data = params["quantizer"]["codebook"], experiment.data
         latents = data.batch_size * math.prod(experiment.model.grid(data.size, data.size))
         count = np.full(len(codebook), latents / len(codebook), np.float32)
         fields["ema"] = {"quantizer": {"count": count, "total": count[:, None] * codebook}}

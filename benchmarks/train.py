@@ -150,9 +150,8 @@ def second_stage(name: str, batch: int, options: argparse.Namespace, of_pixels: 
 
         weights = unstack_layers(state.params)
         trainer = training_peers.GPTTraining(config, weights, learning_rate=RATE, device=device, dtype=options.dtype)
-        ids = np.pad(
-            given["codes"].reshape(batch, length).astype(np.int64), ((0, 0), (1, 0))
-        )  # after the start token, 0
+        sequences = given["codes"].reshape(batch, length).astype(np.int64)
+        ids = np.pad(sequences, ((0, 0), (1, 0)))  # after the start token, 0
         return trainer, from_numpy(ids).to(device)
 
     frozen, random = {}, np.random.default_rng(0)
