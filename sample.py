@@ -21,16 +21,19 @@ from etils import epath
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from configs.command import run
-from taming_jax import checkpoint, condition_files, generate, picture_files
-from taming_jax.completion import complete, read_mask, read_picture
+from taming_jax import checkpoint, pictures
+from taming_jax.cli import run
 from taming_jax.conditioning import Condition
 from taming_jax.data import pipeline
+from taming_jax.drawing import condition_files
+from taming_jax.drawing.completion import complete, read_mask, read_picture
 from taming_jax.experiment import SampleConfig
+from taming_jax.pictures import grid, to_pixels
 from taming_jax.sampling.rejection import Scorer, draw_best, load_scorer, rounds_for
 from taming_jax.settings import from_dict, to_dict
-from taming_jax.token_data import pictured
-from taming_jax.training.report import grid, to_pixels
+from taming_jax.trained.generator import Generator
+from taming_jax.trained.loading import load
+from taming_jax.trained.stages import pictured
 
 GRID_MOST = 100  # images in the overview
 
@@ -87,11 +90,11 @@ def draw(settings: SampleConfig, workdir: str, data: Mapping[str, Any] = Mapping
             for i, image in enumerate(found.images):
                 name = _safe("_".join([f"{first + i:05d}", *request.labels[i].split()]))
                 made = {"workdir": str(workdir), "number": int(found.numbers[i]), "of": n, "largest": size}
-                picture_files.save(image, out / f"{name}.png", {**made, "sample": to_dict(settings)})
+                pictures.save(image, out / f"{name}.png", {**made, "sample": to_dict(settings)})
                 if settings.animate:
-                    picture_files.animate(image, generator.drawing_steps(request.pixels), out / f"{name}.gif")
+                    pictures.animate(image, generator.drawing_steps(request.pixels), out / f"{name}.gif")
                 if len(beside) > 1:
-                    picture_files.save(np.concatenate([row[i] for row in beside], axis=1), out / f"{name}_beside.png")
+                    pictures.save(np.concatenate([row[i] for row in beside], axis=1), out / f"{name}_beside.png")
                 if request.pixels == commonest and len(shown) < GRID_MOST:
                     shown.append((np.concatenate([row[i] for row in beside], axis=1), request.labels[i]))
             first += len(found.images)
@@ -115,7 +118,7 @@ def reproduce(picture: str, workdir: str = "", out: str = "") -> bool:
     picture names is run: an image that a scorer chose is drawn by its number.
     """
     path = epath.Path(picture)
-    pixels, made = picture_files.load(path)
+    pixels, made = pictures.load(path)
     try:
         settings = from_dict(SampleConfig, made["sample"], "sample")
         number, n, largest = int(made["number"]), int(made["of"]), int(made["largest"])
@@ -141,7 +144,7 @@ def reproduce(picture: str, workdir: str = "", out: str = "") -> bool:
         series = first + number // n * n
         found = _draw(generator, request, settings, series, n, largest, progress.update, None)
     image = found.images[number % n - first]
-    picture_files.save(image, target, made)
+    pictures.save(image, target, made)
     differing = np.abs(to_pixels(image).astype(int) - pixels) if pixels.shape == image.shape else np.array([255])
     same = not differing.any()
     print(f"Written to {target}: " + ("the same picture" if same else f"differs by up to {differing.max()} of 255"))
@@ -150,14 +153,14 @@ def reproduce(picture: str, workdir: str = "", out: str = "") -> bool:
 
 def _open(
     settings: SampleConfig, workdir: str, data: Mapping[str, Any] = MappingProxyType({})
-) -> tuple[generate.Generator, dict[str, Any], SampleConfig]:
+) -> tuple[Generator, dict[str, Any], SampleConfig]:
     """(the model, its configuration, the settings with the number of the checkpoint and what label maps need)."""
     step = checkpoint.find_step(workdir, settings.step or None).name
     config = checkpoint.load_config(workdir, step)
     if config["kind"] != "two_stage":
         raise ValueError(f"{workdir!r} holds no second stage, and only that can draw; name the directory of one.")
-    generator = generate.load(workdir, step=step)
-    assert isinstance(generator, generate.Generator)
+    generator = load(workdir, step=step)
+    assert isinstance(generator, Generator)
     reads_labels = settings.condition and generator.model.condition.keys == ("segmentation",)
     if reads_labels and settings.unlabelled is None:
         try:
@@ -185,7 +188,7 @@ def _drawing(request: Request, settings: SampleConfig, size: int) -> dict[str, A
 
 
 def _draw(
-    generator: generate.Generator,
+    generator: Generator,
     request: Request,
     settings: SampleConfig,
     first: int,
@@ -208,7 +211,7 @@ def _draw(
     return Drawn(best.images, first + best.places + best.rounds * total)
 
 
-def _beside(generator: generate.Generator, request: Request, images: np.ndarray) -> list[np.ndarray]:
+def _beside(generator: Generator, request: Request, images: np.ndarray) -> list[np.ndarray]:
     """What is shown next to one another, each (n, H, W, 3): condition, what was kept, image, truth; what there is."""
     drawn = generator.model.condition.picture(request.batch, len(images), request.pixels)
     kept = None
@@ -219,7 +222,7 @@ def _beside(generator: generate.Generator, request: Request, images: np.ndarray)
     return [rows for rows in (drawn, kept, images, request.truth) if rows is not None]
 
 
-def requests(settings: SampleConfig, generator: generate.Generator, config: Mapping[str, Any]) -> Iterator[Request]:
+def requests(settings: SampleConfig, generator: Generator, config: Mapping[str, Any]) -> Iterator[Request]:
     """What the settings ask for, in batches. Raises ValueError for what the model does not know."""
     condition = generator.model.condition
     by_class = condition.keys == ("class_label",)
@@ -247,7 +250,7 @@ def requests(settings: SampleConfig, generator: generate.Generator, config: Mapp
         yield dataclasses.replace(request, completion=completion)
 
 
-def _completion(settings: SampleConfig, generator: generate.Generator) -> dict[str, np.ndarray]:
+def _completion(settings: SampleConfig, generator: Generator) -> dict[str, np.ndarray]:
     """What is there already of each image: of the picture that the settings name, the part that they say."""
     if not settings.complete:
         return {}
@@ -257,7 +260,7 @@ def _completion(settings: SampleConfig, generator: generate.Generator) -> dict[s
     return complete(generator.first_stage, image, keep, _size(settings))
 
 
-def _counted(settings: SampleConfig, generator: generate.Generator, wanted: dict[str, np.ndarray]) -> Iterator[Request]:
+def _counted(settings: SampleConfig, generator: Generator, wanted: dict[str, np.ndarray]) -> Iterator[Request]:
     """Images of classes, or of no condition."""
     condition, pixels = generator.model.condition, _size(settings) or generator.training_pixels
     n = len(wanted["class_label"]) if wanted else settings.n
@@ -267,7 +270,7 @@ def _counted(settings: SampleConfig, generator: generate.Generator, wanted: dict
         yield Request(batch, pixels, condition.describe(batch, here))
 
 
-def _from_files(settings: SampleConfig, generator: generate.Generator) -> Iterator[Request]:
+def _from_files(settings: SampleConfig, generator: Generator) -> Iterator[Request]:
     """`n` images in all, spread over the files."""
     condition, factor = generator.model.condition, generator.first_stage.config.factor
     files = condition_files.find_files(settings.condition, condition)

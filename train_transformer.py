@@ -9,13 +9,17 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from configs.command import run
-from taming_jax import checkpoint, evaluate, generate, sharding, token_data
+from taming_jax import checkpoint, evaluate, sharding
+from taming_jax.cli import run
 from taming_jax.conditioning import has_stage
 from taming_jax.data import pipeline
 from taming_jax.experiment import TransformerExperiment, saved_form
 from taming_jax.models.gpt import stack_layers, unstack_layers
 from taming_jax.settings import from_dict
+from taming_jax.trained.fingerprint import check_codes
+from taming_jax.trained.generator import Generator
+from taming_jax.trained.loading import condition_stage, two_stage
+from taming_jax.trained.stages import annotated, keep_stage, remapping, stage_model, with_classes
 from taming_jax.training import loop, optim, transformer
 from taming_jax.training.report import Report
 
@@ -26,21 +30,21 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     data, settings = experiment.data, experiment.train
     sharding.check_batch(data.batch_size, mesh, experiment.optimizer.accumulate)
     pipeline.num_examples(data, "train")  # refuses a folder that is missing or empty before anything long starts
-    experiment = token_data.with_classes(experiment)
+    experiment = with_classes(experiment)
     condition = experiment.condition
-    changes = {} if checkpoint.has_checkpoint(workdir) else token_data.remapping(experiment)  # its copy has them
-    first = generate.stage_model(experiment.first_stage, workdir, **changes)
+    changes = {} if checkpoint.has_checkpoint(workdir) else remapping(experiment)  # its copy has them
+    first = stage_model(experiment.first_stage, workdir, **changes)
     second = None
     if has_stage(condition):
-        second = generate.stage_model(condition.stage, workdir, checkpoint.CONDITION_STAGE)
-    model = generate.two_stage(saved_form(experiment), first, second)
+        second = stage_model(condition.stage, workdir, checkpoint.CONDITION_STAGE)
+    model = two_stage(saved_form(experiment), first, second)
     if data.source == "codes":
-        token_data.check_codes(experiment, model, workdir)
-    data = token_data.annotated(experiment, model.condition)
+        check_codes(experiment, model, workdir)
+    data = annotated(experiment, model.condition)
     experiment = dataclasses.replace(experiment, data=data)
-    first_stage = generate.keep_stage(experiment.first_stage, workdir, mesh, **changes)
-    second_stage = generate.keep_stage(condition.stage, workdir, mesh, checkpoint.CONDITION_STAGE) if second else None
-    generator = generate.Generator(model, None, first_stage, generate.condition_stage(model, first_stage, second_stage))
+    first_stage = keep_stage(experiment.first_stage, workdir, mesh, **changes)
+    second_stage = keep_stage(condition.stage, workdir, mesh, checkpoint.CONDITION_STAGE) if second else None
+    generator = Generator(model, None, first_stage, condition_stage(model, first_stage, second_stage))
 
     decay = experiment.optimizer.ema_decay
     optimizer = optim.make_optimizer(experiment.optimizer, batch_size=data.batch_size, steps=settings.steps)

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from configs.command import run
 from taming_jax import checkpoint, evaluate, sharding
+from taming_jax.cli import run
 from taming_jax.data import pipeline
 from taming_jax.data.pipeline import DataConfig
 from taming_jax.experiment import VQGANExperiment, saved_form

@@ -28,11 +28,13 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # this project, installed
 
 import measures
 
-from taming_jax import checkpoint, generate
+from taming_jax import checkpoint
 from taming_jax.data import pipeline
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
+from taming_jax.pictures import grid
 from taming_jax.settings import from_dict
-from taming_jax.training.report import grid
+from taming_jax.trained.generator import Generator
+from taming_jax.trained.loading import load
 
 SHOWN = 8  # scenes in a picture
 
@@ -83,15 +85,15 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     return result
 
 
-def trained(name: str, options: argparse.Namespace) -> generate.Generator:
+def trained(name: str, options: argparse.Namespace) -> Generator:
     """The model of a condition, trained where it is not yet, as are the first stages that it needs."""
     second = experiment(name, options)
     for stage in ("vqgan", f"{name}_vqgan"):
         if f"demo_{stage}" in (Path(second.first_stage).name, Path(second.condition.stage).name):
             _train(experiment(stage, options), "train_vqgan")
     _train(second, "train_transformer")
-    model = generate.load(second.workdir)
-    assert isinstance(model, generate.Generator)
+    model = load(second.workdir)
+    assert isinstance(model, Generator)
     return model
 
 
@@ -127,7 +129,7 @@ def _train(wanted: Any, program: str) -> None:
         sys.exit(143)
 
 
-def measure(name: str, generator: generate.Generator, options: argparse.Namespace, out: Path):
+def measure(name: str, generator: Generator, options: argparse.Namespace, out: Path):
     """(figures of a condition, its picture's rows: name -> images)."""
     test, scenes = TESTS[name], held_out(options.scenes)
     condition, filters = generator.model.condition, experiment(name, options).sample.filters()

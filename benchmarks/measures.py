@@ -10,8 +10,8 @@ import numpy as np
 import optax
 from scipy import ndimage
 
-from taming_jax import maps
 from taming_jax.data import demo, pipeline
+from taming_jax.nn import maps
 
 Batch = dict[str, np.ndarray]
 NEAR = 3  # pixels that a centre may be away

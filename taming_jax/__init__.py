@@ -1,20 +1,22 @@
 """taming_jax: VQGAN and transformer image synthesis (Esser, Rombach, Ommer, CVPR 2021) in JAX."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from taming_jax.first_stage import FirstStage
-    from taming_jax.generate import Generator, load
+    from taming_jax.trained.first_stage import FirstStage
+    from taming_jax.trained.generator import Generator
+    from taming_jax.trained.loading import load
+    from taming_jax.trained.token_model import TokenModel
 
-__all__ = ["FirstStage", "Generator", "load"]
+_HOMES = {"FirstStage": "first_stage", "Generator": "generator", "TokenModel": "token_model", "load": "loading"}
+__all__ = ["FirstStage", "Generator", "TokenModel", "load"]
 
 
 def __getattr__(name: str) -> Any:
     """Import the objects on first use, so that `import taming_jax.nn...` stays quick."""
-    if name in __all__:
-        from taming_jax import generate
-
-        return getattr(generate, name)
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"taming_jax.trained.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'taming_jax' has no attribute {name!r}")

@@ -15,11 +15,11 @@ from tqdm import tqdm
 
 from taming_jax import checkpoint, sharding
 from taming_jax.data import pipeline
-from taming_jax.first_stage import FirstStage
-from taming_jax.generate import load_first_stage
 from taming_jax.models.vqgan import network_input
-from taming_jax.nn.quantize import count_codes
+from taming_jax.nn.quantizers import count_codes
 from taming_jax.settings import from_dict
+from taming_jax.trained.first_stage import FirstStage
+from taming_jax.trained.loading import load_first_stage
 
 
 def count(stage: FirstStage, data: pipeline.DataConfig, batches: int | None = None) -> np.ndarray:
@@ -38,18 +38,6 @@ def count(stage: FirstStage, data: pipeline.DataConfig, batches: int | None = No
     for _ in tqdm(range(batches), unit="batch"):
         counts += np.asarray(of_batch(stage.params, sharding.put_batch(next(stream), stage.mesh))).astype(np.int64)
     return counts
-
-
-def read_list(path: str) -> tuple[int, ...]:
-    """The codes of a file that `main` wrote, or of any .npy of whole numbers, on disk or in a bucket. Raises ValueError
-    for anything else."""
-    try:
-        codes = np.load(io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path!r} is no list of codes ({error}); taming_jax.codes_used makes one") from error
-    if codes.ndim != 1 or not len(codes) or not np.issubdtype(codes.dtype, np.integer):
-        raise ValueError(f"{path!r} holds {codes.dtype} {codes.shape}; expected a list of codes, whole numbers (n,).")
-    return tuple(int(code) for code in codes)
 
 
 def _writable(path: str) -> epath.Path:

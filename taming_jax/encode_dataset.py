@@ -20,11 +20,14 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from taming_jax import generate, sharding, token_data
+from taming_jax import sharding
 from taming_jax.conditioning import has_stage
 from taming_jax.data import codes, pipeline
 from taming_jax.experiment import TransformerExperiment
 from taming_jax.settings import from_dict, to_dict
+from taming_jax.trained.fingerprint import describe, differences
+from taming_jax.trained.loading import load_first_stage, two_stage
+from taming_jax.trained.stages import annotated, remapping, with_classes
 from taming_jax.two_stage import TwoStage
 
 OPTIONS = {
@@ -47,10 +50,10 @@ def encode(experiment: TransformerExperiment, out: str, crops: int = 1, images_p
     """
     _check(experiment, out, crops, images_per_shard)
     process, processes = _this_process()
-    experiment = token_data.with_classes(experiment)
+    experiment = with_classes(experiment)
     mesh = sharding.make_mesh(devices=jax.local_devices())  # each process works for itself
     model, stages = _stages(experiment, mesh)
-    data = token_data.annotated(experiment, model.condition)
+    data = annotated(experiment, model.condition)
     plan = _plan(experiment, model, data, crops, images_per_shard)
     _keep_plan(plan, out, write=process == 0)
     parts = [part for split in plan["splits"] for part in codes.parts(out, plan, split)]
@@ -92,14 +95,14 @@ def _check(experiment: TransformerExperiment, out: str, crops: int, images_per_s
 
 def _stages(experiment: TransformerExperiment, mesh: jax.sharding.Mesh) -> tuple[TwoStage, dict[str, Any]]:
     """The model, and the parameters of the networks that make its tokens."""
-    first = generate.load_first_stage(experiment.first_stage, mesh=mesh)
-    changed = dataclasses.replace(first.model.config, **token_data.remapping(experiment))
+    first = load_first_stage(experiment.first_stage, mesh=mesh)
+    changed = dataclasses.replace(first.model.config, **remapping(experiment))
     stages, second = {"first_stage": first.params}, None
     if has_stage(experiment.condition):
-        second = generate.load_first_stage(experiment.condition.stage, mesh=mesh)
+        second = load_first_stage(experiment.condition.stage, mesh=mesh)
         stages["condition_stage"] = second.params
     network = first.model.clone(config=changed)
-    return generate.two_stage(to_dict(experiment), network, second.model if second else None), stages
+    return two_stage(to_dict(experiment), network, second.model if second else None), stages
 
 
 def _tokens(model: TwoStage, stages: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -165,7 +168,7 @@ def _plan(
             }
             for split in ("train", "val")
         },
-        "tokens_of": token_data.describe(experiment, model),
+        "tokens_of": describe(experiment, model),
         "first_stage": experiment.first_stage,
         "condition_stage": experiment.condition.stage,
         "data": to_dict(data),
@@ -180,7 +183,7 @@ def _keep_plan(plan: dict[str, Any], out: str, write: bool) -> None:
     if write and not path.exists():
         _write(path, plan)
     _wait_for([path], SHARED)
-    notes = token_data.differences(_fixed(json.loads(path.read_text())), _fixed(plan))
+    notes = differences(_fixed(json.loads(path.read_text())), _fixed(plan))
     if notes:
         raise ValueError(
             f"{out!r} holds codes made otherwise ({notes}); repeat the call as it was, or choose another --out."
@@ -249,6 +252,6 @@ def main(config: Any, out: str, crops: int, images_per_shard: int) -> bool:
 
 
 if __name__ == "__main__":
-    from configs.command import run
+    from taming_jax.cli import run
 
     run(main, example="configs/demo_class.py", options=OPTIONS)

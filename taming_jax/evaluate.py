@@ -18,13 +18,14 @@ from taming_jax import checkpoint, sharding
 from taming_jax.conditioning import content_picture, nearest
 from taming_jax.data import demo, pipeline
 from taming_jax.experiment import SampleConfig
-from taming_jax.generate import Generator, load
 from taming_jax.metrics.codebook import perplexity, usage
 from taming_jax.models.gpt import unstack_layers
 from taming_jax.models.vqgan import VQGAN, network_input
+from taming_jax.pictures import grid
 from taming_jax.settings import from_dict
-from taming_jax.token_data import pictured
-from taming_jax.training.report import grid
+from taming_jax.trained.generator import Generator
+from taming_jax.trained.loading import load
+from taming_jax.trained.stages import pictured
 from taming_jax.training.transformer import make_eval_step as make_token_eval
 from taming_jax.training.vqgan import make_eval_step as make_image_eval
 from taming_jax.two_stage import TwoStage

@@ -200,6 +200,16 @@ def state_shardings(abstract_state: Any, mesh: Mesh, rules: tuple[tuple[str, P],
     return jax.tree_util.tree_map_with_path(place, abstract_state)
 
 
+def place(params: Any, mesh: Mesh) -> Any:
+    """Parameters on the devices of the mesh, each array where `state_shardings` wants it."""
+    return jax.device_put(params, state_shardings(params, mesh))
+
+
+def in_shares(function: Any, params: Any, batch: Mapping[str, np.ndarray], mesh: Mesh) -> jax.Array:
+    """function(params, batch) -> (b, ...), with the batch split over the devices; the result without what pads it."""
+    return function(params, put_whole(batch, mesh))[: len(next(iter(batch.values())))]
+
+
 def bytes_held(state: Any) -> tuple[int, int]:
     """(bytes of the arrays on one device, bytes of the arrays), of arrays or their shapes with shardings."""
     arrays = jax.tree.leaves(state)

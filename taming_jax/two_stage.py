@@ -13,18 +13,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from taming_jax import permuters
 from taming_jax.conditioning import Condition
-from taming_jax.losses import token_cross_entropy
-from taming_jax.models.gpt import GPT
+from taming_jax.models.gpt import GPT, token_cross_entropy
 from taming_jax.models.vqgan import VQGAN, network_input
+from taming_jax.nn import orders
 
 
 @dataclasses.dataclass(frozen=True)
 class TwoStage:
     """The static parts; parameters are passed to each function, so it can be closed over by compiled ones.
 
-    grid: (h, w) of the training images' codes. order: a name of `permuters.ORDERS`.
+    grid: (h, w) of the training images' codes. order: a name of `orders.ORDERS`.
     pkeep: share of input image ids kept in training; the others are replaced by random ids, the targets stay.
     condition_dropout: share of training images whose condition is hidden, for classifier-free guidance (arXiv
     2207.12598).
@@ -90,7 +89,7 @@ class TwoStage:
 
     def to_grid(self, sequence: jax.Array) -> jax.Array:
         """int32 (b, l) -> (b, h, w)."""
-        inverse = permuters.inverse(self.sequence_order())
+        inverse = orders.inverse(self.sequence_order())
         return sequence[:, inverse].reshape(sequence.shape[0], *self.grid)
 
     def encode(self, stages: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
@@ -160,4 +159,4 @@ class TwoStage:
 
 @functools.lru_cache(maxsize=64)
 def _order(name: str, h: int, w: int) -> np.ndarray:
-    return permuters.order(name, h, w)
+    return orders.order(name, h, w)

@@ -21,14 +21,15 @@ from PIL import Image
 import taming_jax
 import train_transformer
 import train_vqgan
-from taming_jax import checkpoint, encode_dataset, evaluate, token_data
+from taming_jax import checkpoint, encode_dataset, evaluate
 from taming_jax.conditioning import ClassLabel, content_picture, make_condition
 from taming_jax.data import codes, pipeline
 from taming_jax.data.records import Shard
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
-from taming_jax.first_stage import FirstStage
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.settings import from_dict, to_dict
+from taming_jax.trained.first_stage import FirstStage
+from taming_jax.trained.stages import annotated, pictured, with_classes
 
 PHOTOS, BATCH = 11, 4  # one of the photographs is none
 
@@ -105,7 +106,7 @@ def assert_equal(batches, others):
 
 def tokens_of(experiment, batches):
     """What the step of training computes of pixels."""
-    model, stages = encode_dataset._stages(token_data.with_classes(experiment), taming_jax.sharding.make_mesh())
+    model, stages = encode_dataset._stages(with_classes(experiment), taming_jax.sharding.make_mesh())
     tokens = jax.jit(lambda stages, batch: encode_dataset._tokens(model, stages, batch))
     return [tokens(stages, {name: value for name, value in batch.items() if name != "valid"}) for batch in batches]
 
@@ -144,9 +145,9 @@ def test_codes_are_the_tokens_of_the_images(kind, stages, tmp_path):
     settings = {name: stages[value] if name == "stage" else value for name, value in CONDITIONS[kind].items()}
     experiment = second_stage(stages, kind, condition=settings)
     info = encode_dataset.encode(experiment, str(tmp_path))
-    model, _ = encode_dataset._stages(token_data.with_classes(experiment), taming_jax.sharding.make_mesh())
-    data = token_data.annotated(experiment, model.condition)
-    coded = token_data.annotated(from_codes(experiment, tmp_path), model.condition)
+    model, _ = encode_dataset._stages(with_classes(experiment), taming_jax.sharding.make_mesh())
+    data = annotated(experiment, model.condition)
+    coded = annotated(from_codes(experiment, tmp_path), model.condition)
     for split, n in (("train", 6), ("val", 2)):
         pixels, found = take(data, n, split), take(coded, n, split)
         for tokens, batch, here in zip(tokens_of(experiment, pixels), pixels, found, strict=True):
@@ -314,7 +315,7 @@ def test_training_from_codes_has_the_losses_of_training_from_images(stages, clas
         if name.startswith(("train/", "val/")):
             np.testing.assert_allclose(of_codes[step, name], value, rtol=1e-6, err_msg=name)
     assert (tmp_path / "codes" / "images" / "completions_0000005.png").exists()
-    assert token_data.pictured(coded.data) == token_data.annotated(token_data.with_classes(experiment), ClassLabel(10))
+    assert pictured(coded.data) == annotated(with_classes(experiment), ClassLabel(10))
 
 
 def test_what_does_not_fit_is_refused(stages, class_codes, tmp_path, monkeypatch):

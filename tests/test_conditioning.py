@@ -11,8 +11,6 @@ from conftest import GOLDENS
 from golden import close, drawn_like, first_stage_params, gpt_params, weights
 from PIL import Image
 
-from taming_jax import maps
-from taming_jax.condition_files import read_condition
 from taming_jax.conditioning import (
     CONDITIONS,
     ConditionConfig,
@@ -22,11 +20,14 @@ from taming_jax.conditioning import (
     has_stage,
     make_condition,
 )
-from taming_jax.first_stage import FirstStage
-from taming_jax.generate import Generator, two_stage
+from taming_jax.drawing.condition_files import read_condition
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.nn import maps
 from taming_jax.sharding import MeshConfig, make_mesh
+from taming_jax.trained.first_stage import FirstStage
+from taming_jax.trained.generator import Generator
+from taming_jax.trained.loading import two_stage
 from taming_jax.training import loop
 from taming_jax.two_stage import TwoStage
 

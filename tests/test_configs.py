@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs import command, demo_class
+from configs import demo_class
+from taming_jax import cli
 from taming_jax.conditioning import CONDITIONS, has_stage, make_condition
 from taming_jax.experiment import SampleConfig, TransformerExperiment, VQGANExperiment, saved_form
 from taming_jax.models.gpt import GPT
@@ -19,7 +20,7 @@ from taming_jax.settings import from_dict, to_dict
 from taming_jax.two_stage import TwoStage
 
 ROOT = Path(__file__).parent.parent
-NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("common", "command"))
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem != "common")
 ARGUMENTS = {"imagenet_vqgan": ("", "16384", "tiny", "16384,tiny")}
 ARGUMENTS |= dict.fromkeys(("folder_vqgan", "folder_uncond"), ("", "small", "tiny"))
 ARGUMENTS |= dict.fromkeys(
@@ -148,10 +149,10 @@ def test_a_setting_can_be_emptied_by_a_flag():
     config = demo_class.get_config()
     assert config.sample.top_p == 0.8
     for flag in ("--config.sample.top_p=none", "--config.condition.kind=None", "--config.optimizer.clip_norm=none"):
-        command._set_to_none(config, command.NONE.match(flag)[1])
+        cli._set_to_none(config, cli.NONE.match(flag)[1])
     experiment = from_dict(TransformerExperiment, config.to_dict())
     assert experiment.sample.top_p is None and experiment.optimizer.clip_norm is None
-    assert experiment.condition.kind == "none" and not command.NONE.match("--config.order=nonesuch")
-    command._set_to_none(config, "train.steps")
+    assert experiment.condition.kind == "none" and not cli.NONE.match("--config.order=nonesuch")
+    cli._set_to_none(config, "train.steps")
     with pytest.raises(ValueError, match=r"config.train.steps is None \(NoneType\), but it must be int"):
         from_dict(TransformerExperiment, config.to_dict())

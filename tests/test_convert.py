@@ -21,7 +21,7 @@ from golden import (
 )
 
 import taming_jax
-from taming_jax import checkpoint, permuters
+from taming_jax import checkpoint
 from taming_jax.convert.__main__ import check_training, main
 from taming_jax.convert.engine import bring
 from taming_jax.convert.export import export_checkpoint
@@ -31,6 +31,7 @@ from taming_jax.convert.settings import translate
 from taming_jax.convert.tables import FirstStage, Model, lpips_arrays, lpips_sources, table_of
 from taming_jax.convert.writer import write_checkpoint
 from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
+from taming_jax.nn import orders
 from taming_jax.settings import from_dict
 
 DUMMY = {"target": "taming.modules.losses.DummyLoss"}
@@ -267,7 +268,7 @@ def test_token_orders_are_compared_with_the_checkpoints(tmp_path, theirs):
     assert plan.configs[""]["order"] == NAMES[theirs]
     assert plan.configs[""]["data"]["size"] == 32
     state = random_state(plan.model)
-    walk = permuters.order(NAMES[theirs], 8, 8)
+    walk = orders.order(NAMES[theirs], 8, 8)
     np.testing.assert_array_equal(state["permuter.forward_shuffle_idx"], walk)
     np.testing.assert_array_equal(state["permuter.backward_shuffle_idx"], np.argsort(walk))
     bring(table_of(plan.model), state)

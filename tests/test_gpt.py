@@ -7,8 +7,7 @@ import optax
 import pytest
 from golden import gpt_params, weights
 
-from taming_jax.losses import token_cross_entropy
-from taming_jax.models.gpt import GPT, GPTConfig
+from taming_jax.models.gpt import GPT, GPTConfig, token_cross_entropy
 from taming_jax.nn.attention import attention_mask
 from taming_jax.training.optim import OptimizerConfig, make_optimizer
 
@@ -115,3 +114,16 @@ def test_bad_settings_and_long_sequences_are_refused():
     model = GPT(GPTConfig(vocab_size=8, block_size=4, n_layer=1, n_head=1, n_embd=8))
     with pytest.raises(ValueError, match=r"5 tokens does not fit transformer.block_size=4"):
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 5), jnp.int32))
+
+
+def test_token_cross_entropy():
+    logits, ids = (
+        np.random.RandomState(0).randn(2, 5, 7).astype(np.float32),
+        np.random.RandomState(1).randint(0, 7, (2, 5)),
+    )
+    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = -np.log(np.take_along_axis(p, ids[..., None], -1)[..., 0])
+    found = token_cross_entropy(jnp.asarray(logits), jnp.asarray(ids))
+    assert found.shape == (2, 5)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert token_cross_entropy(jnp.asarray(logits, jnp.bfloat16), jnp.asarray(ids)).dtype == jnp.float32

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taming_jax import losses
+from taming_jax.training import losses
 
 RS = np.random.RandomState(0)
 
@@ -50,13 +50,3 @@ def test_adaptive_weight_is_the_ratio_of_norms_up_to_the_cap():
 def test_adaptive_weight_of_low_precision_gradients_is_computed_in_float32():
     small = jnp.full((10, 10), 1e-3, jnp.float16)  # its square is below half precision's smallest step
     np.testing.assert_allclose(losses.adaptive_weight(small, small), 1e-2 / (1e-2 + 1e-4), rtol=1e-3)
-
-
-def test_token_cross_entropy():
-    logits, ids = RS.randn(2, 5, 7).astype(np.float32), RS.randint(0, 7, (2, 5))
-    p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-    expected = -np.log(np.take_along_axis(p, ids[..., None], -1)[..., 0])
-    found = losses.token_cross_entropy(jnp.asarray(logits), jnp.asarray(ids))
-    assert found.shape == (2, 5)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert losses.token_cross_entropy(jnp.asarray(logits, jnp.bfloat16), jnp.asarray(ids)).dtype == jnp.float32

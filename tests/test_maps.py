@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from taming_jax import maps
+from taming_jax.nn import maps
 
 
 def canny(image: np.ndarray, sigma: float) -> np.ndarray:

@@ -9,11 +9,11 @@ import optax
 import pytest
 from golden import close, vqgan_params, weights
 
-from taming_jax.first_stage import FirstStage
-from taming_jax.losses import binary_cross_entropy
 from taming_jax.models.vqgan import VQGAN, VQGANConfig, network_input
-from taming_jax.nn.quantize import VectorQuantizer
+from taming_jax.nn.quantizers import VectorQuantizer
 from taming_jax.sharding import MeshConfig, make_mesh
+from taming_jax.trained.first_stage import FirstStage
+from taming_jax.training.losses import binary_cross_entropy
 from taming_jax.training.vqgan import VQGANLossConfig, make_eval_step, make_state, make_train_step
 
 SHAPE = {"resolution": 32, "ch": 32, "ch_mult": (1, 1, 2), "num_res_blocks": 1, "attn_resolutions": (8,)}

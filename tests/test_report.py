@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from taming_jax.training.report import PAD, Report, grid
+from taming_jax.pictures import PAD, grid
+from taming_jax.training.report import Report
 
 
 def lines(workdir) -> list[dict]:

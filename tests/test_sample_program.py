@@ -15,16 +15,17 @@ from PIL import Image
 
 import sample
 from configs import common, demo_class, demo_segmentation
-from taming_jax import checkpoint, picture_files, tiles
-from taming_jax.completion import complete, read_mask, read_picture
+from taming_jax import checkpoint, pictures
 from taming_jax.data import pipeline
 from taming_jax.data.pipeline import DataConfig
+from taming_jax.drawing.completion import complete, read_mask, read_picture
 from taming_jax.experiment import SampleConfig, TransformerExperiment, saved_form
-from taming_jax.generate import load
 from taming_jax.models.gpt import GPT
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sampling.rejection import choose, draw_best, load_scorer, rounds_for
 from taming_jax.settings import from_dict, to_dict
+from taming_jax.trained import tiles
+from taming_jax.trained.loading import load
 
 FIRST = VQGANConfig(
     resolution=16,
@@ -124,8 +125,8 @@ def test_a_picture_is_drawn_again_from_what_it_says(workdir, photo, tmp_path, ca
     assert "the same picture" in capsys.readouterr().out
     with Image.open(next(out.glob("00003*.gif"))) as animation:
         assert animation.n_frames > 10 and animation.size == (32, 24)
-    image, made = picture_files.load(epath.Path(single))
-    picture_files.save(-(image / 127.5 - 1), tmp_path / "other.png", made)
+    image, made = pictures.load(epath.Path(single))
+    pictures.save(-(image / 127.5 - 1), tmp_path / "other.png", made)
     assert not sample.reproduce(str(tmp_path / "other.png"), out=str(tmp_path / "new"))
     assert "differs by up to" in capsys.readouterr().out and (tmp_path / "new" / "other.png").exists()
 
@@ -196,7 +197,7 @@ def test_maps_of_several_sizes(map_workdir, tmp_path, monkeypatch, capsys):
     assert sizes == [(16, 2, 2), (32, 1, 1), (16, 2, 2)] and filled == [2, 1, 2]
     told = capsys.readouterr().out
     assert "the first as many of 6 conditions" in told and "the first 3 of 16 x 16 pixels together" in told
-    largest = [picture_files.load(out / f"0000{i}_{i}.png")[1]["largest"] for i in range(5)]
+    largest = [pictures.load(out / f"0000{i}_{i}.png")[1]["largest"] for i in range(5)]
     assert largest == [2, 2, 1, 2, 2]
 
 
@@ -294,7 +295,7 @@ def test_pictures_that_cannot_be_drawn_again_say_why(workdir, tmp_path):
     with pytest.raises(ValueError, match="does not say how it was made"):
         sample.reproduce(str(tmp_path / "foreign.png"))
     out = sample.draw(SampleConfig(n=1, batch_size=1, out=str(tmp_path / "out")), workdir)
-    image, made = picture_files.load(next(out.glob("00000*.png")))
+    image, made = pictures.load(next(out.glob("00000*.png")))
     assert made["sample"]["step"] == "7" and json.dumps(made)
     for change, message in (
         ({"workdir": str(tmp_path / "gone")}, "no checkpoint directory"),
@@ -304,7 +305,7 @@ def test_pictures_that_cannot_be_drawn_again_say_why(workdir, tmp_path):
         ({"of": 9, "number": 5}, "is image 5 of 9, but its settings now ask for 1"),
         ({"largest": None}, "does not say all"),
     ):
-        picture_files.save(image / 127.5 - 1, tmp_path / "changed.png", {**made, **change})
+        pictures.save(image / 127.5 - 1, tmp_path / "changed.png", {**made, **change})
         with pytest.raises(ValueError, match=message):
             sample.reproduce(str(tmp_path / "changed.png"))
     nowhere = str(tmp_path / "foreign.png" / "again.png")

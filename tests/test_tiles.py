@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taming_jax import tiles
-from taming_jax.first_stage import FirstStage
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.nn import conv
 from taming_jax.sharding import MeshConfig, make_mesh
+from taming_jax.trained import tiles
+from taming_jax.trained.first_stage import FirstStage
 
 CONFIG = VQGANConfig(
     resolution=16,

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 from golden import first_stage_params, gpt_params, weights
 
-from taming_jax import permuters
 from taming_jax.conditioning import ClassLabel, ConditionConfig, NoCondition, make_condition
-from taming_jax.first_stage import FirstStage
-from taming_jax.generate import Generator
-from taming_jax.losses import token_cross_entropy
-from taming_jax.models.gpt import GPT, GPTConfig, cast_layers
+from taming_jax.models.gpt import GPT, GPTConfig, cast_layers, token_cross_entropy
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.nn import orders
 from taming_jax.sampling.decode import cache_lengths, draw_sequence
 from taming_jax.sampling.filters import draw
 from taming_jax.sharding import MeshConfig, make_mesh
+from taming_jax.trained.first_stage import FirstStage
+from taming_jax.trained.generator import Generator
 from taming_jax.two_stage import TwoStage
 
 FIRST = VQGAN(
@@ -102,7 +101,7 @@ def test_sampling_with_the_cache_is_sampling_without(small_params, order):
         logits = apply({"params": small_params}, tokens)[:, i, : model.n_codes]
         place_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
         tokens = tokens.at[:, i + 1].set(draw(place_keys, logits, 0.8, 9))
-    expected = np.asarray(tokens)[:, 1:17][:, permuters.inverse(walk)].reshape(2, 4, 4)
+    expected = np.asarray(tokens)[:, 1:17][:, orders.inverse(walk)].reshape(2, 4, 4)
     np.testing.assert_array_equal(ids, expected)
     assert len(np.unique(ids)) > 3
 
@@ -134,7 +133,7 @@ def test_guidance_moves_logits_away_from_those_without_the_condition(small_param
         with_it, without = (apply({"params": small_params}, x)[:, i, : model.n_codes] for x in (asked, free))
         scale = 1 + 2 * i / 15
         asked = asked.at[:, i + 1].set(jnp.argmax(without + scale * (with_it - without), axis=-1))
-    np.testing.assert_array_equal(ids, np.asarray(asked)[:, 1:17][:, permuters.inverse(walk)].reshape(2, 4, 4))
+    np.testing.assert_array_equal(ids, np.asarray(asked)[:, 1:17][:, orders.inverse(walk)].reshape(2, 4, 4))
     plain = np.asarray(generator.sample_ids(2, **options))
     assert not np.array_equal(ids, plain)
     np.testing.assert_array_equal(plain, generator.sample_ids(2, **options, guidance=1.0))
@@ -199,7 +198,7 @@ def test_no_id_beyond_the_codes_is_drawn(small_params):
 
 def test_sequence_and_grid_are_inverse():
     ids = jnp.arange(32).reshape(2, 4, 4)
-    for order in permuters.ORDERS:
+    for order in orders.ORDERS:
         model = small(NoCondition(), order)
         np.testing.assert_array_equal(model.to_grid(model.to_sequence(ids)), ids)
 

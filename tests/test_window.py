@@ -9,14 +9,14 @@ import pytest
 from golden import drawn_like, gpt_params, weights
 
 from taming_jax.conditioning import ClassLabel, Coordinate, NoCondition, Objects, StageCondition
-from taming_jax.first_stage import FirstStage
-from taming_jax.generate import Generator
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sampling.decode import Job, sample, token_chooser
 from taming_jax.sampling.wavefront import corner, make_schedule
 from taming_jax.sampling.window import cache_bytes, check_window, sample_window, schedule_for
 from taming_jax.sharding import MeshConfig, make_mesh, put_whole
+from taming_jax.trained.first_stage import FirstStage
+from taming_jax.trained.generator import Generator
 from taming_jax.two_stage import TwoStage
 
 CODES = 20

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from taming_jax import maps
 from taming_jax.conditioning.base import per_image
 from taming_jax.models.vqgan import VQGAN, network_input
+from taming_jax.nn import maps
 
 
 @dataclasses.dataclass(frozen=True)

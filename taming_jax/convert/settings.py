@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from taming_jax import permuters
 from taming_jax.conditioning import Condition, ConditionConfig, make_condition
 from taming_jax.convert.stage_settings import CONDITION_KEYS, CONTENTS, ConvertedStage, first_stage
 from taming_jax.convert.tables import CONDITION, FIRST, TRANSFORMER, FirstStage, Model
 from taming_jax.convert.yaml_node import Node, target
 from taming_jax.models.gpt import GPTConfig
 from taming_jax.models.vqgan import VQGAN
+from taming_jax.nn import orders
 from taming_jax.settings import from_dict, to_dict
 
 PERMUTERS = {
@@ -126,7 +126,7 @@ def _two_stage(
     if stage is not None:
         configs["condition_stage"] = stage.saved
     grid = first.config.grid(side, side)
-    permuters.order(order, *grid)  # refuses a grid that it cannot walk
+    orders.order(order, *grid)  # refuses a grid that it cannot walk
     parts = [FirstStage(s.config, s.discriminator) if s else None for s in (first, stage)]
     return Plan(Model(parts[0], parts[1], gpt, order, grid, shared), configs, notes)
 

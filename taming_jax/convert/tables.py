@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from taming_jax import permuters
 from taming_jax.convert.engine import Passive, Table, entries_of
 from taming_jax.convert.lpips import vgg16_layers
 from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.lpips import SCALE, SHIFT, VGG16_WIDTHS
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.nn import orders
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ def table_of(model: Model) -> Table:
     if model.condition_stage is not None:
         table += first_stage_table(model.condition_stage, CONDITION, "condition_stage/")
     if model.order != "row_major":
-        order = permuters.order(model.order, *model.grid).astype(np.int64)
+        order = orders.order(model.order, *model.grid).astype(np.int64)
         table.passive.append(Passive("permuter.forward_shuffle_idx", order))
-        table.passive.append(Passive("permuter.backward_shuffle_idx", permuters.inverse(order)))
+        table.passive.append(Passive("permuter.backward_shuffle_idx", orders.inverse(order)))
     return table
 
 
@@ -187,4 +187,3 @@ def _vqgan_shapes(config: VQGANConfig) -> dict:
     side = config.factor
     image = jax.ShapeDtypeStruct((1, side, side, config.in_channels), jnp.float32)
     return flatten_dict(jax.eval_shape(VQGAN(config).init, jax.random.key(0), image)["params"], sep="/")
-

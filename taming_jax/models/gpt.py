@@ -153,6 +153,13 @@ class GPT(nn.Module):
         return tuple(Cache(zeros, zeros) for _ in range(config.n_layer))
 
 
+def token_cross_entropy(logits: jax.Array, ids: jax.Array) -> jax.Array:
+    """logits (b, l, n), ids (b, l) -> (b, l) float32, the negative log-likelihood of each token in nats."""
+    logits = logits.astype(jnp.float32)
+    chosen = jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0]
+    return jax.nn.logsumexp(logits, axis=-1) - chosen
+
+
 def with_layers_apart(model: GPT) -> GPT:
     """The same network for parameters with the layers apart, as sampling reads them."""
     return GPT(dataclasses.replace(model.config, scan_layers=False))

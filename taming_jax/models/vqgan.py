@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from taming_jax import maps
+from taming_jax.nn import maps
 from taming_jax.nn.conv import Conv, ResBlock, SpatialAttention, conv1x1, double, downsample, group_norm
-from taming_jax.nn.quantize import QUANTIZERS, Quantized, Remap
+from taming_jax.nn.quantizers import QUANTIZERS, Quantized, Remap
 from taming_jax.sharding import split_by_image
 
 # What a first stage can read and write, with its number of channels; None: any.

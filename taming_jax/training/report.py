@@ -10,50 +10,8 @@ import jax
 import numpy as np
 from absl import logging
 from etils import epath
-from PIL import Image, ImageDraw, ImageFont
 
-PAD = 4  # pixels around each cell of a grid
-VISIBLE = 96  # smaller pictures are enlarged to at least this many pixels on their longer side
-FONT_SIZE = 12
-LINE = 16  # height of a label
-
-
-def grid(images: Any, columns: int | None = None, labels: Sequence[str] | None = None) -> Image.Image:
-    """Pictures side by side on white, row by row.
-
-    images: floats (n, H, W, 3) or (n, H, W, 1) in [-1, 1]; what is outside is clipped, NaN becomes black. columns: by
-    default about a square. labels: n short texts, drawn under the pictures. Tiny pictures are enlarged, not smoothed.
-    Raises ValueError for another shape, a number of labels other than n, or fewer than one column.
-    """
-    images = np.asarray(images, np.float32)
-    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
-        raise ValueError(f"a grid needs at least one image, (n, H, W, 3) or (n, H, W, 1), but this is {images.shape}")
-    n, h, w, _ = images.shape
-    columns = min(n, math.ceil(math.sqrt(n)) if columns is None else columns)
-    if columns < 1:
-        raise ValueError(f"a grid needs at least one column, but columns is {columns}")
-    if labels is not None and len(labels) != n:
-        raise ValueError(f"a grid of {n} images needs {n} labels, but {len(labels)} were given")
-
-    scale = max(1, math.ceil(VISIBLE / max(h, w)))
-    pixels = np.broadcast_to(to_pixels(images), (n, h, w, 3)).repeat(scale, axis=1).repeat(scale, axis=2)
-    h, w = h * scale, w * scale
-    cell_h, cell_w = h + PAD + (LINE if labels is not None else 0), w + PAD
-
-    picture = Image.new("RGB", (columns * cell_w + PAD, math.ceil(n / columns) * cell_h + PAD), "white")
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_SIZE)
-    for i in range(n):
-        row, column = divmod(i, columns)
-        top, left = PAD + row * cell_h, PAD + column * cell_w
-        picture.paste(Image.fromarray(pixels[i]), (left, top))
-        if labels is not None:
-            pen.text((left, top + h), _fit(labels[i], w, font), fill="black", font=font)
-    return picture
-
-
-def to_pixels(images: np.ndarray) -> np.ndarray:
-    """Floats in [-1, 1] -> uint8 of the same shape; what is outside is clipped, NaN becomes black."""
-    return np.round((np.nan_to_num(images, nan=-1.0).clip(-1, 1) + 1) * 127.5).astype(np.uint8)
+from taming_jax.pictures import grid as grid  # where it was until version 0.2
 
 
 class Report:
@@ -144,12 +102,3 @@ def _step(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, TypeError, KeyError):
         return math.inf
-
-
-def _fit(text: str, width: int, font: Any) -> str:
-    """The text, cut so that it is at most `width` pixels wide."""
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "...") > width:
-        text = text[:-1]
-    return text + "..."

@@ -16,15 +16,15 @@ import optax
 from flax import struct
 from jax import Array
 
-from taming_jax.losses import D_LOSSES, adaptive_weight, binary_cross_entropy, g_loss, l1, l2
 from taming_jax.metrics.codebook import perplexity, usage
 from taming_jax.metrics.image import psnr, ssim
 from taming_jax.models.discriminator import Discriminator
 from taming_jax.models.lpips import LPIPS
 from taming_jax.models.vqgan import VQGAN, network_input
 from taming_jax.nn.conv import SAME3, conv2d
-from taming_jax.nn.quantize import count_codes, ema_codebook
+from taming_jax.nn.quantizers import count_codes, ema_codebook
 from taming_jax.training.accumulate import mean_over_parts
+from taming_jax.training.losses import D_LOSSES, adaptive_weight, binary_cross_entropy, g_loss, l1, l2
 from taming_jax.training.optim import move_averages, start_averages
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taming_jax.nn.quantize import (
+from taming_jax.nn.quantizers import (
     QUANTIZERS,
     EMAVectorQuantizer,
     GumbelQuantizer,

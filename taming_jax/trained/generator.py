@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,18 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from taming_jax import checkpoint, permuters, sharding, tiles
-from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE
-from taming_jax.conditioning import ConditionConfig, StageCondition, has_stage, make_condition
-from taming_jax.first_stage import FirstStage, check_ids, in_shares, place
-from taming_jax.losses import token_cross_entropy
-from taming_jax.models.gpt import GPT, GPTConfig, unstack_layers, with_layers_apart
-from taming_jax.models.vqgan import VQGAN, VQGANConfig
-from taming_jax.sampling.decode import Job, draw_sequence, sample, token_chooser
+from taming_jax import sharding
+from taming_jax.models.gpt import token_cross_entropy, with_layers_apart
+from taming_jax.nn import orders
+from taming_jax.sampling.decode import Job, sample
 from taming_jax.sampling.filters import Filters, check_guidance
 from taming_jax.sampling.wavefront import Schedule, wavefront_steps
 from taming_jax.sampling.window import cache_bytes, check_condition, check_window, go_on, schedule_for, start_walk
-from taming_jax.settings import from_dict
+from taming_jax.trained import tiles
+from taming_jax.trained.first_stage import FirstStage, check_ids
 from taming_jax.two_stage import TwoStage
 
 CACHE_BYTES = 6 << 30  # what a device may give to the keys and values of sliding windows
@@ -41,7 +37,7 @@ class Generator:
         model = dataclasses.replace(model, gpt=with_layers_apart(model.gpt))
         self.model, self.first_stage, self.mesh = model, first_stage, first_stage.mesh
         self.condition_stage = condition_stage
-        self.params = place(params, self.mesh)
+        self.params = sharding.place(params, self.mesh)
         whole = sharding.replicated(self.mesh)
         self._sample = jax.jit(sample, static_argnums=0, out_shardings=whole)
         walk = sharding.batch_sharding(self.mesh), sharding.batch_sharding(self.mesh, axis=1)
@@ -148,7 +144,7 @@ class Generator:
         """The step, int (h, w), in which each code of an image is drawn."""
         grid = self.first_stage.config.grid(*pixels)
         if grid == self.model.grid:
-            return permuters.inverse(self.model.sequence_order()).reshape(grid)
+            return orders.inverse(self.model.sequence_order()).reshape(grid)
         rows, columns = np.indices(grid)
         return rows * min(self.model.grid[1], grid[1]) + columns
 
@@ -277,145 +273,3 @@ class Generator:
     def _sequence_log_likelihood(self, params: Any, condition: jax.Array, ids: jax.Array) -> jax.Array:
         sequence = self.model.to_sequence(ids)
         return -token_cross_entropy(self.model.logits(params, condition, sequence), sequence).sum(axis=1)
-
-
-class TokenModel:
-    """A trained transformer alone: what comes next in sequences of ids."""
-
-    def __init__(self, model: GPT, params: Any, mesh: jax.sharding.Mesh | None = None):
-        self.model, self.mesh = model, mesh or sharding.make_mesh()
-        self.params = place(params, self.mesh)
-        whole = sharding.replicated(self.mesh)
-        self._logits = jax.jit(lambda params, batch: model.apply({"params": params}, batch["ids"]), out_shardings=whole)
-        self._extend = jax.jit(self._draw, out_shardings=whole)
-
-    def logits(self, ids: Any) -> jax.Array:
-        """int32 (b, l) -> float32 (b, l, n): the prediction of what follows each."""
-        return in_shares(self._logits, self.params, {"ids": self._check(ids, 0)}, self.mesh)
-
-    def extend(self, ids: Any, n: int, *, seed: int = 0, temperature: float = 1.0, top_k=None, top_p=None) -> jax.Array:
-        """Draw the `n` ids that follow int32 (b, l) -> int32 (b, n); filters as in `Generator.sample_ids`."""
-        filters = Filters(temperature=temperature, top_k=top_k, top_p=top_p)
-        ids = self._check(ids, n - 1)
-        nothing = np.zeros((len(ids), n), np.int32)
-        arrays = {"condition": ids, "given": nothing, "keep": nothing > 0, "numbers": np.arange(len(ids))}
-        job = Job(
-            **sharding.put_whole(arrays, self.mesh),
-            key=jax.random.key(seed),
-            temperature=jnp.float32(filters.temperature or 1.0),
-            top_p=None if top_p is None else jnp.float32(top_p),
-            top_k=filters.top_k,
-            greedy=filters.greedy,
-        )
-        return self._extend(self.params, job)[: len(ids)]
-
-    def _draw(self, params: Any, job: Job) -> jax.Array:
-        choose, places = token_chooser(job, self.model.config.vocab_size), jnp.arange(job.given.shape[1])
-        return draw_sequence(self.model, params, job.condition, places, job.given, job.keep, choose)
-
-    def _check(self, ids: Any, further: int) -> np.ndarray:
-        ids, config = np.asarray(ids), self.model.config
-        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer) or ids.shape[1] < 1 or further < 0:
-            raise ValueError(
-                f"ids have shape {ids.shape} and type {ids.dtype}; expected integers (b, l), l and n from 1."
-            )
-        if ids.size and (ids.min() < 0 or ids.max() >= config.vocab_size):
-            raise ValueError(
-                f"ids reach from {ids.min()} to {ids.max()}; this transformer knows 0..{config.vocab_size - 1}."
-            )
-        if ids.shape[1] + further > config.block_size:
-            raise ValueError(f"{ids.shape[1] + further} tokens do not fit transformer.block_size={config.block_size}.")
-        return ids.astype(np.int32)
-
-
-def load(
-    path: str, *, step: int | str | None = None, dtype: Any = None, mesh: jax.sharding.Mesh | None = None
-) -> FirstStage | Generator | TokenModel:
-    """Open a checkpoint directory; what is in it decides: a first stage, a two-stage generator, a transformer alone.
-
-    step: which checkpoint, default the newest; "best" for the best by its monitored metric.
-    dtype: keep the parameters in this type, such as jnp.bfloat16, in half the memory.
-    mesh: where to work, default all devices.
-    Raises ValueError for a missing or foreign directory.
-    """
-    config = checkpoint.load_config(path, step)
-    kind = config.get("kind")
-    if kind == "vqgan":
-        vqgan = VQGAN(from_dict(VQGANConfig, config["model"], "config.model"))
-        return FirstStage(vqgan, checkpoint.load_params(path, step, dtype), mesh)
-    if kind == "transformer":
-        gpt = with_layers_apart(GPT(from_dict(GPTConfig, config["transformer"], "config.transformer")))
-        return TokenModel(gpt, unstack_layers(checkpoint.load_params(path, step, dtype)), mesh)
-    if kind != "two_stage":
-        raise ValueError(f"{path!r} holds a checkpoint of kind {kind!r}; known: vqgan, two_stage, transformer.")
-    first = load_first_stage(os.path.join(path, FIRST_STAGE), dtype=dtype, mesh=mesh)
-    second = None
-    if has_stage(from_dict(ConditionConfig, config["condition"], "config.condition")):
-        second = load_first_stage(os.path.join(path, CONDITION_STAGE), dtype=dtype, mesh=mesh)
-    model = two_stage(config, first.model, second.model if second else None)
-    params = unstack_layers(checkpoint.load_params(path, step, dtype))
-    return Generator(model, params, first, condition_stage(model, first, second))
-
-
-def load_first_stage(path: str, **options: Any) -> FirstStage:
-    """`load` where only a first stage will do. Raises ValueError for anything else."""
-    loaded = load(path, **options)
-    if not isinstance(loaded, FirstStage):
-        raise ValueError(f"{path!r} holds no first stage; name the working directory of one.")
-    return loaded
-
-
-def condition_stage(model: TwoStage, first: FirstStage, second: FirstStage | None) -> FirstStage | None:
-    """Which of the two networks reads the condition, if any does."""
-    return second or (first if isinstance(model.condition, StageCondition) else None)
-
-
-def stage_model(source: str, workdir: str, name: str = FIRST_STAGE, **changes: Any) -> VQGAN:
-    """The network that `keep_stage` will load, from its configuration. Raises ValueError where it cannot."""
-    if checkpoint.has_checkpoint(workdir):
-        if not checkpoint.has_checkpoint(os.path.join(workdir, name)):
-            raise ValueError(f"{workdir!r} holds a first stage; choose another --workdir for the second.")
-        source, changes = os.path.join(workdir, name), {}
-    config = checkpoint.load_config(source)
-    if config.get("kind") != "vqgan":
-        setting = "config.first_stage" if name == FIRST_STAGE else "config.condition.stage"
-        raise ValueError(f"{source!r} holds no first stage; name the working directory of one as {setting}.")
-    return VQGAN(from_dict(VQGANConfig, {**config["model"], **changes}, "config.model"))
-
-
-def keep_stage(
-    source: str, workdir: str, mesh: jax.sharding.Mesh, name: str = FIRST_STAGE, **changes: Any
-) -> FirstStage:
-    """A network that makes tokens for a training in `workdir`, which keeps a copy of it, so that it stands alone.
-
-    A training that goes on uses its own copy, whatever has become of `source`. changes: settings of the network that
-    differ in the copy, such as its remap.
-    """
-    own = os.path.join(workdir, name)
-    if not checkpoint.has_checkpoint(workdir):
-        found = load_first_stage(source, mesh=mesh)
-        config = checkpoint.load_config(source)
-        config = {**config, "model": {**config["model"], **changes}}
-        checkpoint.save_model(own, params=found.params, config=config)
-    return load_first_stage(own, mesh=mesh)
-
-
-def two_stage(config: Mapping[str, Any], first_stage: VQGAN, condition_stage: VQGAN | None = None) -> TwoStage:
-    """The two-stage model that a saved or composed configuration names, around its networks. Raises ValueError where
-    they do not fit."""
-    size, content = config["data"]["size"], first_stage.config.content
-    if content != "image":
-        raise ValueError(
-            f"config.first_stage={config.get('first_stage', '')!r} reads {content}, but images are drawn: name the "
-            "first stage of the images; that of a map goes into config.condition.stage."
-        )
-    condition = from_dict(ConditionConfig, config["condition"], "config.condition")
-    return TwoStage(
-        first_stage=first_stage,
-        gpt=GPT(from_dict(GPTConfig, config["transformer"], "config.transformer")),
-        condition=make_condition(condition, first_stage, size, condition_stage),
-        grid=first_stage.config.grid(size, size),
-        order=config["order"],
-        pkeep=float(config["pkeep"]),
-        condition_dropout=float(config.get("condition_dropout", 0.0)),
-    )

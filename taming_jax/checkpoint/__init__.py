@@ -22,7 +22,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from taming_jax import checksums
+from taming_jax.checkpoint.sums import WrongSum, array_sums, check, text_sum
 
 FOLDER = "checkpoints"
 # Where a two-stage directory keeps its own copies of the networks that make tokens.
@@ -94,8 +94,8 @@ class Checkpoints:
         """
         items = {"params": params, "train": train, "discriminator": discriminator}
         items = {name: tree for name, tree in items.items() if tree is not None}
-        sums: dict[str, Any] = {name: checksums.array_sums(tree) for name, tree in items.items()}
-        sums["config"] = checksums.text_sum(config)
+        sums: dict[str, Any] = {name: array_sums(tree) for name, tree in items.items()}
+        sums["config"] = text_sum(config)
         arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         arguments |= {"config": ocp.args.JsonSave(dict(config)), "sums": ocp.args.JsonSave(sums)}
         self.wait()
@@ -130,7 +130,7 @@ class Checkpoints:
             restored = {name: _restore(folder / name, target) for name, target in targets.items()}
         with _reading(folder, everywhere=True):  # apart: all processes sum together, hence only once all have read
             for name, tree in restored.items():
-                checksums.check(saved.get(name), checksums.array_sums(tree))
+                check(saved.get(name), array_sums(tree))
         return restored["params"], restored["train"]
 
     def set_aside(self, step: int) -> epath.Path:
@@ -241,7 +241,7 @@ def load_config(workdir: str, step: int | str | None = None, everywhere: bool = 
     folder = find_step(workdir, step)
     with _reading(folder, everywhere):
         config = _load_json(folder / "config")
-        checksums.check(_saved_sums(folder).get("config"), checksums.text_sum(config))
+        check(_saved_sums(folder).get("config"), text_sum(config))
     return config
 
 
@@ -268,7 +268,7 @@ def _load_tree(folder: epath.Path, name: str, only: tuple[str, ...] | None = Non
             tree = {name: tree[name] for name in only if name in tree}
         target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
         loaded = _restore(folder / name, target)
-        checksums.check(_saved_sums(folder).get(name), checksums.array_sums(loaded))
+        check(_saved_sums(folder).get(name), array_sums(loaded))
     return jax.tree.map(cast, loaded)
 
 
@@ -352,7 +352,7 @@ _DAMAGE = re.compile(r"NOT_FOUND:|(DATA_LOSS|OUT_OF_RANGE|FAILED_PRECONDITION):(
 def _is_damage(error: BaseException) -> bool:
     """Whether reading failed by what the files are. Anything else, as a disk that does not answer, may pass."""
     error = _innermost(error)
-    spoiled = (checksums.WrongSum, FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError)
+    spoiled = (WrongSum, FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError)
     return isinstance(error, spoiled) or bool(isinstance(error, ValueError) and _DAMAGE.match(str(error)))
 
 

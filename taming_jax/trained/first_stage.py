@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from taming_jax import sharding, tiles
+from taming_jax import sharding
 from taming_jax.models.vqgan import VQGAN, VQGANConfig, network_input
+from taming_jax.trained import tiles
 
 
 class FirstStage:
@@ -16,7 +17,7 @@ class FirstStage:
 
     def __init__(self, model: VQGAN, params: Any, mesh: jax.sharding.Mesh | None = None):
         self.model, self.mesh = model, mesh or sharding.make_mesh()
-        self.params = place(params, self.mesh)
+        self.params = sharding.place(params, self.mesh)
         whole = sharding.replicated(self.mesh)  # so that every process can read all of the result
 
         def encode(params, batch):
@@ -36,7 +37,7 @@ class FirstStage:
         """What the model reads -> int32 (b, h, w): images float32 (b, H, W, 3) in [-1, 1]; label maps int (b, H, W);
         depth or edges float32 (b, H, W) in [-1, 1]. Raises ValueError for another shape or range."""
         batch = {self.config.content: check_images(images, self.config)}
-        return in_shares(self._encode, self.params, batch, self.mesh)
+        return sharding.in_shares(self._encode, self.params, batch, self.mesh)
 
     def decode(self, ids: Any) -> jax.Array:
         """int32 (b, h, w) -> float32 (b, H, W, c), about [-1, 1]; logits of the labels from a first stage of label
@@ -71,7 +72,7 @@ class FirstStage:
         parts = [ids[first : first + at_once] for first in range(0, len(ids), at_once)]
         full = [np.resize(part, (min(at_once, len(ids)), *ids.shape[1:])) for part in parts]
         decoded = [
-            in_shares(self._decode, self.params, {"ids": whole}, self.mesh)[: len(part)]
+            sharding.in_shares(self._decode, self.params, {"ids": whole}, self.mesh)[: len(part)]
             for whole, part in zip(full, parts)
         ]
         return jnp.concatenate(decoded) if len(decoded) > 1 else decoded[0]
@@ -114,12 +115,3 @@ def check_ids(ids: Any, n_codes: int) -> np.ndarray:
     if ids.size and (ids.min() < 0 or ids.max() >= n_codes):
         raise ValueError(f"ids reach from {ids.min()} to {ids.max()}; this first stage has codes 0..{n_codes - 1}.")
     return ids.astype(np.int32)
-
-
-def place(params: Any, mesh: jax.sharding.Mesh) -> Any:
-    return jax.device_put(params, sharding.state_shardings(params, mesh))
-
-
-def in_shares(function: Any, params: Any, batch: dict[str, np.ndarray], mesh: jax.sharding.Mesh) -> jax.Array:
-    """Run over the batch, split over the devices."""
-    return function(params, sharding.put_whole(batch, mesh))[: len(next(iter(batch.values())))]

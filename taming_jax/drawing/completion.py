@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from taming_jax import tiles
-from taming_jax.condition_files import fit
 from taming_jax.data.transforms import decode, to_float
-from taming_jax.first_stage import FirstStage
+from taming_jax.drawing.condition_files import fit
+from taming_jax.trained import tiles
+from taming_jax.trained.first_stage import FirstStage
 
 HALVES = {
     "top": np.s_[: 1 / 2, :],

@@ -47,10 +47,3 @@ def adaptive_weight(nll_grad: Array, g_grad: Array, cap: float = 1e4) -> Array:
     """
     norm = lambda g: jnp.sqrt(jnp.sum(g.astype(jnp.float32) ** 2))
     return jax.lax.stop_gradient(jnp.clip(norm(nll_grad) / (norm(g_grad) + 1e-4), 0.0, cap))
-
-
-def token_cross_entropy(logits: Array, ids: Array) -> Array:
-    """logits (b, l, n), ids (b, l) -> (b, l) float32, the negative log-likelihood of each token in nats."""
-    logits = logits.astype(jnp.float32)
-    chosen = jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits, axis=-1) - chosen

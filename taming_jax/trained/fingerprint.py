@@ -12,57 +12,12 @@ import numpy as np
 
 from taming_jax import checkpoint
 from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE
-from taming_jax.codes_used import read_list
-from taming_jax.conditioning import Condition, has_stage
-from taming_jax.data import codes, pipeline
+from taming_jax.conditioning import has_stage
+from taming_jax.data import codes
 from taming_jax.experiment import TransformerExperiment
 from taming_jax.models.vqgan import VQGAN
-from taming_jax.settings import from_dict, to_dict
+from taming_jax.settings import to_dict
 from taming_jax.two_stage import TwoStage
-
-
-def with_classes(experiment: TransformerExperiment) -> TransformerExperiment:
-    """Take the number and the names of the classes from the data where the configuration leaves them open."""
-    condition = experiment.condition
-    of_objects = condition.kind in ("boxes", "points")
-    if not (condition.kind == "class_label" or of_objects) or condition.class_names:
-        return experiment
-    names = (pipeline.object_names if of_objects else pipeline.class_names)(experiment.data)
-    if names is None:
-        raise ValueError(
-            f"config.condition.kind is {condition.kind}, but the data source {experiment.data.source!r} has no "
-            f"{'objects; take a source that has' if of_objects else 'classes; put images into one folder a class'}, or "
-            "train with config.condition.kind=none."
-        )
-    if condition.n_classes not in (0, len(names)):
-        raise ValueError(f"config.condition.n_classes={condition.n_classes}, but the data has {len(names)} classes.")
-    condition = dataclasses.replace(condition, n_classes=len(names), class_names=tuple(names))
-    return dataclasses.replace(experiment, condition=condition)
-
-
-def remapping(experiment: TransformerExperiment) -> dict[str, Any]:
-    """The settings of the first stage that the second changes: which codes are in use."""
-    if not experiment.remap:
-        return {}
-    return {"remap": read_list(experiment.remap), "unknown": experiment.unknown}
-
-
-def annotated(experiment: TransformerExperiment, condition: Condition) -> pipeline.DataConfig:
-    """The data, with what the condition is made of."""
-    return dataclasses.replace(
-        experiment.data,
-        annotations=condition.annotations,
-        max_objects=experiment.condition.max_objects,
-        whole_boxes=experiment.condition.encode_crop,
-    )
-
-
-def pictured(data: pipeline.DataConfig) -> pipeline.DataConfig:
-    """The images that codes were made of, where the data is codes; other data as it is."""
-    if data.source != "codes":
-        return data
-    source = {**codes.read_info(data.path)["data"], "batch_size": data.batch_size}
-    return from_dict(pipeline.DataConfig, source, f"the data of {data.path!r}")
 
 
 def describe(experiment: TransformerExperiment, model: TwoStage, workdir: str = "") -> dict[str, Any]:

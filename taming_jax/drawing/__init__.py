@@ -1,0 +1,1 @@
+"""What is drawn: requests, conditions and pictures from files, completion."""

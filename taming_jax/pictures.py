@@ -1,0 +1,102 @@
+"""Pictures for people: grids, PNGs that know how they were made, animations of the order in which they were drawn."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+
+PAD = 4  # pixels around each cell of a grid
+VISIBLE = 96  # smaller pictures are enlarged to at least this many pixels on their longer side
+FONT_SIZE = 12
+LINE = 16  # height of a label
+KEY = "taming_jax"  # of the text in a PNG
+LARGEST = 1 << 20  # characters of it that are read
+FRAMES = 40
+LAST_MS, FRAME_MS = 2000, 80
+
+
+def grid(images: Any, columns: int | None = None, labels: Sequence[str] | None = None) -> Image.Image:
+    """Pictures side by side on white, row by row.
+
+    images: floats (n, H, W, 3) or (n, H, W, 1) in [-1, 1]; what is outside is clipped, NaN becomes black. columns: by
+    default about a square. labels: n short texts, drawn under the pictures. Tiny pictures are enlarged, not smoothed.
+    Raises ValueError for another shape, a number of labels other than n, or fewer than one column.
+    """
+    images = np.asarray(images, np.float32)
+    if images.ndim != 4 or images.shape[-1] not in (1, 3) or 0 in images.shape:
+        raise ValueError(f"a grid needs at least one image, (n, H, W, 3) or (n, H, W, 1), but this is {images.shape}")
+    n, h, w, _ = images.shape
+    columns = min(n, math.ceil(math.sqrt(n)) if columns is None else columns)
+    if columns < 1:
+        raise ValueError(f"a grid needs at least one column, but columns is {columns}")
+    if labels is not None and len(labels) != n:
+        raise ValueError(f"a grid of {n} images needs {n} labels, but {len(labels)} were given")
+
+    scale = max(1, math.ceil(VISIBLE / max(h, w)))
+    pixels = np.broadcast_to(to_pixels(images), (n, h, w, 3)).repeat(scale, axis=1).repeat(scale, axis=2)
+    h, w = h * scale, w * scale
+    cell_h, cell_w = h + PAD + (LINE if labels is not None else 0), w + PAD
+
+    picture = Image.new("RGB", (columns * cell_w + PAD, math.ceil(n / columns) * cell_h + PAD), "white")
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_SIZE)
+    for i in range(n):
+        row, column = divmod(i, columns)
+        top, left = PAD + row * cell_h, PAD + column * cell_w
+        picture.paste(Image.fromarray(pixels[i]), (left, top))
+        if labels is not None:
+            pen.text((left, top + h), _fit(labels[i], w, font), fill="black", font=font)
+    return picture
+
+
+def to_pixels(images: np.ndarray) -> np.ndarray:
+    """Floats in [-1, 1] -> uint8 of the same shape; what is outside is clipped, NaN becomes black."""
+    return np.round((np.nan_to_num(images, nan=-1.0).clip(-1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def save(image: np.ndarray, path: epath.Path, made: Mapping[str, Any] | None = None) -> None:
+    """float (H, W, 3) in [-1, 1] as a PNG; `made`, what it takes to make it again, goes in as JSON."""
+    text = PngImagePlugin.PngInfo()
+    if made is not None:
+        text.add_text(KEY, json.dumps(made), zip=True)
+    with path.open("wb") as file:
+        Image.fromarray(to_pixels(image)).save(file, format="PNG", pnginfo=text)
+
+
+def load(path: epath.Path) -> tuple[np.ndarray, dict[str, Any]]:
+    """A PNG written by `save` -> (uint8 (H, W, 3), how it was made). Raises ValueError for another file."""
+    try:
+        with path.open("rb") as file, Image.open(file) as picture:
+            picture.load()
+            text = getattr(picture, "text", {}).get(KEY, "")
+            made = json.loads(text) if 0 < len(text) < LARGEST else None
+            pixels = np.asarray(picture.convert("RGB"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if not isinstance(made, dict):
+        raise ValueError(f"{path} does not say how it was made; only the single pictures of sample.py do.")
+    return pixels, made
+
+
+def animate(image: np.ndarray, steps: np.ndarray, path: epath.Path) -> None:
+    """A GIF in which the codes of an image, float (H, W, 3), appear as they were drawn; steps: int (h, w), when."""
+    factor = image.shape[0] // steps.shape[0]
+    when = steps.repeat(factor, axis=0).repeat(factor, axis=1)[..., None]  # (H, W, 1)
+    pixels, frames = to_pixels(image), []
+    for last in np.unique(np.linspace(-1, steps.max(), FRAMES).astype(int)):
+        frames.append(Image.fromarray(np.where(when <= last, pixels, np.uint8(128))))
+    times = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
+    with path.open("wb") as file:
+        frames[0].save(file, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
+
+
+def _fit(text: str, width: int, font: Any) -> str:
+    """The text, cut so that it is at most `width` pixels wide."""
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "...") > width:
+        text = text[:-1]
+    return text + "..."

@@ -1,0 +1,1 @@
+"""Trained models as objects, and the networks that a training stands on."""

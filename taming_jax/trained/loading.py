@@ -1,0 +1,81 @@
+"""A checkpoint directory as an object: what is in it decides which."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from taming_jax import checkpoint
+from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE
+from taming_jax.conditioning import ConditionConfig, StageCondition, has_stage, make_condition
+from taming_jax.models.gpt import GPT, GPTConfig, unstack_layers, with_layers_apart
+from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.settings import from_dict
+from taming_jax.trained.first_stage import FirstStage
+from taming_jax.trained.generator import Generator
+from taming_jax.trained.token_model import TokenModel
+from taming_jax.two_stage import TwoStage
+
+
+def load(
+    path: str, *, step: int | str | None = None, dtype: Any = None, mesh: jax.sharding.Mesh | None = None
+) -> FirstStage | Generator | TokenModel:
+    """Open a checkpoint directory; what is in it decides: a first stage, a two-stage generator, a transformer alone.
+
+    step: which checkpoint, default the newest; "best" for the best by its monitored metric.
+    dtype: keep the parameters in this type, such as jnp.bfloat16, in half the memory.
+    mesh: where to work, default all devices.
+    Raises ValueError for a missing or foreign directory.
+    """
+    config = checkpoint.load_config(path, step)
+    kind = config.get("kind")
+    if kind == "vqgan":
+        vqgan = VQGAN(from_dict(VQGANConfig, config["model"], "config.model"))
+        return FirstStage(vqgan, checkpoint.load_params(path, step, dtype), mesh)
+    if kind == "transformer":
+        gpt = with_layers_apart(GPT(from_dict(GPTConfig, config["transformer"], "config.transformer")))
+        return TokenModel(gpt, unstack_layers(checkpoint.load_params(path, step, dtype)), mesh)
+    if kind != "two_stage":
+        raise ValueError(f"{path!r} holds a checkpoint of kind {kind!r}; known: vqgan, two_stage, transformer.")
+    first = load_first_stage(os.path.join(path, FIRST_STAGE), dtype=dtype, mesh=mesh)
+    second = None
+    if has_stage(from_dict(ConditionConfig, config["condition"], "config.condition")):
+        second = load_first_stage(os.path.join(path, CONDITION_STAGE), dtype=dtype, mesh=mesh)
+    model = two_stage(config, first.model, second.model if second else None)
+    params = unstack_layers(checkpoint.load_params(path, step, dtype))
+    return Generator(model, params, first, condition_stage(model, first, second))
+
+
+def load_first_stage(path: str, **options: Any) -> FirstStage:
+    """`load` where only a first stage will do. Raises ValueError for anything else."""
+    loaded = load(path, **options)
+    if not isinstance(loaded, FirstStage):
+        raise ValueError(f"{path!r} holds no first stage; name the working directory of one.")
+    return loaded
+
+
+def condition_stage(model: TwoStage, first: FirstStage, second: FirstStage | None) -> FirstStage | None:
+    """Which of the two networks reads the condition, if any does."""
+    return second or (first if isinstance(model.condition, StageCondition) else None)
+
+
+def two_stage(config: Mapping[str, Any], first_stage: VQGAN, condition_stage: VQGAN | None = None) -> TwoStage:
+    """The two-stage model that a saved or composed configuration names, around its networks. Raises ValueError where
+    they do not fit."""
+    size, content = config["data"]["size"], first_stage.config.content
+    if content != "image":
+        raise ValueError(
+            f"config.first_stage={config.get('first_stage', '')!r} reads {content}, but images are drawn: name the "
+            "first stage of the images; that of a map goes into config.condition.stage."
+        )
+    condition = from_dict(ConditionConfig, config["condition"], "config.condition")
+    return TwoStage(
+        first_stage=first_stage,
+        gpt=GPT(from_dict(GPTConfig, config["transformer"], "config.transformer")),
+        condition=make_condition(condition, first_stage, size, condition_stage),
+        grid=first_stage.config.grid(size, size),
+        order=config["order"],
+        pkeep=float(config["pkeep"]),
+        condition_dropout=float(config.get("condition_dropout", 0.0)),
+    )
