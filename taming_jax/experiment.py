@@ -9,17 +9,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from taming_jax.conditioning import ConditionConfig
-from taming_jax.data.pipeline import DataConfig
-from taming_jax.models.discriminator import DiscriminatorConfig
+from taming_jax.data.pipeline import DataConfig, num_labels
+from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.models.gpt import GPTConfig
-from taming_jax.models.vqgan import VQGANConfig
+from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sampling.filters import Filters, check_guidance
 from taming_jax.sampling.rejection import rounds_for
 from taming_jax.settings import to_dict
 from taming_jax.sharding import MeshConfig
 from taming_jax.training.loop import TrainConfig
-from taming_jax.training.optim import OptimizerConfig
-from taming_jax.training.vqgan import VQGANLossConfig
+from taming_jax.training.optim import OptimizerConfig, make_optimizer
+from taming_jax.training.transformer import TransformerTraining
+from taming_jax.training.vqgan import VQGANTraining
+from taming_jax.training.vqgan_loss import VQGANLossConfig
+from taming_jax.two_stage import TwoStage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +111,33 @@ class VQGANExperiment:
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()
 
+    def training(self) -> VQGANTraining:
+        """Of these networks. Raises ValueError where the settings do not fit one another."""
+        data, adversarial = self.data, self.loss.disc_weight > 0
+        optimizer = make_optimizer(self.optimizer, batch_size=data.batch_size, steps=self.train.steps)
+        return VQGANTraining(
+            model=VQGAN(self.model),
+            discriminator=Discriminator(self.discriminator) if adversarial else None,
+            loss=self.loss,
+            optimizer=optimizer,
+            disc_optimizer=optimizer if adversarial else None,
+            batch_shape=(data.batch_size, data.size, data.size, self.model.in_channels),
+            accumulate=self.optimizer.accumulate,
+            ema_decay=self.optimizer.ema_decay,
+            seed=self.train.seed,
+            init_from=self.init_from,
+        )
+
+    def check_channels(self) -> None:
+        """Raise ValueError where the network reads another number of channels than the data has."""
+        labels = num_labels(self.data) if self.model.content == "segmentation" else 0
+        expected, what = {"image": (3, "channels"), "segmentation": (labels, "labels")}.get(self.model.content, (0, ""))
+        if expected and self.model.in_channels != expected:
+            raise ValueError(
+                f"config.model.in_channels={self.model.in_channels}, but the data has {expected} {what}; set it and "
+                "out_channels to that."
+            )
+
 
 @dataclasses.dataclass(frozen=True)
 class TransformerExperiment:
@@ -141,6 +171,18 @@ class TransformerExperiment:
             check_guidance(self.sample.guidance, self.condition_dropout)  # training draws with it, but not at once
         except ValueError as error:
             raise ValueError(f"config.sample.{error}") from error
+
+    def training(self, model: TwoStage) -> TransformerTraining:
+        """Of the transformer of this model."""
+        optimizer = make_optimizer(self.optimizer, batch_size=self.data.batch_size, steps=self.train.steps)
+        return TransformerTraining(
+            model=model,
+            optimizer=optimizer,
+            accumulate=self.optimizer.accumulate,
+            ema_decay=self.optimizer.ema_decay,
+            seed=self.train.seed,
+            init_from=self.init_from,
+        )
 
 
 def saved_form(experiment: VQGANExperiment | TransformerExperiment) -> Mapping[str, Any]:

@@ -21,13 +21,14 @@ from PIL import Image
 import taming_jax
 import train_transformer
 import train_vqgan
-from taming_jax import checkpoint, encode_dataset, evaluate
+from taming_jax import checkpoint, encode_dataset
 from taming_jax.conditioning import ClassLabel, content_picture, make_condition
 from taming_jax.data import codes, pipeline
 from taming_jax.data.records import Shard
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.settings import from_dict, to_dict
+from taming_jax.trained import evaluation
 from taming_jax.trained.first_stage import FirstStage
 from taming_jax.trained.stages import annotated, pictured, with_classes
 
@@ -304,7 +305,7 @@ def test_training_from_codes_has_the_losses_of_training_from_images(stages, clas
     """With noise in the tokens and hidden conditions; in evaluation too."""
     experiment = second_stage(stages, "class_label", pkeep=0.8, condition_dropout=0.3)
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate.GeneratorEvaluation, "pictures", lambda *_: {})  # which takes longest
+        patch.setattr(evaluation.GeneratorEvaluation, "pictures", lambda *_: {})  # which takes longest
         assert train_transformer.train_and_evaluate(experiment, str(tmp_path / "images"))
     coded = from_codes(experiment, class_codes)
     monkeypatch.setattr(VQGAN, "encode_ids", lambda *_: pytest.fail("stage one was run"))
@@ -390,7 +391,7 @@ def test_conditions_can_be_drawn_from_their_tokens(kind, stages):
         decoded = content_picture("segmentation", np.asarray(stage.decode(tokens)))
         assert decoded.shape == (1, 8, 8, 3)
         wanted, within = decoded.repeat(2, axis=1).repeat(2, axis=2), 0
-    drawn = evaluate._drawn_condition(generator, {"condition_codes": tokens}, 1)
+    drawn = evaluation._drawn_condition(generator, {"condition_codes": tokens}, 1)
     assert np.ptp(drawn) > 0.3
     np.testing.assert_allclose(drawn, wanted, atol=within)
 
