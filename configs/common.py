@@ -6,7 +6,7 @@ import typing
 
 from ml_collections import ConfigDict, config_dict
 
-from taming_jax.data.pipeline import DataConfig
+from taming_jax.data.config import DataConfig
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
 
 DEMO_CHANNELS = {"segmentation": 12, "pose": 5}  # labels and key points of the demo's scenes

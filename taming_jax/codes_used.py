@@ -15,16 +15,18 @@ from tqdm import tqdm
 
 from taming_jax import checkpoint, sharding
 from taming_jax.data import pipeline
+from taming_jax.data.config import DataConfig
 from taming_jax.models.vqgan import network_input
 from taming_jax.nn.quantizers import count_codes
 from taming_jax.settings import from_dict
 from taming_jax.trained.first_stage import FirstStage
 from taming_jax.trained.loading import load_first_stage
+from taming_jax.trained.stages import stage_needs
 
 
-def count(stage: FirstStage, data: pipeline.DataConfig, batches: int | None = None) -> np.ndarray:
+def count(stage: FirstStage, data: DataConfig, batches: int | None = None) -> np.ndarray:
     """How often each code occurs in so many training batches (None: an epoch of them): int64 (n_embed,)."""
-    config = stage.config
+    config, needs = stage.config, stage_needs(stage.config)
 
     def of_batch(params, batch):
         ids = stage.model.apply({"params": params}, network_input(config, batch), method="encode").ids
@@ -32,8 +34,8 @@ def count(stage: FirstStage, data: pipeline.DataConfig, batches: int | None = No
 
     of_batch = jax.jit(of_batch, out_shardings=sharding.replicated(stage.mesh))
     if batches is None:
-        batches = -(-pipeline.num_examples(data, "train") // data.batch_size)
-    stream = pipeline.make_batches(data, "train", **sharding.this_process(stage.mesh))
+        batches = -(-pipeline.num_examples(data, "train", needs) // data.batch_size)
+    stream = pipeline.make_batches(data, "train", needs=needs, **sharding.this_process(stage.mesh))
     counts = np.zeros(config.n_embed, np.int64)
     for _ in tqdm(range(batches), unit="batch"):
         counts += np.asarray(of_batch(stage.params, sharding.put_batch(next(stream), stage.mesh))).astype(np.int64)
@@ -74,7 +76,7 @@ def main(arguments: list[str] | None = None) -> None:
         data |= {name: value for name in ("source", "path") if (value := getattr(given, name)) is not None}
         if "source" not in data:
             raise ValueError(f"{given.workdir!r} was not trained here; say with --source and --path what to look at.")
-        counts = count(stage, from_dict(pipeline.DataConfig, data, "config.data"), given.batches)
+        counts = count(stage, from_dict(DataConfig, data, "config.data"), given.batches)
     except (ValueError, OSError) as error:
         parser.exit(1, f"error: {error}\n")
     used = np.flatnonzero(counts >= given.min_count).astype(np.int32)

@@ -22,12 +22,14 @@ from tqdm import tqdm
 
 from taming_jax import sharding
 from taming_jax.conditioning import has_stage
-from taming_jax.data import codes, pipeline
+from taming_jax.data import pipeline
+from taming_jax.data.config import Needs
+from taming_jax.data.sources import codes
 from taming_jax.experiment import TransformerExperiment
 from taming_jax.settings import from_dict, to_dict
 from taming_jax.trained.fingerprint import describe, differences
 from taming_jax.trained.loading import load_first_stage, two_stage
-from taming_jax.trained.stages import annotated, remapping, with_classes
+from taming_jax.trained.stages import condition_needs, remapping, with_classes
 from taming_jax.two_stage import TwoStage
 
 OPTIONS = {
@@ -53,8 +55,8 @@ def encode(experiment: TransformerExperiment, out: str, crops: int = 1, images_p
     experiment = with_classes(experiment)
     mesh = sharding.make_mesh(devices=jax.local_devices())  # each process works for itself
     model, stages = _stages(experiment, mesh)
-    data = annotated(experiment, model.condition)
-    plan = _plan(experiment, model, data, crops, images_per_shard)
+    data, needs = experiment.data, condition_needs(model.condition, experiment.condition)
+    plan = _plan(experiment, model, needs, crops, images_per_shard)
     _keep_plan(plan, out, write=process == 0)
     parts = [part for split in plan["splits"] for part in codes.parts(out, plan, split)]
     mine = [part for part in parts[process::processes] if not part.file.exists()]
@@ -66,7 +68,7 @@ def encode(experiment: TransformerExperiment, out: str, crops: int = 1, images_p
     total = sum(part.stop - part.start for part in mine)
     with tqdm(total=total, unit="image", mininterval=1.0, disable=process != 0) as progress:
         for part in mine:
-            batches = pipeline.make_crops(data, part.split, part.start, part.stop, part.crop, size)
+            batches = pipeline.make_crops(data, part.split, part.start, part.stop, part.crop, size, needs)
             rows = _rows(batches, part, lambda batch: tokens(stages, sharding.put_whole(batch, mesh)))
             codes.write_part(part, _watched(rows, progress))
     _wait_for([part.file for part in parts])
@@ -142,10 +144,10 @@ def _watched(rows: Iterator[dict[str, np.ndarray]], progress: tqdm) -> Iterator[
 
 
 def _plan(
-    experiment: TransformerExperiment, model: TwoStage, data: pipeline.DataConfig, crops: int, images_per_shard: int
+    experiment: TransformerExperiment, model: TwoStage, needs: Needs, crops: int, images_per_shard: int
 ) -> dict[str, Any]:
     """The description of what is going to be written; the same in every process."""
-    condition = model.condition
+    condition, data = model.condition, experiment.data.meeting(needs)
     objects = pipeline.object_names(data) if "objects" in data.annotations else None
     plan = {
         "format": codes.FORMAT,

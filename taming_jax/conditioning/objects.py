@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw
 
 from taming_jax.conditioning.labels import class_number, few
 from taming_jax.conditioning.spatial import label_colours
-from taming_jax.data import files
+from taming_jax.data import listing
 
-FLAGS = files.FLAGS[:4]  # the bits of `object_flags` that tokens tell, lowest first
+FLAGS = listing.FLAGS[:4]  # the bits of `object_flags` that tokens tell, lowest first
 
 
 @dataclasses.dataclass(frozen=True)

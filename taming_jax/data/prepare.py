@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .folder import find_images
-from .map_files import write_depth, write_label_map
-from .transforms import BrokenImage, Photo, decode, stored_again
+from taming_jax.data.map_files import write_depth, write_label_map
+from taming_jax.data.pixels import BrokenImage, Photo, decode, stored_again
+from taming_jax.data.walk import find_images
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from taming_jax.data.transforms import decode, to_float
+from taming_jax.data.pixels import decode
+from taming_jax.data.transforms import to_float
 from taming_jax.drawing.condition_files import fit
 from taming_jax.trained import tiles
 from taming_jax.trained.first_stage import FirstStage

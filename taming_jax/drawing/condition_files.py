@@ -10,7 +10,8 @@ from PIL import Image
 
 from taming_jax.conditioning import Condition, StageCondition
 from taming_jax.data.map_files import read_depth, read_label_map
-from taming_jax.data.transforms import decode, to_float
+from taming_jax.data.pixels import decode
+from taming_jax.data.transforms import to_float
 
 PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".webp")
 SUFFIXES = {  # what each kind of condition is read from

@@ -13,7 +13,7 @@ import numpy as np
 from taming_jax import checkpoint
 from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE
 from taming_jax.conditioning import has_stage
-from taming_jax.data import codes
+from taming_jax.data.sources import codes
 from taming_jax.experiment import TransformerExperiment
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.settings import to_dict
