@@ -219,7 +219,7 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
         held_out = GeneratorEvaluation(model, data)
         figures |= {f"transformer/{name}": value for name, value in held_out(model.params).items()}
         pictures |= held_out.pictures(model.params, options)
-        if samples and data.source == "demo" and model.model.condition.keys == ("class_label",):
+        if samples and data.source == "demo" and model.model.condition.by_class:
             figures["samples/class_read_right"] = class_accuracy(model, samples, options, batch_size)
     lines += [f"| {name} | {value:.4f} |" for name, value in figures.items()]
     for name, (images, labels) in pictures.items():

@@ -15,7 +15,7 @@ from taming_jax.conditioning import (
     CONDITIONS,
     ConditionConfig,
     Coordinate,
-    Objects,
+    ObjectsCondition,
     StageCondition,
     has_stage,
     make_condition,
@@ -86,7 +86,7 @@ def test_scene_tokens_are_the_originals(scene, kind):
         )
         category = np.where(seen, category, -1)  # as the data pipeline leaves out what the crop does not show
     batch |= {"object_boxes": boxes[None], "object_category": category[None], "object_flags": flags[None]}
-    condition = Objects(
+    condition = ObjectsCondition(
         centres=kind == "center_points",
         n_classes=settings["no_object_classes"],
         names=(),
@@ -101,12 +101,12 @@ def test_scene_tokens_are_the_originals(scene, kind):
     np.testing.assert_array_equal(tokens, scene["tokens"][kind])
 
 
-BOXES = Objects(False, 3, ("cat", "dog", "tree"), 1024, 2, False, False, False)
+BOXES = ObjectsCondition(False, 3, ("cat", "dog", "tree"), 1024, 2, False, False, False)
 
 
 def test_places_lie_on_the_largest_square_grid_below():
     """As in the published models, which have 8192 ids: a grid of 90 x 90, and the last id for empty slots."""
-    boxes = Objects(False, 3, ("cat", "dog", "tree"), 8192, 2, False, False, False)
+    boxes = ObjectsCondition(False, 3, ("cat", "dog", "tree"), 8192, 2, False, False, False)
     batch = boxes.parse({"boxes": [{"category": "tree", "box": [0.0, 0.0, 1.0, 1.0]}]}, 1, (32, 32))
     np.testing.assert_array_equal(boxes.tokens(batch, 1, {}), [[2, 0, 90 * 90 - 1, 8191, 8191, 8191]])
 
@@ -299,9 +299,7 @@ def test_poses_from_files_are_brought_to_the_size_and_checked(tmp_path):
     assert read_condition(tmp_path / "a.npy", pose, 8, None)["pose"].shape == (16, 24, 5)
     resized = read_condition(tmp_path / "a.npy", pose, 8, (16, 32))["pose"]
     assert resized.shape == (16, 32, 5) and (resized[:, 18:, 3] == 1).all() and (resized[..., 2] == -1).all()
-    with pytest.raises(
-        ValueError, match=r"flat\.npy: a pose is numbers \(H, W, points\), but this is float32 \(18, 24"
-    ):
+    with pytest.raises(ValueError, match=r"flat\.npy: a map is numbers \(H, W, 5\), but this is float32 \(18, 24"):
         read_condition(tmp_path / "flat.npy", pose, 8, None)
     for wrong in (resized * 255, np.where(resized > 0, np.nan, resized)):
         with pytest.raises(ValueError, match=r"pose has values that are not numbers in \[-1, 1\]"):

@@ -1,20 +1,23 @@
 """Conditions that are maps: where in the whole image, and what a first stage of their own turns into tokens."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from taming_jax.conditioning.base import per_image
+from taming_jax.conditioning import files
+from taming_jax.conditioning.base import NotFromFiles, per_image
 from taming_jax.models.vqgan import VQGAN, network_input
 from taming_jax.nn import maps
 
 
 @dataclasses.dataclass(frozen=True)
-class Coordinate:
+class Coordinate(NotFromFiles):
     """Where in the whole image a crop lies: for each cell the mean place of its pixels in reading order, as one of
     `vocabulary` steps (paper, appendix on FacesHQ)."""
 
@@ -23,6 +26,7 @@ class Coordinate:
     grid: tuple[int, int]
     keys: ClassVar[tuple[str, ...]] = ("coordinate",)
     annotations: ClassVar[tuple[str, ...]] = ("crop",)
+    by_class: ClassVar[bool] = False
 
     @property
     def length(self) -> int:
@@ -68,14 +72,23 @@ class Coordinate:
         return _grey(2 * places - 1)
 
 
-# What each kind of map is made of where it is not given: annotations, and whether a photograph will do.
-KINDS: dict[str, tuple[tuple[str, ...], bool]] = {
-    "segmentation": (("segmentation",), False),
-    "depth": (("depth",), False),
-    "edges": ((), True),
-    "low_res": ((), True),
-    "pose": (("keypoints",), False),
-    "image": ((), True),
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of map. contents: what a first stage may read so that it can read this, first what it is itself.
+    annotations: what it is made of. file: how its own is read; None: a photograph will do."""
+
+    contents: tuple[str, ...]
+    annotations: tuple[str, ...] = ()
+    file: files.MapFile | None = None
+
+
+KINDS = {
+    "segmentation": Kind(("segmentation",), ("segmentation",), files.LABEL_MAP),
+    "depth": Kind(("depth", "image"), ("depth",), files.DEPTH),
+    "edges": Kind(("edges", "image")),
+    "low_res": Kind(("image",)),
+    "pose": Kind(("pose",), ("keypoints",), files.ARRAY),
+    "image": Kind(("image",)),
 }
 
 
@@ -93,15 +106,15 @@ class StageCondition:
     training_size: int
     size: int = 0
     scale: int = 4
+    by_class: ClassVar[bool] = False
 
     @property
     def keys(self) -> tuple[str, ...]:
-        derived = KINDS[self.kind][1]
-        return (self.kind, "image") if derived and self.kind != "image" else (self.kind,)
+        return (self.kind, "image") if KINDS[self.kind].file is None and self.kind != "image" else (self.kind,)
 
     @property
     def annotations(self) -> tuple[str, ...]:
-        return KINDS[self.kind][0]
+        return KINDS[self.kind].annotations
 
     @property
     def vocabulary(self) -> int:
@@ -115,6 +128,22 @@ class StageCondition:
     @property
     def length(self) -> int:
         return self.grid[0] * self.grid[1]
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        file = KINDS[self.kind].file
+        return file.suffixes if file else files.PHOTOGRAPHS
+
+    @property
+    def label_maps(self) -> bool:
+        return KINDS[self.kind].file is files.LABEL_MAP
+
+    def read(self, file: Path, factor: int, size: tuple[int, int] | None, unlabelled: int = -1) -> dict[str, Any]:
+        map_file = KINDS[self.kind].file
+        if map_file:
+            return {self.kind: map_file.read(file, factor, size, self.stage.config.in_channels, unlabelled)}
+        factor = math.lcm(factor, self.scale) if self.kind == "low_res" else factor
+        return {"image": files.photograph(file, factor, size)}
 
     def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> jax.Array:
         x = self._network_input(batch)
