@@ -15,6 +15,7 @@ from taming_jax.conditioning import (
     CONDITIONS,
     ConditionConfig,
     Coordinate,
+    LowResolution,
     ObjectsCondition,
     StageCondition,
     has_stage,
@@ -187,7 +188,7 @@ def test_images_of_any_size_under_a_label_map_are_the_originals(scene):
     ("given", "message"),
     [
         ({}, r"needs segmentation, which is missing"),
-        ({"segmentation": np.zeros((64, 64))}, r"segmentation is float64; expected whole numbers"),
+        ({"segmentation": np.zeros((64, 64))}, r"segmentation is float64 of shape \(2, 64, 64\); expected integers"),
         ({"segmentation": np.full((64, 64), 12)}, r"labels 12\.\.12; this model knows 0\.\.11"),
         ({"segmentation": np.zeros((66, 64), int)}, r"66 x 64 pixels is not divisible by the factor 4"),
         ({"segmentation": np.zeros(64, int)}, r"shape \(64,\); expected \(H, W\)"),
@@ -280,9 +281,9 @@ def test_photographs_are_cut_to_the_factor_alone_but_for_low_resolution(tmp_path
     read = lambda condition, name: read_condition(tmp_path / name, condition, 8, None)
     edges = StageCondition("edges", network("edges", 1), True, 32)
     assert read(edges, "a.png")["image"].shape == (24, 40, 3)
-    smaller = StageCondition("low_res", network(), False, 32, scale=16)
+    smaller = LowResolution("low_res", network(), False, 32, scale=16)
     assert read(smaller, "a.png")["image"].shape == (16, 32, 3)
-    assert read(StageCondition("low_res", network(), False, 32), "a.png")["image"].shape == (24, 40, 3)
+    assert read(LowResolution("low_res", network(), False, 32), "a.png")["image"].shape == (24, 40, 3)
     assert read_condition(tmp_path / "a.png", edges, 8, (12, 20))["image"].shape == (12, 20, 3)  # as asked
     with pytest.raises(ValueError, match=r"low\.png: a map of 1 x 40 pixels is smaller than one code"):
         read(StageCondition("segmentation", network("segmentation", 4), True, 32), "low.png")

@@ -6,13 +6,14 @@ Condition tokens stand before the image's in the transformer's sequence and shar
 """
 
 from taming_jax.conditioning.base import Condition, ConditionConfig
+from taming_jax.conditioning.coordinate import Coordinate
 from taming_jax.conditioning.labels import ClassLabel, NoCondition
 from taming_jax.conditioning.objects import ObjectsCondition
-from taming_jax.conditioning.spatial import KINDS, Coordinate, StageCondition, content_picture, nearest
+from taming_jax.conditioning.spatial import KINDS, LowResolution, StageCondition, resize_nearest
 from taming_jax.models.vqgan import VQGAN
 
 __all__ = ["CONDITIONS", "ClassLabel", "Condition", "ConditionConfig", "Coordinate", "NoCondition", "ObjectsCondition"]
-__all__ += ["StageCondition", "content_picture", "has_stage", "make_condition", "nearest"]
+__all__ += ["LowResolution", "StageCondition", "has_stage", "make_condition", "resize_nearest"]
 
 CONDITIONS = ("none", "class_label", "coordinate", *KINDS, "boxes", "points")
 
@@ -59,7 +60,8 @@ def make_condition(config: ConditionConfig, first_stage: VQGAN, size: int, stage
         network = stage if own else first_stage
         assert network is not None
         _check_stage(config, network)
-        return StageCondition(config.kind, network, own, size, config.size, config.scale)
+        parts = (config.kind, network, own, size, config.size)
+        return LowResolution(*parts, config.scale) if config.kind == "low_res" else StageCondition(*parts)
     raise ValueError(f"config.condition.kind={config.kind!r} is unknown; known: {', '.join(CONDITIONS)}.")
 
 

@@ -134,3 +134,18 @@ def per_image(value: Any, n: int, ndims: tuple[int, ...], name: str, expected: s
             f"{name} is given for {len(array)} images, but {n} are asked for; give one for all or one each."
         )
     return np.broadcast_to(array, (n, *array.shape[1:]))
+
+
+def height_and_width(value: Any, channels: bool = False) -> tuple[int, int] | None:
+    """Of an array (H, W) or (H, W, c), where `channels` or c is 1, with or without leading axis; None for others."""
+    shape: tuple[int, ...] = np.shape(value) if value is not None else ()
+    shape = shape[:-1] if channels or (len(shape) > 2 and shape[-1] == 1) else shape
+    return (shape[-2], shape[-1]) if len(shape) >= 2 else None
+
+
+def check_size(value: np.ndarray, pixels: tuple[int, int], name: str) -> None:
+    if value.shape[1:3] != pixels:
+        raise ValueError(
+            f"{name} is {value.shape[1]} x {value.shape[2]} pixels; expected {pixels[0]} x {pixels[1]}: ask for images "
+            "of its size, or resize it."
+        )

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from taming_jax.conditioning.labels import class_number, few
-from taming_jax.conditioning.spatial import label_colours
 from taming_jax.data import files
+from taming_jax.pictures import label_colours
 
 FLAGS = files.FLAGS[:4]  # the bits of `object_flags` that tokens tell, lowest first
 
