@@ -19,7 +19,7 @@ TABLE: tuple[tuple[int, tuple[str, ...]], ...] = (
     (1, ("taming_jax/models", "taming_jax/metrics", "taming_jax/data", "taming_jax/checkpoint")),
     (2, ("taming_jax/conditioning", "taming_jax/cli.py")),
     (3, ("taming_jax/two_stage.py", "taming_jax/convert")),
-    (4, ("taming_jax/training", "taming_jax/sampling")),
+    (4, ("taming_jax/training", "taming_jax/sampling", "taming_jax/convert/original")),
     (5, ("taming_jax/experiment.py",)),
     (6, ("taming_jax/trained",)),
     (7, ("taming_jax/drawing",)),
