@@ -309,8 +309,8 @@ def test_averaged_weights_and_layers_in_one_array_are_loaded_as_any(vqgan_dir, t
     model = taming_jax.load(str(tmp_path))
     assert model.sample_ids(1, class_label=0).shape == (1, *model.model.grid)
     saved = checkpoint.find_step(str(tmp_path))
-    last = unstack_layers(checkpoint._load_tree(saved, "params"))["block_1"]["mlp"]["up"]["kernel"]
-    averaged = unstack_layers(checkpoint._load_tree(saved, "train", only=("averages",))["averages"])
+    last = unstack_layers(checkpoint.read.load_tree(saved, "params"))["block_1"]["mlp"]["up"]["kernel"]
+    averaged = unstack_layers(checkpoint.read.load_tree(saved, "train", only=("averages",))["averages"])
     found = np.asarray(model.params["block_1"]["mlp"]["up"]["kernel"])
     np.testing.assert_array_equal(found, averaged["block_1"]["mlp"]["up"]["kernel"])
     assert (found != last).any()
