@@ -13,12 +13,12 @@ from ml_collections import ConfigDict
 from taming_jax import checkpoint, evaluate, sharding
 from taming_jax.cli import run
 from taming_jax.data import pipeline
+from taming_jax.data.config import Needs
 from taming_jax.experiment import VQGANExperiment, saved_form
 from taming_jax.models.discriminator import Discriminator
 from taming_jax.models.lpips import load_lpips
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.settings import from_dict
-from taming_jax.trained.stages import stage_needs
 from taming_jax.training import loop, optim, vqgan
 from taming_jax.training.report import Report
 
@@ -27,9 +27,9 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
     """Train to the end, or go on where a checkpoint in `workdir` left off; False where a signal stopped it."""
     mesh = sharding.make_mesh(experiment.mesh)
     data, loss, settings = experiment.data, experiment.loss, experiment.train
-    needs = stage_needs(experiment.model)
+    needs = Needs(experiment.model.reads.annotations)
     sharding.check_batch(data.batch_size, mesh, experiment.optimizer.accumulate)
-    _check_images(experiment)
+    _check_images(experiment, needs)
     lpips_params = load_lpips(loss.lpips_path) if loss.perceptual_weight else None
     lpips_params = jax.device_put(lpips_params, sharding.replicated(mesh))
     pipeline.num_examples(data, "train", needs)  # refuses a folder that is missing or empty before anything long starts
@@ -103,15 +103,14 @@ def _start(experiment: VQGANExperiment) -> dict[str, Any]:
     return fields | ({"disc_params": found["params"], "batch_stats": found["batch_stats"]} if found else {})
 
 
-def _check_images(experiment: VQGANExperiment) -> None:
+def _check_images(experiment: VQGANExperiment, needs: Needs) -> None:
     """Raise ValueError where the parts do not fit."""
     model, size = experiment.model, experiment.data.size
-    labels = pipeline.num_labels(experiment.data, stage_needs(model)) if model.content == "segmentation" else 0
-    expected, what = {"image": (3, "channels"), "segmentation": (labels, "labels")}.get(model.content, (0, ""))
+    expected = model.reads.data_channels(pipeline.num_labels(experiment.data, needs))
     if expected and model.in_channels != expected:
         raise ValueError(
-            f"config.model.in_channels={model.in_channels}, but the data has {expected} {what}; set it and "
-            "out_channels to that."
+            f"config.model.in_channels={model.in_channels}, but the data's {model.content} has {expected} channels; "
+            "set it and out_channels to that."
         )
     found = experiment.discriminator.in_channels
     if experiment.loss.disc_weight and found != model.out_channels:

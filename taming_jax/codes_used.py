@@ -13,20 +13,19 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from taming_jax import checkpoint, sharding
+from taming_jax import checkpoint, files, sharding
 from taming_jax.data import pipeline
-from taming_jax.data.config import DataConfig
+from taming_jax.data.config import DataConfig, Needs
 from taming_jax.models.vqgan import network_input
 from taming_jax.nn.quantizers import count_codes
 from taming_jax.settings import from_dict
 from taming_jax.trained.first_stage import FirstStage
 from taming_jax.trained.loading import load_first_stage
-from taming_jax.trained.stages import stage_needs
 
 
 def count(stage: FirstStage, data: DataConfig, batches: int | None = None) -> np.ndarray:
     """How often each code occurs in so many training batches (None: an epoch of them): int64 (n_embed,)."""
-    config, needs = stage.config, stage_needs(stage.config)
+    config, needs = stage.config, Needs(stage.config.reads.annotations)
 
     def of_batch(params, batch):
         ids = stage.model.apply({"params": params}, network_input(config, batch), method="encode").ids
@@ -46,7 +45,7 @@ def _writable(path: str) -> epath.Path:
     """The file that np.save would make of the name. Raises ValueError where nothing can be written there, before
     counting, which may take hours."""
     out = epath.Path(path if path.endswith(".npy") else f"{path}.npy")
-    attempt = out.with_name(f"{out.name}.tmp")  # what `out` holds stays until there is something better
+    attempt = files.unfinished(out)
     try:
         if out.is_dir():
             raise IsADirectoryError("it is a folder")
@@ -85,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
     if jax.process_index() == 0:
         content = io.BytesIO()
         np.save(content, used)
-        out.write_bytes(content.getvalue())
+        files.write_whole(out, content.getvalue())
         share = counts[used].sum() / counts.sum()
         print(f"{len(used)} of {len(counts)} codes, {share:.2%} of all tokens, written to {out}")
 

@@ -25,9 +25,11 @@ from taming_jax.conditioning import has_stage
 from taming_jax.data import pipeline
 from taming_jax.data.config import Needs
 from taming_jax.data.sources import codes
+from taming_jax.differences import differences
 from taming_jax.experiment import TransformerExperiment
+from taming_jax.files import write_whole
 from taming_jax.settings import from_dict, to_dict
-from taming_jax.trained.fingerprint import describe, differences
+from taming_jax.trained.fingerprint import describe
 from taming_jax.trained.loading import load_first_stage, two_stage
 from taming_jax.trained.stages import condition_needs, remapping, with_classes
 from taming_jax.two_stage import TwoStage
@@ -183,19 +185,13 @@ def _keep_plan(plan: dict[str, Any], out: str, write: bool) -> None:
     path = epath.Path(out) / codes.PLAN
     path.parent.mkdir(parents=True, exist_ok=True)
     if write and not path.exists():
-        _write(path, plan)
+        write_whole(path, json.dumps(plan, indent=1))
     _wait_for([path], SHARED)
-    notes = differences(_fixed(json.loads(path.read_text())), _fixed(plan))
+    notes = differences(_fixed(json.loads(path.read_text())), _fixed(plan), "config")
     if notes:
         raise ValueError(
             f"{out!r} holds codes made otherwise ({notes}); repeat the call as it was, or choose another --out."
         )
-
-
-def _write(path: epath.Path, plan: dict[str, Any]) -> None:
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text(json.dumps(plan, indent=1))
-    unfinished.replace(path)
 
 
 def _fixed(plan: dict[str, Any]) -> dict[str, Any]:
@@ -237,7 +233,7 @@ def _finish(plan: dict[str, Any], out: str) -> None:
                 "%s: %d of %d crops are of unreadable images, left out; the log names the files.",
                 *(split, sizes["skipped"], sizes["images"] * sizes["crops"]),
             )
-    _write(epath.Path(out) / codes.INFO, plan)
+    write_whole(epath.Path(out) / codes.INFO, json.dumps(plan, indent=1))
 
 
 def main(config: Any, out: str, crops: int, images_per_shard: int) -> bool:

@@ -62,12 +62,6 @@ def remapping(experiment: TransformerExperiment) -> dict[str, Any]:
     return {"remap": read_list(experiment.remap), "unknown": experiment.unknown}
 
 
-def stage_needs(config: VQGANConfig) -> Needs:
-    """What a first stage reads of a batch."""
-    needed = {"segmentation": ("segmentation",), "depth": ("depth",), "pose": ("keypoints",)}
-    return Needs(needed.get(config.content, ()))
-
-
 def condition_needs(condition: Condition, settings: ConditionConfig) -> Needs:
     """What a condition with these settings is made of."""
     return Needs(condition.annotations, settings.max_objects, settings.encode_crop)

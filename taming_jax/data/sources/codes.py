@@ -17,6 +17,7 @@ from etils import epath
 from taming_jax.data.config import ANNOTATIONS, DataConfig
 from taming_jax.data.listing import Listing
 from taming_jax.data.records import Problems, Record, Shard, epoch_order, tensorflow
+from taming_jax.files import whole
 
 FORMAT = "codes of taming_jax, 1"
 INFO, PLAN = "info.json", "plan.json"  # the plan is there from the start, the info when everything is written
@@ -67,9 +68,8 @@ def read_info(folder: str) -> dict[str, Any]:
 def write_part(part: Part, batches: Iterable[Mapping[str, np.ndarray]]) -> None:
     """Write a shard of the batches' rows: under another name until it is whole. Raises ValueError where it cannot."""
     tf = tensorflow()
-    unfinished = f"{part.file}.tmp"
     try:
-        with tf.io.TFRecordWriter(unfinished) as writer:
+        with whole(part.file) as unfinished, tf.io.TFRecordWriter(str(unfinished)) as writer:
             for batch in batches:
                 for row in range(len(batch["number"])):
                     feature = {
@@ -78,7 +78,6 @@ def write_part(part: Part, batches: Iterable[Mapping[str, np.ndarray]]) -> None:
                     }
                     example = tf.train.Example(features=tf.train.Features(feature=feature))
                     writer.write(example.SerializeToString(deterministic=True))
-        tf.io.gfile.rename(unfinished, str(part.file), overwrite=True)
     except tf.errors.OpError as error:
         raise ValueError(f"{str(part.file)!r} cannot be written: {error.message}") from error
 

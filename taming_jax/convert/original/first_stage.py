@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from taming_jax.convert.original.names import StageNetworks
 from taming_jax.convert.yaml_node import Node
 from taming_jax.models.discriminator import DiscriminatorConfig
 from taming_jax.models.vqgan import VQGANConfig
 from taming_jax.settings import from_dict, to_dict
 
+CLASSES = ("VQModel", "VQNoDiscModel", "VQSegmentationModel", "GumbelVQ")  # of the original, that are first stages
 # What the original's names for a batch entry, chosen by whoever wrote its data set, mean here as a condition ...
 CONDITION_KEYS = {
     "segmentation": "segmentation",
@@ -26,11 +28,14 @@ CONTENTS = {"image": "image"} | {key: "image" if kind == "low_res" else kind for
 
 @dataclass(frozen=True)
 class ConvertedStage:
-    """config: of the network; discriminator: of the one in the checkpoint, if any; saved: the whole, for the JSON."""
+    """networks: as they are in the checkpoint; saved: the whole configuration of this project, for the JSON."""
 
-    config: VQGANConfig
-    discriminator: DiscriminatorConfig | None
+    networks: StageNetworks
     saved: dict[str, Any]
+
+    @property
+    def config(self) -> VQGANConfig:
+        return self.networks.config
 
 
 def first_stage(
@@ -47,7 +52,7 @@ def first_stage(
     """
     if kind == "EMAVQ":
         raise ValueError(f"{params.where}: EMAVQ is not supported; it cannot be constructed in the original either")
-    if kind not in ("VQModel", "VQNoDiscModel", "VQSegmentationModel", "GumbelVQ"):
+    if kind not in CLASSES:
         known = "VQModel, GumbelVQ, VQSegmentationModel, VQNoDiscModel, Net2NetTransformer, GPT"
         raise ValueError(f"{params.where}: the class {kind} is not supported; known: {known}")
     values = _network(Node(params.take("ddconfig"), f"{params.where}.ddconfig", params.notes))
@@ -87,7 +92,7 @@ def first_stage(
         "data": {"size": hint or config.resolution},
         "optimizer": {"learning_rate": rate, "per_sample": True, "b1": 0.5, "b2": 0.9},
     }
-    return ConvertedStage(config, discriminator, saved)
+    return ConvertedStage(StageNetworks(config, discriminator), saved)
 
 
 def _network(node: Node) -> dict[str, Any]:
@@ -110,7 +115,7 @@ def _network(node: Node) -> dict[str, Any]:
 
 
 def _content(kind: str, params: Node, channels: int, condition: str) -> str:
-    """What the network reads: a name in `models.vqgan.CONTENTS`."""
+    """What the network reads: a name in `models.content.CONTENTS`."""
     key = params.take("image_key", "image", str)
     labels = params.take("n_labels", kind=int) if kind == "VQSegmentationModel" else channels
     params.leave("colorize_nlabels", "only for the original's pictures of label maps")
