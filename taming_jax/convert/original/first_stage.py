@@ -23,7 +23,9 @@ CONDITION_KEYS = {
     **dict.fromkeys(("keypoints", "stickman", "pose"), "pose"),
 }
 # ... and as what a first stage reads, for which a small image is an image.
-CONTENTS = {"image": "image"} | {key: "image" if kind == "low_res" else kind for key, kind in CONDITION_KEYS.items()}
+CONTENT_KEYS = {"image": "image"} | {
+    key: "image" if kind == "low_res" else kind for key, kind in CONDITION_KEYS.items()
+}
 
 
 @dataclass(frozen=True)
@@ -124,9 +126,9 @@ def _content(kind: str, params: Node, channels: int, condition: str) -> str:
     if kind == "VQSegmentationModel" or condition == "segmentation":
         return "segmentation"
     key = condition or key
-    if key not in CONTENTS:
-        raise ValueError(f"{params.where}.image_key={key!r} is unknown; known: {', '.join(CONTENTS)}")
-    content = CONTENTS[key]
+    if key not in CONTENT_KEYS:
+        raise ValueError(f"{params.where}.image_key={key!r} is unknown; known: {', '.join(CONTENT_KEYS)}")
+    content = CONTENT_KEYS[key]
     if content in ("depth", "edges") and channels == 3:
         return "image"
     if content == "image" and channels == 1:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from taming_jax.convert.original.condition import condition_of
-from taming_jax.convert.original.first_stage import CONTENTS, first_stage
+from taming_jax.convert.original.first_stage import CONTENT_KEYS, first_stage
 from taming_jax.convert.original.images import data_size, training_side
 from taming_jax.convert.original.names import FIRST, TRANSFORMER, Networks
 from taming_jax.convert.yaml_node import Node, target
@@ -98,7 +98,7 @@ def _two_stage(
     params.leave("ckpt_path", "the weights are in the checkpoint")
     params.leave("ignore_keys", "the weights are in the checkpoint")
     key = params.take("first_stage_key", "image", str)
-    if CONTENTS.get(key) != first.config.content:
+    if CONTENT_KEYS.get(key) != first.config.content:
         content = first.config.content
         raise ValueError(f"first_stage_key={key!r} is not supported for a first stage that reads {content}")
     params.close()
