@@ -3,8 +3,6 @@
 python train_transformer.py --config=configs/demo_class.py [--workdir=DIR] [--config.a.b=value]
 """
 
-import dataclasses
-
 import jax
 from ml_collections import ConfigDict
 
@@ -18,7 +16,7 @@ from taming_jax.trained.evaluation import GeneratorEvaluation, hooks
 from taming_jax.trained.fingerprint import check_codes
 from taming_jax.trained.generator import Generator
 from taming_jax.trained.loading import condition_stage, two_stage
-from taming_jax.trained.stages import annotated, keep_stage, remapping, stage_model, with_classes
+from taming_jax.trained.stages import condition_needs, keep_stage, remapping, stage_model, with_classes
 from taming_jax.training import loop
 from taming_jax.training.report import Report
 
@@ -39,22 +37,23 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     model = two_stage(saved_form(experiment), first, second)
     if data.source == "codes":
         check_codes(experiment, model, workdir)
-    data = annotated(experiment, model.condition)
-    experiment = dataclasses.replace(experiment, data=data)
+    needs = condition_needs(model.condition, condition)
     first_stage = keep_stage(experiment.first_stage, workdir, mesh, **changes)
     second_stage = keep_stage(condition.stage, workdir, mesh, checkpoint.CONDITION_STAGE) if second else None
     generator = Generator(model, None, first_stage, condition_stage(model, first_stage, second_stage))
 
     filters = experiment.sample.filters()
-    measure = GeneratorEvaluation(generator, data, model)
+    measure = GeneratorEvaluation(generator, data, model, needs)
     with Report(workdir, is_main=jax.process_index() == 0) as report:
         _, finished = loop.train(
             training=experiment.training(model),
             frozen=generator.stages,
             config=experiment.train,
-            batches=lambda start: pipeline.make_batches(data, "train", start_step=start, **sharding.this_process(mesh)),
+            batches=lambda start: pipeline.make_batches(
+                data, "train", start_step=start, needs=needs, **sharding.this_process(mesh)
+            ),
             hooks=hooks(measure, lambda params: measure.pictures(params, filters), experiment.train, report),
-            saved_config=saved_form(experiment),
+            saved_config=saved_form(experiment, needs),
             workdir=workdir,
             mesh=mesh,
             report=report,

@@ -3,15 +3,12 @@
 python train_vqgan.py --config=configs/demo_vqgan.py [--workdir=DIR] [--config.a.b=value]
 """
 
-import dataclasses
-
 import jax
 from ml_collections import ConfigDict
 
 from taming_jax import sharding
 from taming_jax.cli import run
 from taming_jax.data import pipeline
-from taming_jax.data.pipeline import DataConfig
 from taming_jax.experiment import VQGANExperiment, saved_form
 from taming_jax.models.lpips import load_lpips
 from taming_jax.settings import from_dict
@@ -23,35 +20,29 @@ from taming_jax.training.report import Report
 def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
     """Train to the end, or go on where a checkpoint in `workdir` left off; False where a signal stopped it."""
     mesh = sharding.make_mesh(experiment.mesh)
-    experiment = dataclasses.replace(experiment, data=_annotated(experiment))
-    data, loss = experiment.data, experiment.loss
+    data, needs, loss = experiment.data, experiment.needs, experiment.loss
     sharding.check_batch(data.batch_size, mesh, experiment.optimizer.accumulate)
     experiment.check_channels()
     training = experiment.training()
     lpips_params = load_lpips(loss.lpips_path) if loss.perceptual_weight else None
     lpips_params = jax.device_put(lpips_params, sharding.replicated(mesh))
-    pipeline.num_examples(data, "train")  # refuses a folder that is missing or empty before anything long starts
-    measure = FirstStageEvaluation(training.model, data, mesh, lpips_params)
+    pipeline.num_examples(data, "train", needs)  # refuses a folder that is missing or empty before anything long starts
+    measure = FirstStageEvaluation(training.model, data, mesh, lpips_params, needs)
     with Report(workdir, is_main=jax.process_index() == 0) as report:
         _, finished = loop.train(
             training=training,
             frozen=lpips_params,
             config=experiment.train,
-            batches=lambda start: pipeline.make_batches(data, "train", start_step=start, **sharding.this_process(mesh)),
+            batches=lambda start: pipeline.make_batches(
+                data, "train", start_step=start, needs=needs, **sharding.this_process(mesh)
+            ),
             hooks=hooks(measure, measure.pictures, experiment.train, report),
-            saved_config=saved_form(experiment),
+            saved_config=saved_form(experiment, needs),
             workdir=workdir,
             mesh=mesh,
             report=report,
         )
     return finished
-
-
-def _annotated(experiment: VQGANExperiment) -> DataConfig:
-    """The data, with what the network reads."""
-    needed = {"segmentation": ("segmentation",), "depth": ("depth",), "pose": ("keypoints",)}
-    annotations = needed.get(experiment.model.content, ())
-    return dataclasses.replace(experiment.data, annotations=annotations)
 
 
 def main(config: ConfigDict, workdir: str) -> bool:

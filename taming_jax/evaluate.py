@@ -12,7 +12,8 @@ import numpy as np
 from etils import epath
 
 from taming_jax import checkpoint, sharding
-from taming_jax.data import demo, pipeline
+from taming_jax.data import demo
+from taming_jax.data.config import DataConfig
 from taming_jax.experiment import SampleConfig
 from taming_jax.pictures import grid
 from taming_jax.settings import from_dict
@@ -44,7 +45,7 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
     if "source" not in config.get("data", {}):
         raise ValueError(f"{workdir!r} was not trained here, so there is no held-out data to measure it on.")
     model = load(workdir)
-    data = pictured(from_dict(pipeline.DataConfig, {**config["data"], "batch_size": batch_size}, "config.data"))
+    data = pictured(from_dict(DataConfig, {**config["data"], "batch_size": batch_size}, "config.data"))
     first_stage = model.first_stage if isinstance(model, Generator) else model
     sharding.check_batch(batch_size, first_stage.mesh, name="--batch_size")
     folder = epath.Path(out)
@@ -59,7 +60,7 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
         held_out = GeneratorEvaluation(model, data)
         figures |= {f"transformer/{name}": value for name, value in held_out(model.params).items()}
         pictures |= held_out.pictures(model.params, options)
-        if samples and data.source == "demo" and model.model.condition.keys == ("class_label",):
+        if samples and data.source == "demo" and model.model.condition.by_class:
             figures["samples/class_read_right"] = class_accuracy(model, samples, options, batch_size)
     lines += [f"| {name} | {value:.4f} |" for name, value in figures.items()]
     for name, (images, labels) in pictures.items():

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from taming_jax.conditioning import ConditionConfig
-from taming_jax.data.pipeline import DataConfig, num_labels
+from taming_jax.data.config import AS_SET, DataConfig, Needs
+from taming_jax.data.pipeline import num_labels
 from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.models.gpt import GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
@@ -128,14 +129,18 @@ class VQGANExperiment:
             init_from=self.init_from,
         )
 
+    @property
+    def needs(self) -> Needs:
+        """What the network reads of the data."""
+        return Needs(self.model.reads.annotations)
+
     def check_channels(self) -> None:
         """Raise ValueError where the network reads another number of channels than the data has."""
-        labels = num_labels(self.data) if self.model.content == "segmentation" else 0
-        expected, what = {"image": (3, "channels"), "segmentation": (labels, "labels")}.get(self.model.content, (0, ""))
+        expected = self.model.reads.data_channels(num_labels(self.data, self.needs))
         if expected and self.model.in_channels != expected:
             raise ValueError(
-                f"config.model.in_channels={self.model.in_channels}, but the data has {expected} {what}; set it and "
-                "out_channels to that."
+                f"config.model.in_channels={self.model.in_channels}, but the data's {self.model.content} has "
+                f"{expected} channels; set it and out_channels to that."
             )
 
 
@@ -185,7 +190,10 @@ class TransformerExperiment:
         )
 
 
-def saved_form(experiment: VQGANExperiment | TransformerExperiment) -> Mapping[str, Any]:
-    """The JSON that goes into a checkpoint."""
+def saved_form(experiment: VQGANExperiment | TransformerExperiment, needs: Needs = AS_SET) -> Mapping[str, Any]:
+    """The JSON that goes into a checkpoint.
+
+    needs: of the training. The saved settings of the data meet them, so that they alone give batches as in training.
+    """
     kind = "vqgan" if isinstance(experiment, VQGANExperiment) else "two_stage"
-    return {"kind": kind, **to_dict(experiment)}
+    return {"kind": kind, **to_dict(experiment), "data": to_dict(experiment.data.meeting(needs))}

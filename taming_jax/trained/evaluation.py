@@ -9,8 +9,9 @@ import jax
 import numpy as np
 
 from taming_jax import sharding
-from taming_jax.conditioning import content_picture, nearest
+from taming_jax.conditioning import resize_nearest
 from taming_jax.data import pipeline
+from taming_jax.data.config import AS_SET, DataConfig, Needs
 from taming_jax.metrics.states import FirstStageMetrics, TokenMetrics
 from taming_jax.models.gpt import unstack_layers
 from taming_jax.models.vqgan import VQGAN, network_input
@@ -31,53 +32,64 @@ Pictures = Mapping[str, tuple[np.ndarray, Sequence[str] | None]]
 class FirstStageEvaluation:
     """Reconstruction quality and codebook use over the validation split; compiled once, called with parameters."""
 
-    def __init__(self, model: VQGAN, data: pipeline.DataConfig, mesh: jax.sharding.Mesh, lpips_params: Any = None):
+    def __init__(
+        self,
+        model: VQGAN,
+        data: DataConfig,
+        mesh: jax.sharding.Mesh,
+        lpips_params: Any = None,
+        needs: Needs = AS_SET,
+    ) -> None:
+        """needs: what the model reads of batches; settings of data that were saved with a model meet them."""
         if data.source == "codes":
             raise ValueError("config.data.source is 'codes', which say nothing to a first stage; name the images.")
-        _require_images(data)
-        self.model, self.data, self.mesh, self.lpips_params = model, data, mesh, lpips_params
+        _require_images(data, needs)
+        self.model, self.data, self.needs, self.mesh, self.lpips_params = model, data, needs, mesh, lpips_params
         self._evaluate = jax.jit(make_image_eval(model))
         self._read = jax.jit(lambda batch: network_input(model.config, batch))
 
     @property
     def measures(self) -> tuple[str, ...]:
         """The names of what it measures."""
-        if self.model.config.content == "segmentation":
-            return ("accuracy", "usage", "perplexity")
-        return ("psnr", "ssim", "l1", "usage", "perplexity", *(("lpips",) if self.lpips_params is not None else ()))
+        content = self.model.config.reads
+        lpips = ("lpips",) if self.lpips_params is not None and content.image_losses else ()
+        return (*content.measures, "usage", "perplexity", *lpips)
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Means over the images: psnr (dB), ssim, l1, and lpips where its weights are there; for label maps accuracy,
         the share of pixels of the right label. Of the codes: usage (share of the codebook that occurs) and
         perplexity."""
-        found = (self._evaluate(params, batch, self.lpips_params)[0] for batch in _validation(self.data, self.mesh))
+        batches = _validation(self.data, self.needs, self.mesh)
+        found = (self._evaluate(params, batch, self.lpips_params)[0] for batch in batches)
         return _figures(functools.reduce(FirstStageMetrics.merge, found))
 
     def pictures(self, params: Any) -> Pictures:
         """Held-out images and their "reconstructions", alternating rows of `columns`."""
-        batch = next(_validation(self.data, self.mesh))
+        batch = next(_validation(self.data, self.needs, self.mesh))
         _, reconstruction = self._evaluate(params, batch, self.lpips_params)
         valid = _shown(batch)
         inputs = _whole(self._read(batch))
-        content = self.model.config.content
-        images = _rows(*(content_picture(content, x[valid]) for x in (inputs, _whole(reconstruction))))
+        images = _rows(*(self.model.config.reads.picture(x[valid]) for x in (inputs, _whole(reconstruction))))
         return {"reconstructions": (images, None)}
 
 
 class GeneratorEvaluation:
     """Held-out likelihood, samples and completions of a transformer; compiled once, called with parameters."""
 
-    def __init__(self, generator: Generator, data: pipeline.DataConfig, model: TwoStage | None = None):
-        """model: the one that the parameters are for, where training keeps its layers in other arrays."""
-        _require_images(data)
-        self.generator, self.data, self.mesh = generator, data, generator.mesh
+    def __init__(
+        self, generator: Generator, data: DataConfig, model: TwoStage | None = None, needs: Needs = AS_SET
+    ) -> None:
+        """model: the one that the parameters are for, where training keeps its layers in other arrays. needs: of the
+        condition; settings of data that were saved with a model meet them."""
+        _require_images(data, needs)
+        self.generator, self.data, self.needs, self.mesh = generator, data, needs, generator.mesh
         self._evaluate = jax.jit(make_token_eval(model or generator.model))
 
     measures = ("nll", "bits_per_token")
 
     def __call__(self, params: Any) -> dict[str, float]:
         """nll: nats per token; bits_per_token."""
-        stages, batches = self.generator.stages, _validation(self.data, self.mesh)
+        stages, batches = self.generator.stages, _validation(self.data, self.needs, self.mesh)
         found = (self._evaluate(params, stages, batch) for batch in batches)
         return _figures(functools.reduce(TokenMetrics.merge, found, TokenMetrics()))
 
@@ -92,7 +104,7 @@ class GeneratorEvaluation:
 
     def _pictures(self, options: Mapping[str, Any]) -> Pictures:
         generator, condition = self.generator, self.generator.model.condition
-        batch = next(_validation(self.data, self.mesh))
+        batch = next(_validation(self.data, self.needs, self.mesh))
         valid = _shown(batch)
         shown = {key: _whole(value)[valid][:PICTURES] for key, value in batch.items()}
         if "codes" in shown:  # in place of the images
@@ -121,7 +133,7 @@ def _drawn_condition(generator: Generator, batch: Mapping[str, np.ndarray], n: i
     if stage is None or "condition_codes" not in batch:
         return generator.model.condition.picture(batch, n, pixels)
     maps = np.asarray(stage.decode(batch["condition_codes"]))
-    return nearest(content_picture(stage.config.content, maps), *pixels)
+    return resize_nearest(stage.config.reads.picture(maps), *pixels)
 
 
 def hooks(
@@ -134,7 +146,7 @@ def hooks(
 
     def draw(state: Any, number: int) -> None:
         for name, (images, labels) in pictures(best_params(state)).items():
-            report.images(number, name, images, columns(measure.data), labels)
+            report.images(number, name, images, columns(measure.data, measure.needs), labels)
 
     return (
         Hook("val", config.eval_every, lambda state, _: measure(best_params(state)), measure.measures),
@@ -142,9 +154,9 @@ def hooks(
     )
 
 
-def columns(data: pipeline.DataConfig) -> int:
+def columns(data: DataConfig, needs: Needs = AS_SET) -> int:
     """Images in a row of the grids that the evaluations make."""
-    return min(PICTURES, data.batch_size, pipeline.num_examples(data, "val"))
+    return min(PICTURES, data.batch_size, pipeline.num_examples(data, "val", needs))
 
 
 def _figures(metrics: FirstStageMetrics | TokenMetrics) -> dict[str, float]:
@@ -154,14 +166,14 @@ def _figures(metrics: FirstStageMetrics | TokenMetrics) -> dict[str, float]:
     return figures
 
 
-def _validation(data: pipeline.DataConfig, mesh: jax.sharding.Mesh) -> Iterator[dict[str, jax.Array]]:
+def _validation(data: DataConfig, needs: Needs, mesh: jax.sharding.Mesh) -> Iterator[dict[str, jax.Array]]:
     """The validation split as global batches."""
-    for batch in pipeline.make_batches(data, "val", **sharding.this_process(mesh)):
+    for batch in pipeline.make_batches(data, "val", needs=needs, **sharding.this_process(mesh)):
         yield sharding.put_batch(batch, mesh)
 
 
-def _require_images(data: pipeline.DataConfig) -> None:
-    if pipeline.num_examples(data, "val") == 0:
+def _require_images(data: DataConfig, needs: Needs) -> None:
+    if pipeline.num_examples(data, "val", needs) == 0:
         raise ValueError("the validation split has no images; raise config.data.val_share or set config.data.val_path.")
 
 

@@ -20,14 +20,14 @@ from jax import Array
 
 from taming_jax import checkpoint
 from taming_jax.metrics.codebook import perplexity, usage
-from taming_jax.metrics.image import psnr, ssim
+from taming_jax.metrics.image import MEASURES
 from taming_jax.metrics.states import FirstStageMetrics
 from taming_jax.models.discriminator import Discriminator
 from taming_jax.models.lpips import LPIPS
 from taming_jax.models.vqgan import VQGAN, VQGANConfig, network_input
 from taming_jax.nn.quantizers import count_codes, ema_codebook
 from taming_jax.training.accumulate import mean_over_parts
-from taming_jax.training.losses import D_LOSSES, binary_cross_entropy, g_loss, l1, l2
+from taming_jax.training.losses import D_LOSSES, g_loss
 from taming_jax.training.optim import move_averages, start_averages
 from taming_jax.training.vqgan_loss import VQGANLossConfig, generator_weight
 
@@ -79,9 +79,9 @@ class VQGANTraining:
 
     def __post_init__(self) -> None:
         loss, config = self.loss, self.model.config
-        if config.content == "segmentation" and (self.adversarial or loss.perceptual_weight > 0):
+        if not config.reads.image_losses and (self.adversarial or loss.perceptual_weight > 0):
             raise ValueError(
-                f"a first stage for label maps is trained without discriminator and LPIPS, but disc_weight is "
+                f"a first stage for {config.content} is trained without discriminator and LPIPS, but disc_weight is "
                 f"{loss.disc_weight} and perceptual_weight {loss.perceptual_weight}; set both to 0"
             )
         if self.adversarial and (self.discriminator is None or self.disc_optimizer is None):
@@ -264,9 +264,8 @@ class VQGANTraining:
 def make_eval_step(model: VQGAN) -> Callable[..., tuple[FirstStageMetrics, Array]]:
     """The function `evaluate(params, batch, lpips_params=None) -> (metrics, reconstruction)`, to be jitted.
 
-    Of each image l1, psnr and ssim (of reconstructions clipped to [-1, 1]), with LPIPS parameters lpips; for label maps
-    instead accuracy, the share of pixels of the right label. The reconstruction is (b, H, W, c). Images where
-    `batch["valid"]` (b,) is False count nowhere; without it all do.
+    Of each image what its kind is measured by, see `models.content`, and with LPIPS parameters lpips. The
+    reconstruction is (b, H, W, c). Images where `batch["valid"]` (b,) is False count nowhere; without it all do.
     """
 
     def evaluate(params: Any, batch: Batch, lpips_params: Any = None) -> tuple[FirstStageMetrics, Array]:
@@ -275,16 +274,9 @@ def make_eval_step(model: VQGAN) -> Callable[..., tuple[FirstStageMetrics, Array
         valid = batch.get("valid", jnp.ones(images.shape[:1], jnp.bool_)).astype(jnp.float32)
         counted = jnp.broadcast_to(valid[:, None, None], quantized.ids.shape)
         counts = count_codes(quantized.ids, model.config.n_embed, counted)
-        if model.config.content == "segmentation":
-            right = jnp.argmax(fake, axis=-1) == batch["segmentation"]
-            return FirstStageMetrics.of({"accuracy": jnp.mean(right, axis=(1, 2))}, valid, counts), fake
-        clipped = jnp.clip(fake, -1, 1)
-        measured = {
-            "l1": jnp.mean(jnp.abs(images - fake), axis=(1, 2, 3)),
-            "psnr": psnr(images, clipped),
-            "ssim": ssim(images, clipped),
-        }
-        if lpips_params is not None:
+        content = model.config.reads
+        measured = {name: MEASURES[name](images, fake) for name in content.measures}
+        if lpips_params is not None and content.image_losses:
             measured["lpips"] = _distance(model.config, lpips_params, images, fake)
         return FirstStageMetrics.of(measured, valid, counts), fake
 
@@ -310,13 +302,7 @@ def _nll(
     loss: VQGANLossConfig, config: VQGANConfig, lpips_params: Any, images: Array, fake: Array
 ) -> tuple[Array, Metrics]:
     """The reconstruction part of the loss and what it consists of."""
-    if config.content == "segmentation":
-        parts = {"bce_loss": binary_cross_entropy(fake, images)}
-        return loss.pixel_weight * parts["bce_loss"], parts
-    if config.content in ("edges", "pose"):  # -1 nearly everywhere: the median of a pixel, which l1 aims at, is blank
-        parts = {"l2_loss": l2(images, fake)}
-    else:
-        parts = {"l1_loss": l1(images, fake)}
+    parts = config.reads.reconstruction_loss(images, fake)
     value: Any = loss.pixel_weight * sum(parts.values())
     if loss.perceptual_weight > 0:
         parts["p_loss"] = jnp.mean(_distance(config, lpips_params, images, fake))
