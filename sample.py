@@ -25,6 +25,7 @@ from taming_jax import checkpoint, pictures
 from taming_jax.cli import run
 from taming_jax.conditioning import Condition
 from taming_jax.data import pipeline
+from taming_jax.data.config import DataConfig
 from taming_jax.drawing import condition_files
 from taming_jax.drawing.completion import complete, read_mask, read_picture
 from taming_jax.experiment import SampleConfig
@@ -313,7 +314,7 @@ def _from_data(settings: SampleConfig, config: Mapping[str, Any]) -> Iterator[Re
     """One image for each of the first `n` held-out ones that can be read, under its condition."""
     if "source" not in config["data"]:
         raise ValueError("this model was not trained here, so there is no held-out data: give config.sample.condition.")
-    data = from_dict(pipeline.DataConfig, {**config["data"], "batch_size": settings.batch_size}, "config.data")
+    data = from_dict(DataConfig, {**config["data"], "batch_size": settings.batch_size}, "config.data")
     data = pictured(data)
     there = pipeline.num_examples(data, "val")
     left = most = min(settings.n, there)

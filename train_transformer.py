@@ -3,7 +3,6 @@
 python train_transformer.py --config=configs/demo_class.py [--workdir=DIR] [--config.a.b=value]
 """
 
-import dataclasses
 from typing import Any
 
 import jax
@@ -19,7 +18,7 @@ from taming_jax.settings import from_dict
 from taming_jax.trained.fingerprint import check_codes
 from taming_jax.trained.generator import Generator
 from taming_jax.trained.loading import condition_stage, two_stage
-from taming_jax.trained.stages import annotated, keep_stage, remapping, stage_model, with_classes
+from taming_jax.trained.stages import condition_needs, keep_stage, remapping, stage_model, with_classes
 from taming_jax.training import loop, optim, transformer
 from taming_jax.training.report import Report
 
@@ -40,8 +39,7 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     model = two_stage(saved_form(experiment), first, second)
     if data.source == "codes":
         check_codes(experiment, model, workdir)
-    data = annotated(experiment, model.condition)
-    experiment = dataclasses.replace(experiment, data=data)
+    needs = condition_needs(model.condition, condition)
     first_stage = keep_stage(experiment.first_stage, workdir, mesh, **changes)
     second_stage = keep_stage(condition.stage, workdir, mesh, checkpoint.CONDITION_STAGE) if second else None
     generator = Generator(model, None, first_stage, condition_stage(model, first_stage, second_stage))
@@ -49,11 +47,11 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     decay = experiment.optimizer.ema_decay
     optimizer = optim.make_optimizer(experiment.optimizer, batch_size=data.batch_size, steps=settings.steps)
     report = Report(workdir, is_main=jax.process_index() == 0)
-    measure = evaluate.GeneratorEvaluation(generator, data, model)
+    measure = evaluate.GeneratorEvaluation(generator, data, model, needs)
 
     def draw(state, number):
         for name, (images, labels) in measure.pictures(optim.best_params(state), experiment.sample.filters()).items():
-            report.images(number, name, images, evaluate.columns(data), labels)
+            report.images(number, name, images, evaluate.columns(data, needs), labels)
 
     _, finished = loop.train(
         config=settings,
@@ -62,12 +60,14 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
             model, optimizer, jax.random.key(settings.seed), experiment.optimizer.accumulate, decay
         ),
         frozen=generator.stages,
-        batches=lambda start: pipeline.make_batches(data, "train", start_step=start, **sharding.this_process(mesh)),
+        batches=lambda start: pipeline.make_batches(
+            data, "train", start_step=start, needs=needs, **sharding.this_process(mesh)
+        ),
         hooks=(
             loop.Hook("val", settings.eval_every, lambda state, _: measure(optim.best_params(state)), measure.measures),
             loop.Hook("images", settings.image_every, draw),
         ),
-        saved_config=saved_form(experiment),
+        saved_config=saved_form(experiment, needs),
         workdir=workdir,
         mesh=mesh,
         report=report,

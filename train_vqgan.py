@@ -3,7 +3,6 @@
 python train_vqgan.py --config=configs/demo_vqgan.py [--workdir=DIR] [--config.a.b=value]
 """
 
-import dataclasses
 import math
 from typing import Any
 
@@ -14,7 +13,7 @@ from ml_collections import ConfigDict
 from taming_jax import checkpoint, evaluate, sharding
 from taming_jax.cli import run
 from taming_jax.data import pipeline
-from taming_jax.data.pipeline import DataConfig
+from taming_jax.data.config import Needs
 from taming_jax.experiment import VQGANExperiment, saved_form
 from taming_jax.models.discriminator import Discriminator
 from taming_jax.models.lpips import load_lpips
@@ -27,13 +26,13 @@ from taming_jax.training.report import Report
 def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
     """Train to the end, or go on where a checkpoint in `workdir` left off; False where a signal stopped it."""
     mesh = sharding.make_mesh(experiment.mesh)
-    experiment = dataclasses.replace(experiment, data=_annotated(experiment))
     data, loss, settings = experiment.data, experiment.loss, experiment.train
+    needs = Needs(experiment.model.reads.annotations)
     sharding.check_batch(data.batch_size, mesh, experiment.optimizer.accumulate)
-    _check_images(experiment)
+    _check_images(experiment, needs)
     lpips_params = load_lpips(loss.lpips_path) if loss.perceptual_weight else None
     lpips_params = jax.device_put(lpips_params, sharding.replicated(mesh))
-    pipeline.num_examples(data, "train")  # refuses a folder that is missing or empty before anything long starts
+    pipeline.num_examples(data, "train", needs)  # refuses a folder that is missing or empty before anything long starts
 
     model = VQGAN(experiment.model)
     discriminator = Discriminator(experiment.discriminator) if loss.disc_weight else None
@@ -54,35 +53,31 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
         return train_step(state, batch, jax.random.fold_in(key, state.step), lpips_params)
 
     report = Report(workdir, is_main=jax.process_index() == 0)
-    measure = evaluate.FirstStageEvaluation(model, data, mesh, lpips_params)
+    measure = evaluate.FirstStageEvaluation(model, data, mesh, lpips_params, needs)
 
     def draw(state, number):
-        report.images(number, "reconstructions", measure.pictures(optim.best_params(state)), evaluate.columns(data))
+        images = measure.pictures(optim.best_params(state))
+        report.images(number, "reconstructions", images, evaluate.columns(data, needs))
 
     _, finished = loop.train(
         config=settings,
         init=init,
         step=step,
         frozen=lpips_params,
-        batches=lambda start: pipeline.make_batches(data, "train", start_step=start, **sharding.this_process(mesh)),
+        batches=lambda start: pipeline.make_batches(
+            data, "train", start_step=start, needs=needs, **sharding.this_process(mesh)
+        ),
         hooks=(
             loop.Hook("val", settings.eval_every, lambda state, _: measure(optim.best_params(state)), measure.measures),
             loop.Hook("images", settings.image_every, draw),
         ),
-        saved_config=saved_form(experiment),
+        saved_config=saved_form(experiment, needs),
         workdir=workdir,
         mesh=mesh,
         report=report,
         initial=lambda: _start(experiment),
     )
     return finished
-
-
-def _annotated(experiment: VQGANExperiment) -> DataConfig:
-    """The data, with what the network reads."""
-    needed = {"segmentation": ("segmentation",), "depth": ("depth",), "pose": ("keypoints",)}
-    annotations = needed.get(experiment.model.content, ())
-    return dataclasses.replace(experiment.data, annotations=annotations)
 
 
 def _start(experiment: VQGANExperiment) -> dict[str, Any]:
@@ -108,15 +103,14 @@ def _start(experiment: VQGANExperiment) -> dict[str, Any]:
     return fields | ({"disc_params": found["params"], "batch_stats": found["batch_stats"]} if found else {})
 
 
-def _check_images(experiment: VQGANExperiment) -> None:
+def _check_images(experiment: VQGANExperiment, needs: Needs) -> None:
     """Raise ValueError where the parts do not fit."""
     model, size = experiment.model, experiment.data.size
-    labels = pipeline.num_labels(experiment.data) if model.content == "segmentation" else 0
-    expected, what = {"image": (3, "channels"), "segmentation": (labels, "labels")}.get(model.content, (0, ""))
+    expected = model.reads.data_channels(pipeline.num_labels(experiment.data, needs))
     if expected and model.in_channels != expected:
         raise ValueError(
-            f"config.model.in_channels={model.in_channels}, but the data has {expected} {what}; set it and "
-            "out_channels to that."
+            f"config.model.in_channels={model.in_channels}, but the data's {model.content} has {expected} channels; "
+            "set it and out_channels to that."
         )
     found = experiment.discriminator.in_channels
     if experiment.loss.disc_weight and found != model.out_channels:

@@ -30,6 +30,7 @@ import measures
 
 from taming_jax import checkpoint
 from taming_jax.data import pipeline
+from taming_jax.data.config import DataConfig
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
 from taming_jax.pictures import grid
 from taming_jax.settings import from_dict
@@ -157,7 +158,7 @@ def _draw(blocks: dict[str, dict[str, np.ndarray]], file: Path, labels: dict[str
 def held_out(n: int) -> dict[str, np.ndarray]:
     """Validation scenes of 32 x 32 pixels with every annotation."""
     annotations = ("class_label", "segmentation", "depth", "crop", "objects", "keypoints")
-    data = pipeline.DataConfig("demo", size=32, batch_size=n, n_val=n, max_objects=4, annotations=annotations)
+    data = DataConfig("demo", size=32, batch_size=n, n_val=n, max_objects=4, annotations=annotations)
     return next(iter(pipeline.make_batches(data, "val")))
 
 

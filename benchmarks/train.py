@@ -40,7 +40,7 @@ import flops
 from taming_jax import sharding
 from taming_jax.conditioning import NoCondition
 from taming_jax.data import pipeline
-from taming_jax.data.pipeline import DataConfig
+from taming_jax.data.config import DataConfig
 from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.models.gpt import ATTENTION, GPT, GPTConfig, unstack_layers
 from taming_jax.models.lpips import LPIPS

@@ -12,6 +12,8 @@ import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from taming_jax.checkpoint import quiet_orbax
+
 NONE = re.compile(r"--config\.([\w.]+)=none$", re.IGNORECASE)  # which the flags of numbers cannot read
 
 
@@ -47,6 +49,7 @@ def run(main: Callable[..., bool], example: str, options: Mapping[str, tuple[Any
 
     def call(_: list[str]) -> None:
         logging.getLogger("absl").setLevel(logging.INFO)
+        quiet_orbax()
         logging.getLogger("jax").setLevel(logging.WARNING)
         try:
             folder = config.value.workdir  # a file that could not be read shows here

@@ -15,8 +15,9 @@ import numpy as np
 from etils import epath
 
 from taming_jax import checkpoint, sharding
-from taming_jax.conditioning import content_picture, nearest
+from taming_jax.conditioning import resize_nearest
 from taming_jax.data import demo, pipeline
+from taming_jax.data.config import AS_SET, DataConfig, Needs
 from taming_jax.experiment import SampleConfig
 from taming_jax.metrics.codebook import perplexity, usage
 from taming_jax.models.gpt import unstack_layers
@@ -36,27 +37,35 @@ PICTURES = 8  # images in a grid's row, where a batch has as many
 class FirstStageEvaluation:
     """Reconstruction quality and codebook use over the validation split; compiled once, called with parameters."""
 
-    def __init__(self, model: VQGAN, data: pipeline.DataConfig, mesh: jax.sharding.Mesh, lpips_params: Any = None):
+    def __init__(
+        self,
+        model: VQGAN,
+        data: DataConfig,
+        mesh: jax.sharding.Mesh,
+        lpips_params: Any = None,
+        needs: Needs = AS_SET,
+    ) -> None:
+        """needs: what the model reads of batches; settings of data that were saved with a model meet them."""
         if data.source == "codes":
             raise ValueError("config.data.source is 'codes', which say nothing to a first stage; name the images.")
-        _require_images(data)
-        self.model, self.data, self.mesh, self.lpips_params = model, data, mesh, lpips_params
+        _require_images(data, needs)
+        self.model, self.data, self.needs, self.mesh, self.lpips_params = model, data, needs, mesh, lpips_params
         self._evaluate = jax.jit(make_image_eval(model))
         self._read = jax.jit(lambda batch: network_input(model.config, batch))
 
     @property
     def measures(self) -> tuple[str, ...]:
         """The names of what it measures."""
-        if self.model.config.content == "segmentation":
-            return ("accuracy", "usage", "perplexity")
-        return ("psnr", "ssim", "l1", "usage", "perplexity", *(("lpips",) if self.lpips_params is not None else ()))
+        content = self.model.config.reads
+        lpips = ("lpips",) if self.lpips_params is not None and content.image_losses else ()
+        return (*content.measures, "usage", "perplexity", *lpips)
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Means over the images: psnr (dB), ssim, l1, and lpips where its weights are there; for label maps accuracy,
         the share of pixels of the right label. Of the codes: usage (share of the codebook that occurs) and
         perplexity."""
         sums: dict[str, jax.Array] = {}
-        for batch in _validation(self.data, self.mesh):
+        for batch in _validation(self.data, self.needs, self.mesh):
             for name, value in self._evaluate(params, batch, self.lpips_params).items():
                 if name != "reconstruction":
                     sums[name] = sums[name] + value if name in sums else value
@@ -70,20 +79,23 @@ class FirstStageEvaluation:
 
     def pictures(self, params: Any) -> np.ndarray:
         """Held-out images and their reconstructions, alternating rows of `columns`: float32 (n, H, W, 3)."""
-        batch = next(_validation(self.data, self.mesh))
+        batch = next(_validation(self.data, self.needs, self.mesh))
         reconstruction = self._evaluate(params, batch, self.lpips_params)["reconstruction"]
         valid = _shown(batch)
         inputs = _whole(self._read(batch))
-        return _rows(*(content_picture(self.model.config.content, x[valid]) for x in (inputs, _whole(reconstruction))))
+        return _rows(*(self.model.config.reads.picture(x[valid]) for x in (inputs, _whole(reconstruction))))
 
 
 class GeneratorEvaluation:
     """Held-out likelihood, samples and completions of a transformer; compiled once, called with parameters."""
 
-    def __init__(self, generator: Generator, data: pipeline.DataConfig, model: TwoStage | None = None):
-        """model: the one that the parameters are for, where training keeps its layers in other arrays."""
-        _require_images(data)
-        self.generator, self.data, self.mesh = generator, data, generator.mesh
+    def __init__(
+        self, generator: Generator, data: DataConfig, model: TwoStage | None = None, needs: Needs = AS_SET
+    ) -> None:
+        """model: the one that the parameters are for, where training keeps its layers in other arrays. needs: of the
+        condition; settings of data that were saved with a model meet them."""
+        _require_images(data, needs)
+        self.generator, self.data, self.needs, self.mesh = generator, data, needs, generator.mesh
         self._evaluate = jax.jit(make_token_eval(model or generator.model))
 
     measures = ("nll", "bits_per_token")
@@ -91,7 +103,7 @@ class GeneratorEvaluation:
     def __call__(self, params: Any) -> dict[str, float]:
         """nll: nats per token; bits_per_token."""
         nll, n = 0.0, 0.0
-        for batch in _validation(self.data, self.mesh):
+        for batch in _validation(self.data, self.needs, self.mesh):
             sums = self._evaluate(params, self.generator.stages, batch)
             nll, n = nll + float(sums["nll"]), n + float(sums["n"])
         if n == 0:
@@ -110,7 +122,7 @@ class GeneratorEvaluation:
 
     def _pictures(self, options: Mapping[str, Any]) -> dict[str, tuple[np.ndarray, list[str]]]:
         generator, condition = self.generator, self.generator.model.condition
-        batch = next(_validation(self.data, self.mesh))
+        batch = next(_validation(self.data, self.needs, self.mesh))
         valid = _shown(batch)
         shown = {key: _whole(value)[valid][:PICTURES] for key, value in batch.items()}
         if "codes" in shown:  # in place of the images
@@ -139,12 +151,12 @@ def _drawn_condition(generator: Generator, batch: Mapping[str, np.ndarray], n: i
     if stage is None or "condition_codes" not in batch:
         return generator.model.condition.picture(batch, n, pixels)
     maps = np.asarray(stage.decode(batch["condition_codes"]))
-    return nearest(content_picture(stage.config.content, maps), *pixels)
+    return resize_nearest(stage.config.reads.picture(maps), *pixels)
 
 
-def columns(data: pipeline.DataConfig) -> int:
+def columns(data: DataConfig, needs: Needs = AS_SET) -> int:
     """Images in a row of the grids that the evaluations make."""
-    return min(PICTURES, data.batch_size, pipeline.num_examples(data, "val"))
+    return min(PICTURES, data.batch_size, pipeline.num_examples(data, "val", needs))
 
 
 def class_accuracy(generator: Generator, n: int, options: Mapping[str, Any], batch_size: int) -> float:
@@ -158,14 +170,14 @@ def class_accuracy(generator: Generator, n: int, options: Mapping[str, Any], bat
     return right / n
 
 
-def _validation(data: pipeline.DataConfig, mesh: jax.sharding.Mesh) -> Iterator[dict[str, jax.Array]]:
+def _validation(data: DataConfig, needs: Needs, mesh: jax.sharding.Mesh) -> Iterator[dict[str, jax.Array]]:
     """The validation split as global batches."""
-    for batch in pipeline.make_batches(data, "val", **sharding.this_process(mesh)):
+    for batch in pipeline.make_batches(data, "val", needs=needs, **sharding.this_process(mesh)):
         yield sharding.put_batch(batch, mesh)
 
 
-def _require_images(data: pipeline.DataConfig) -> None:
-    if pipeline.num_examples(data, "val") == 0:
+def _require_images(data: DataConfig, needs: Needs) -> None:
+    if pipeline.num_examples(data, "val", needs) == 0:
         raise ValueError("the validation split has no images; raise config.data.val_share or set config.data.val_path.")
 
 
@@ -203,7 +215,7 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
     if "source" not in config.get("data", {}):
         raise ValueError(f"{workdir!r} was not trained here, so there is no held-out data to measure it on.")
     model = load(workdir)
-    data = pictured(from_dict(pipeline.DataConfig, {**config["data"], "batch_size": batch_size}, "config.data"))
+    data = pictured(from_dict(DataConfig, {**config["data"], "batch_size": batch_size}, "config.data"))
     first_stage = model.first_stage if isinstance(model, Generator) else model
     sharding.check_batch(batch_size, first_stage.mesh, name="--batch_size")
     folder = epath.Path(out)
@@ -219,7 +231,7 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
         held_out = GeneratorEvaluation(model, data)
         figures |= {f"transformer/{name}": value for name, value in held_out(model.params).items()}
         pictures |= held_out.pictures(model.params, options)
-        if samples and data.source == "demo" and model.model.condition.keys == ("class_label",):
+        if samples and data.source == "demo" and model.model.condition.by_class:
             figures["samples/class_read_right"] = class_accuracy(model, samples, options, batch_size)
     lines += [f"| {name} | {value:.4f} |" for name, value in figures.items()]
     for name, (images, labels) in pictures.items():

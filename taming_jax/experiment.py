@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from taming_jax.conditioning import ConditionConfig
-from taming_jax.data.pipeline import DataConfig
+from taming_jax.data.config import AS_SET, DataConfig, Needs
 from taming_jax.models.discriminator import DiscriminatorConfig
 from taming_jax.models.gpt import GPTConfig
 from taming_jax.models.vqgan import VQGANConfig
@@ -143,7 +143,10 @@ class TransformerExperiment:
             raise ValueError(f"config.sample.{error}") from error
 
 
-def saved_form(experiment: VQGANExperiment | TransformerExperiment) -> Mapping[str, Any]:
-    """The JSON that goes into a checkpoint."""
+def saved_form(experiment: VQGANExperiment | TransformerExperiment, needs: Needs = AS_SET) -> Mapping[str, Any]:
+    """The JSON that goes into a checkpoint.
+
+    needs: of the training. The saved settings of the data meet them, so that they alone give batches as in training.
+    """
     kind = "vqgan" if isinstance(experiment, VQGANExperiment) else "two_stage"
-    return {"kind": kind, **to_dict(experiment)}
+    return {"kind": kind, **to_dict(experiment), "data": to_dict(experiment.data.meeting(needs))}

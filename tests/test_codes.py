@@ -22,14 +22,15 @@ import taming_jax
 import train_transformer
 import train_vqgan
 from taming_jax import checkpoint, encode_dataset, evaluate
-from taming_jax.conditioning import ClassLabel, content_picture, make_condition
-from taming_jax.data import codes, pipeline
+from taming_jax.conditioning import ClassLabel, make_condition
+from taming_jax.data import pipeline
 from taming_jax.data.records import Shard
+from taming_jax.data.sources import codes
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.settings import from_dict, to_dict
 from taming_jax.trained.first_stage import FirstStage
-from taming_jax.trained.stages import annotated, pictured, with_classes
+from taming_jax.trained.stages import condition_needs, pictured, with_classes
 
 PHOTOS, BATCH = 11, 4  # one of the photographs is none
 
@@ -146,10 +147,10 @@ def test_codes_are_the_tokens_of_the_images(kind, stages, tmp_path):
     experiment = second_stage(stages, kind, condition=settings)
     info = encode_dataset.encode(experiment, str(tmp_path))
     model, _ = encode_dataset._stages(with_classes(experiment), taming_jax.sharding.make_mesh())
-    data = annotated(experiment, model.condition)
-    coded = annotated(from_codes(experiment, tmp_path), model.condition)
+    data, coded = experiment.data, from_codes(experiment, tmp_path).data
+    needs = condition_needs(model.condition, experiment.condition)
     for split, n in (("train", 6), ("val", 2)):
-        pixels, found = take(data, n, split), take(coded, n, split)
+        pixels, found = take(data, n, split, needs=needs), take(coded, n, split, needs=needs)
         for tokens, batch, here in zip(tokens_of(experiment, pixels), pixels, found, strict=True):
             np.testing.assert_array_equal(here["codes"].reshape(BATCH, -1), tokens["codes"])
             valid = batch.get("valid", np.ones(BATCH, bool))
@@ -161,7 +162,7 @@ def test_codes_are_the_tokens_of_the_images(kind, stages, tmp_path):
             assert here["condition_codes"].shape == (BATCH, *grid) and here["condition_codes"].dtype == np.int32
     assert info["splits"]["train"] == {"images": 10, "crops": 1, "images_per_shard": 8192, "skipped": 0}
     assert len(np.unique(found[0]["codes"])) > 3  # the random stage tells images apart
-    assert pipeline.class_names(coded) == pipeline.class_names(data)
+    assert pipeline.class_names(coded, needs) == pipeline.class_names(data, needs)
 
 
 def test_crops_are_those_of_as_many_epochs(photo_experiment, photo_codes):
@@ -315,7 +316,7 @@ def test_training_from_codes_has_the_losses_of_training_from_images(stages, clas
         if name.startswith(("train/", "val/")):
             np.testing.assert_allclose(of_codes[step, name], value, rtol=1e-6, err_msg=name)
     assert (tmp_path / "codes" / "images" / "completions_0000005.png").exists()
-    assert pictured(coded.data) == annotated(with_classes(experiment), ClassLabel(10))
+    assert pictured(coded.data) == experiment.data.meeting(condition_needs(ClassLabel(10), experiment.condition))
 
 
 def test_what_does_not_fit_is_refused(stages, class_codes, tmp_path, monkeypatch):
@@ -387,7 +388,7 @@ def test_conditions_can_be_drawn_from_their_tokens(kind, stages):
         tokens = np.asarray(model.condition.tokens(batch, 1, {}))
         wanted, within = model.condition.picture(batch, 1, (16, 16)), 0.3  # a cell has one value, and 30 steps
     else:
-        decoded = content_picture("segmentation", np.asarray(stage.decode(tokens)))
+        decoded = stage.config.reads.picture(np.asarray(stage.decode(tokens)))
         assert decoded.shape == (1, 8, 8, 3)
         wanted, within = decoded.repeat(2, axis=1).repeat(2, axis=2), 0
     drawn = evaluate._drawn_condition(generator, {"condition_codes": tokens}, 1)

@@ -24,11 +24,10 @@ import taming_jax
 from taming_jax import checkpoint
 from taming_jax.convert.__main__ import check_training, main
 from taming_jax.convert.engine import bring
-from taming_jax.convert.export import export_checkpoint
-from taming_jax.convert.from_original import convert_checkpoint
+from taming_jax.convert.original import convert_checkpoint, export_checkpoint
+from taming_jax.convert.original.names import Networks, StageNetworks, lpips_arrays, lpips_sources, table_of
+from taming_jax.convert.original.settings import translate
 from taming_jax.convert.reader import read_state
-from taming_jax.convert.settings import translate
-from taming_jax.convert.tables import FirstStage, Model, lpips_arrays, lpips_sources, table_of
 from taming_jax.convert.writer import write_checkpoint
 from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.nn import orders
@@ -191,9 +190,9 @@ def test_the_way_back_is_exact_and_its_yaml_means_the_same(converted, tmp_path, 
     assert translate(back, before).configs == translate(PROJECTS[name], before).configs
 
 
-def random_state(model, seed=0):
-    """Arrays for every entry of a model, under the original's names."""
-    rs, table = np.random.RandomState(seed), table_of(model)
+def random_state(networks, seed=0):
+    """Arrays for every entry of a checkpoint, under the original's names."""
+    rs, table = np.random.RandomState(seed), table_of(networks)
     state = {}
     for entry in table.entries:
         array = np.asarray(rs.randn(*entry.source_shape), np.float32)
@@ -212,9 +211,9 @@ def convert(tmp_path, state, settings, name="made", **options):
 def test_actnorm_vanilla_loss_and_lpips_inside(tmp_path, golden, started):
     changes = {"use_actnorm": True, "disc_loss": "vanilla", "disc_num_layers": 1, "disc_factor": 0.5}
     settings = project(vq(loss=adversarial(**changes, pixelloss_weight=3)))
-    stage = translate(settings, {}).model.first_stage
+    stage = translate(settings, {}).networks.first_stage
     disc = DiscriminatorConfig(ndf=16, n_layers=1, norm="actnorm")
-    state = random_state(Model(FirstStage(stage.config, disc)))
+    state = random_state(Networks(StageNetworks(stage.config, disc)))
     main = "loss.discriminator.main."
     assert state[f"{main}3.loc"].shape == (1, 32, 1, 1)
     state[f"{main}3.initialized"] = np.array(started, np.uint8)
@@ -265,14 +264,14 @@ def test_token_orders_are_compared_with_the_checkpoints(tmp_path, theirs):
     plan = translate(settings, {})
     assert plan.configs[""]["order"] == NAMES[theirs]
     assert plan.configs[""]["data"]["size"] == 32
-    state = random_state(plan.model)
+    state = random_state(plan.networks)
     walk = orders.order(NAMES[theirs], 8, 8)
     np.testing.assert_array_equal(state["permuter.forward_shuffle_idx"], walk)
     np.testing.assert_array_equal(state["permuter.backward_shuffle_idx"], np.argsort(walk))
-    bring(table_of(plan.model), state)
+    bring(table_of(plan.networks), state)
     state["permuter.forward_shuffle_idx"] = np.arange(64)
     with pytest.raises(ValueError, match=r"permuter\.forward_shuffle_idx .* is not what the configuration makes it"):
-        bring(table_of(plan.model), state)
+        bring(table_of(plan.networks), state)
 
 
 def test_half_precision_remap_and_a_condition_read_by_the_first_stage(tmp_path):
@@ -283,7 +282,7 @@ def test_half_precision_remap_and_a_condition_read_by_the_first_stage(tmp_path):
         cond_stage_config="__is_first_stage__",
     )
     plan = translate(settings, {"first_stage_model.quantize.used": used})
-    state = random_state(plan.model)
+    state = random_state(plan.networks)
     np.testing.assert_array_equal(state["first_stage_model.quantize.used"], used)
     state = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in state.items()}
     copies = {k.replace("first_stage_model", "cond_stage_model"): v for k, v in state.items() if k.startswith("first")}
@@ -306,7 +305,7 @@ def test_half_precision_remap_and_a_condition_read_by_the_first_stage(tmp_path):
 def small():
     """(settings, state) of a small transformer, to be spoilt."""
     settings = {"transformer_config": gpt(block_size=9, n_layer=1)}
-    return settings, random_state(translate(settings, {"transformer.": 0}).model)
+    return settings, random_state(translate(settings, {"transformer.": 0}).networks)
 
 
 def test_everything_that_does_not_fit_is_named_at_once(tmp_path, small):

@@ -309,8 +309,8 @@ def test_averaged_weights_and_layers_in_one_array_are_loaded_as_any(vqgan_dir, t
     model = taming_jax.load(str(tmp_path))
     assert model.sample_ids(1, class_label=0).shape == (1, *model.model.grid)
     saved = checkpoint.find_step(str(tmp_path))
-    last = unstack_layers(checkpoint._load_tree(saved, "params"))["block_1"]["mlp"]["up"]["kernel"]
-    averaged = unstack_layers(checkpoint._load_tree(saved, "train", only=("averages",))["averages"])
+    last = unstack_layers(checkpoint.read.load_tree(saved, "params"))["block_1"]["mlp"]["up"]["kernel"]
+    averaged = unstack_layers(checkpoint.read.load_tree(saved, "train", only=("averages",))["averages"])
     found = np.asarray(model.params["block_1"]["mlp"]["up"]["kernel"])
     np.testing.assert_array_equal(found, averaged["block_1"]["mlp"]["up"]["kernel"])
     assert (found != last).any()
@@ -346,10 +346,10 @@ def test_another_model_in_the_workdir_is_refused(vqgan_dir):
     [
         ({"data": {"batch_size": 6}, "mesh": {"data": 4}}, r"batch_size=6 .* not divisible by the 4 devices"),
         ({"data": {"size": 18}}, r"config\.data\.size=18: .* not divisible by the factor 4"),
-        ({"model": {"in_channels": 1, "out_channels": 1}}, r"in_channels=1, but the data has 3 channels"),
+        ({"model": {"in_channels": 1, "out_channels": 1}}, r"in_channels=1, but the data's image has 3 channels"),
         (
             {"model": {"in_channels": 5, "out_channels": 5, "content": "segmentation"}, "loss": {"disc_weight": 0.0}},
-            r"in_channels=5, but the data has 12 labels",
+            r"in_channels=5, but the data's segmentation has 12 channels",
         ),
         ({"data": {"source": "folder", "path": "/nonexistent"}}, r"/nonexistent"),
         ({"loss": {"perceptual_weight": 1.0, "lpips_path": "nowhere.npz"}}, r"nowhere\.npz"),

@@ -17,7 +17,7 @@ import sample
 from configs import common, demo_class, demo_segmentation
 from taming_jax import checkpoint, pictures
 from taming_jax.data import pipeline
-from taming_jax.data.pipeline import DataConfig
+from taming_jax.data.config import DataConfig
 from taming_jax.drawing.completion import complete, read_mask, read_picture
 from taming_jax.experiment import SampleConfig, TransformerExperiment, saved_form
 from taming_jax.models.gpt import GPT

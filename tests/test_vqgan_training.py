@@ -16,7 +16,7 @@ from test_convert import PROJECTS
 from test_vqgan import GOLDEN, TINY
 
 from taming_jax import checkpoint
-from taming_jax.convert.from_original import convert_checkpoint
+from taming_jax.convert.original import convert_checkpoint
 from taming_jax.convert.writer import write_checkpoint
 from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.models.lpips import LPIPS

@@ -28,6 +28,7 @@ def load(
     mesh: where to work, default all devices.
     Raises ValueError for a missing or foreign directory.
     """
+    checkpoint.quiet_orbax()
     config = checkpoint.load_config(path, step)
     kind = config.get("kind")
     if kind == "vqgan":

@@ -11,8 +11,10 @@ from etils import epath
 
 from taming_jax import checkpoint
 from taming_jax.checkpoint import FIRST_STAGE
-from taming_jax.conditioning import Condition
-from taming_jax.data import codes, pipeline
+from taming_jax.conditioning import Condition, ConditionConfig
+from taming_jax.data import pipeline
+from taming_jax.data.config import DataConfig, Needs
+from taming_jax.data.sources import codes
 from taming_jax.experiment import TransformerExperiment
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.settings import from_dict
@@ -60,22 +62,17 @@ def remapping(experiment: TransformerExperiment) -> dict[str, Any]:
     return {"remap": read_list(experiment.remap), "unknown": experiment.unknown}
 
 
-def annotated(experiment: TransformerExperiment, condition: Condition) -> pipeline.DataConfig:
-    """The data, with what the condition is made of."""
-    return dataclasses.replace(
-        experiment.data,
-        annotations=condition.annotations,
-        max_objects=experiment.condition.max_objects,
-        whole_boxes=experiment.condition.encode_crop,
-    )
+def condition_needs(condition: Condition, settings: ConditionConfig) -> Needs:
+    """What a condition with these settings is made of."""
+    return Needs(condition.annotations, settings.max_objects, settings.encode_crop)
 
 
-def pictured(data: pipeline.DataConfig) -> pipeline.DataConfig:
+def pictured(data: DataConfig) -> DataConfig:
     """The images that codes were made of, where the data is codes; other data as it is."""
     if data.source != "codes":
         return data
     source = {**codes.read_info(data.path)["data"], "batch_size": data.batch_size}
-    return from_dict(pipeline.DataConfig, source, f"the data of {data.path!r}")
+    return from_dict(DataConfig, source, f"the data of {data.path!r}")
 
 
 def stage_model(source: str, workdir: str, name: str = FIRST_STAGE, **changes: Any) -> VQGAN:

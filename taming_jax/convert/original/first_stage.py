@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from taming_jax.convert.original.names import StageNetworks
 from taming_jax.convert.yaml_node import Node
 from taming_jax.models.discriminator import DiscriminatorConfig
 from taming_jax.models.vqgan import VQGANConfig
 from taming_jax.settings import from_dict, to_dict
 
+CLASSES = ("VQModel", "VQNoDiscModel", "VQSegmentationModel", "GumbelVQ")  # of the original, that are first stages
 # What the original's names for a batch entry, chosen by whoever wrote its data set, mean here as a condition ...
 CONDITION_KEYS = {
     "segmentation": "segmentation",
@@ -21,16 +23,21 @@ CONDITION_KEYS = {
     **dict.fromkeys(("keypoints", "stickman", "pose"), "pose"),
 }
 # ... and as what a first stage reads, for which a small image is an image.
-CONTENTS = {"image": "image"} | {key: "image" if kind == "low_res" else kind for key, kind in CONDITION_KEYS.items()}
+CONTENT_KEYS = {"image": "image"} | {
+    key: "image" if kind == "low_res" else kind for key, kind in CONDITION_KEYS.items()
+}
 
 
 @dataclass(frozen=True)
 class ConvertedStage:
-    """config: of the network; discriminator: of the one in the checkpoint, if any; saved: the whole, for the JSON."""
+    """networks: as they are in the checkpoint; saved: the whole configuration of this project, for the JSON."""
 
-    config: VQGANConfig
-    discriminator: DiscriminatorConfig | None
+    networks: StageNetworks
     saved: dict[str, Any]
+
+    @property
+    def config(self) -> VQGANConfig:
+        return self.networks.config
 
 
 def first_stage(
@@ -47,7 +54,7 @@ def first_stage(
     """
     if kind == "EMAVQ":
         raise ValueError(f"{params.where}: EMAVQ is not supported; it cannot be constructed in the original either")
-    if kind not in ("VQModel", "VQNoDiscModel", "VQSegmentationModel", "GumbelVQ"):
+    if kind not in CLASSES:
         known = "VQModel, GumbelVQ, VQSegmentationModel, VQNoDiscModel, Net2NetTransformer, GPT"
         raise ValueError(f"{params.where}: the class {kind} is not supported; known: {known}")
     values = _network(Node(params.take("ddconfig"), f"{params.where}.ddconfig", params.notes))
@@ -87,7 +94,7 @@ def first_stage(
         "data": {"size": hint or config.resolution},
         "optimizer": {"learning_rate": rate, "per_sample": True, "b1": 0.5, "b2": 0.9},
     }
-    return ConvertedStage(config, discriminator, saved)
+    return ConvertedStage(StageNetworks(config, discriminator), saved)
 
 
 def _network(node: Node) -> dict[str, Any]:
@@ -110,7 +117,7 @@ def _network(node: Node) -> dict[str, Any]:
 
 
 def _content(kind: str, params: Node, channels: int, condition: str) -> str:
-    """What the network reads: a name in `models.vqgan.CONTENTS`."""
+    """What the network reads: a name in `models.content.CONTENTS`."""
     key = params.take("image_key", "image", str)
     labels = params.take("n_labels", kind=int) if kind == "VQSegmentationModel" else channels
     params.leave("colorize_nlabels", "only for the original's pictures of label maps")
@@ -119,9 +126,9 @@ def _content(kind: str, params: Node, channels: int, condition: str) -> str:
     if kind == "VQSegmentationModel" or condition == "segmentation":
         return "segmentation"
     key = condition or key
-    if key not in CONTENTS:
-        raise ValueError(f"{params.where}.image_key={key!r} is unknown; known: {', '.join(CONTENTS)}")
-    content = CONTENTS[key]
+    if key not in CONTENT_KEYS:
+        raise ValueError(f"{params.where}.image_key={key!r} is unknown; known: {', '.join(CONTENT_KEYS)}")
+    content = CONTENT_KEYS[key]
     if content in ("depth", "edges") and channels == 3:
         return "image"
     if content == "image" and channels == 1:

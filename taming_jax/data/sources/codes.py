@@ -7,15 +7,17 @@ class_label, codes (row by row) and condition_codes. Shards go crop by crop, and
 
 import json
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
 
-from .files import Listing
-from .records import ANNOTATIONS, Problems, Record, Shard, epoch_order, tensorflow
+from taming_jax.data.config import ANNOTATIONS, DataConfig
+from taming_jax.data.listing import Listing
+from taming_jax.data.records import Problems, Record, Shard, epoch_order, tensorflow
+from taming_jax.files import whole
 
 FORMAT = "codes of taming_jax, 1"
 INFO, PLAN = "info.json", "plan.json"  # the plan is there from the start, the info when everything is written
@@ -66,9 +68,8 @@ def read_info(folder: str) -> dict[str, Any]:
 def write_part(part: Part, batches: Iterable[Mapping[str, np.ndarray]]) -> None:
     """Write a shard of the batches' rows: under another name until it is whole. Raises ValueError where it cannot."""
     tf = tensorflow()
-    unfinished = f"{part.file}.tmp"
     try:
-        with tf.io.TFRecordWriter(unfinished) as writer:
+        with whole(part.file) as unfinished, tf.io.TFRecordWriter(str(unfinished)) as writer:
             for batch in batches:
                 for row in range(len(batch["number"])):
                     feature = {
@@ -77,7 +78,6 @@ def write_part(part: Part, batches: Iterable[Mapping[str, np.ndarray]]) -> None:
                     }
                     example = tf.train.Example(features=tf.train.Features(feature=feature))
                     writer.write(example.SerializeToString(deterministic=True))
-        tf.io.gfile.rename(unfinished, str(part.file), overwrite=True)
     except tf.errors.OpError as error:
         raise ValueError(f"{str(part.file)!r} cannot be written: {error.message}") from error
 
@@ -123,7 +123,7 @@ def _examples(parts: list[Part], shapes: Mapping[str, tuple[int, ...]]) -> Itera
     tf = tensorflow()
     features = {name: tf.io.FixedLenFeature(shape, tf.int64) for name, shape in shapes.items()}
 
-    def read(files):
+    def read(files: Sequence[epath.Path]) -> Iterator[dict[str, np.ndarray]]:
         data = tf.data.TFRecordDataset([str(file) for file in files], num_parallel_reads=min(8, len(files)))
         data = data.batch(1024).map(lambda x: tf.io.parse_example(x, features), num_parallel_calls=4)
         return data.prefetch(4).as_numpy_iterator()
@@ -144,16 +144,16 @@ class Codes:
     """One split of a data set as codes. Epoch e of training takes each image's crop e modulo their number, in the order
     in which the images themselves would come."""
 
-    def __init__(self, cfg, split: str):
-        self.cfg, self.train, self.info = cfg, split == "train", read_info(cfg.path)
+    def __init__(self, config: DataConfig, split: str) -> None:
+        self.config, self.train, self.info = config, split == "train", read_info(config.path)
         sizes = self.info["splits"][split]
-        self.n, self.crops = sizes["images"], sizes["crops"]
-        self.parts = parts(cfg.path, self.info, split)
-        self.class_names, objects = (
+        self.n, self.n_crops = sizes["images"], sizes["crops"]
+        self.parts = parts(config.path, self.info, split)
+        classes, objects = (
             tuple(names) if (names := self.info[key]) else None for key in ("class_names", "object_names")
         )
-        self.listing = Listing([], class_names=self.class_names, object_names=objects)
-        given = {*self.info["annotations"], *(("class_label",) if self.class_names else ())}
+        self.listing = Listing([], class_names=classes, object_names=objects)
+        given = {*self.info["annotations"], *(("class_label",) if classes else ())}
         self.gives = tuple(name for name in ANNOTATIONS if name in given)
         self.problems = Problems({"crops of unreadable files": sizes["skipped"]} if sizes["skipped"] else None)
         self._lock, self._reader = threading.Lock(), ThreadPoolExecutor(1, "codes")
@@ -170,7 +170,7 @@ class Codes:
             position = shard.position(place)
             if self.train and position // self.n != epoch:
                 epoch = position // self.n
-                order, arrays = epoch_order(self.n, self.cfg.seed, epoch), self._crop(epoch % self.crops)
+                order, arrays = epoch_order(self.n, self.config.seed, epoch), self._crop(epoch % self.n_crops)
             elif not self.train:
                 arrays = self._crop(0)
             index = int(order[position % self.n])
@@ -180,9 +180,12 @@ class Codes:
             yield {**record, "valid": np.bool_(arrays["valid"][index] and there)}
             place += 1
 
+    def crops(self, start: int, stop: int, epoch: int | None) -> Iterator[Record]:
+        raise ValueError(f"the data in {self.config.path!r} is codes already; only images can be cut out anew")
+
     def _crop(self, crop: int) -> dict[str, np.ndarray]:
         """The records of a crop; those of the next are read meanwhile."""
-        wanted = (crop, (crop + 1) % self.crops)
+        wanted = (crop, (crop + 1) % self.n_crops)
         with self._lock:
             for c in wanted:
                 if c not in self._loaded:

@@ -5,28 +5,32 @@ import json
 from array import array
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .files import FLAGS, Figures, Listing, Objects, list_once
-from .folder import add_maps, find_images
+from taming_jax.data.config import DataConfig
+from taming_jax.data.listing import FLAGS, Figures, Listing, ListOne, ObjectTable, list_once
+from taming_jax.data.map_folders import add_maps
+from taming_jax.data.names import choose_categories
+from taming_jax.data.walk import find_images
 
 GROUP = 1 << FLAGS.index("group")
 
 
-def list_coco_objects(cfg, split: str) -> Listing:
+def list_coco_objects(config: DataConfig, split: str) -> Listing:
     """COCO 2017: path/annotations/{instances,stuff,person_keypoints}_{train,val}2017.json, path/{train,val}2017."""
-    base, name = Path(cfg.path), f"{split}2017"
+    base, name = Path(config.path), f"{split}2017"
     folder = next((top / name for top in (base, base / "images") if (top / name).is_dir()), base / name)
     there = set(find_images(str(folder))[1])
     listing = Listing([])
-    if not {"objects", "keypoints"} & set(cfg.annotations):
-        return add_maps(cfg, listing, folder, sorted(there))
+    if not {"objects", "keypoints"} & set(config.annotations):
+        return add_maps(config, listing, folder, sorted(there))
     things = _load(base / "annotations" / f"instances_{name}.json", ("images", "annotations", "categories"))
     rows = [image for image in things["images"] if image["file_name"] in there]
     listing.note("annotated images that are not in the folder", len(things["images"]) - len(rows))
     people = None
-    if "keypoints" in cfg.annotations:
+    if "keypoints" in config.annotations:
         file = base / "annotations" / f"person_keypoints_{name}.json"
         people = _load(file, ("annotations", "categories"), "keypoints")
         shown = {a["image_id"] for a in people["annotations"] if any(a["keypoints"][2::3])}
@@ -36,7 +40,7 @@ def list_coco_objects(cfg, split: str) -> Listing:
     place = {image["id"]: i for i, image in enumerate(rows)}
     sizes = np.array([(image["width"], image["height"]) for image in rows], np.int32).reshape(-1, 2)
     parts = [things]
-    if cfg.stuff and "objects" in cfg.annotations:
+    if config.stuff and "objects" in config.annotations:
         parts.append(_load(base / "annotations" / f"stuff_{name}.json", ("annotations", "categories")))
     # the residual category of COCO-Stuff is none; numbers go by the ids as text ("1", "10", "11", ...), which is how
     # the published models count
@@ -46,14 +50,16 @@ def list_coco_objects(cfg, split: str) -> Listing:
     listing.note("annotations of unknown images", sum(a["image_id"] not in known for a in annotations))
     annotations = [a for a in annotations if a["image_id"] in place]
     used = Counter(str(a["category_id"]) for a in annotations)
-    number, listing.object_names = choose_categories(cfg, every, used, _training_names(cfg, split, list_coco_objects))
+    number, listing.object_names = choose_categories(
+        config, every, used, _training_names(config, split, list_coco_objects)
+    )
     annotations = [a for a in annotations if str(a["category_id"]) in number]
     images = np.array([place[a["image_id"]] for a in annotations], np.int64)
     boxes = np.array([a["bbox"] for a in annotations], np.float64).reshape(-1, 4) / np.tile(sizes, 2)[images]
     category = np.array([number[str(a["category_id"])] for a in annotations], np.int32)
     flags = np.array([GROUP * bool(a.get("iscrowd", 0)) for a in annotations], np.int32)
     names, kept, listing.objects = _gather(
-        cfg, listing, [image["file_name"] for image in rows], images, boxes, category, flags, sizes
+        config, listing, [image["file_name"] for image in rows], images, boxes, category, flags, sizes
     )
     if people:
         listing.figures = _figures(people, {rows[i]["id"]: j for j, i in enumerate(kept)}, sizes[kept])
@@ -61,16 +67,16 @@ def list_coco_objects(cfg, split: str) -> Listing:
     return listing
 
 
-def list_open_images(cfg, split: str) -> Listing:
+def list_open_images(config: DataConfig, split: str) -> Listing:
     """Open Images: path/{train,validation}/ID.jpg, path/*{train,validation}-annotations-bbox.csv and
     path/class-descriptions-boxable.csv."""
-    base, name = Path(cfg.path), {"train": "train", "val": "validation"}[split]
+    base, name = Path(config.path), {"train": "train", "val": "validation"}[split]
     root, files = find_images(str(base / name))
-    if "objects" not in cfg.annotations:
-        return add_maps(cfg, Listing([]), root, files)
+    if "objects" not in config.annotations:
+        return add_maps(config, Listing([]), root, files)
     place = {Path(file).stem: i for i, file in enumerate(files)}
     if not (tables := sorted(base.glob(f"*{name}-annotations-bbox.csv"))):
-        raise ValueError(f"no file '*{name}-annotations-bbox.csv' in {cfg.path!r}")
+        raise ValueError(f"no file '*{name}-annotations-bbox.csv' in {config.path!r}")
     descriptions = base / "class-descriptions-boxable.csv"
     if not descriptions.is_file():
         raise ValueError(f"no file {str(descriptions)!r}, which names the categories")
@@ -79,18 +85,22 @@ def list_open_images(cfg, split: str) -> Listing:
     listing = Listing([])
     codes, images, boxes, labels, flags = _read_boxes(tables[0], place, listing)
     used = Counter(dict(zip(codes, np.bincount(labels, minlength=len(codes)).tolist())))
-    number, listing.object_names = choose_categories(cfg, every, used, _training_names(cfg, split, list_open_images))
+    number, listing.object_names = choose_categories(
+        config, every, used, _training_names(config, split, list_open_images)
+    )
     lookup = np.array([number.get(code, -1) for code in codes], np.int32)
     category = lookup[labels]
     kept = category >= 0
     names, _, listing.objects = _gather(
-        cfg, listing, files, images[kept], boxes[kept], category[kept], flags[kept], None
+        config, listing, files, images[kept], boxes[kept], category[kept], flags[kept], None
     )
     listing.images = [str(root / n) for n in names]
     return listing
 
 
-def _read_boxes(table: Path, place: dict[str, int], listing: Listing):
+def _read_boxes(
+    table: Path, place: dict[str, int], listing: Listing
+) -> tuple[list[str], np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(category ids, then arrays of image, box in shares, category as place in the ids, flags) of the known images."""
     columns = ("ImageID", "LabelName", "XMin", "XMax", "YMin", "YMax")
     bits = {"IsGroupOf": "group", "IsOccluded": "occluded", "IsDepiction": "depiction", "IsInside": "inside"}
@@ -122,7 +132,7 @@ def _read_boxes(table: Path, place: dict[str, int], listing: Listing):
     return list(codes), np.asarray(images), boxes, np.asarray(labels), np.asarray(flags, np.int32)
 
 
-def _load(path: Path, keys: tuple[str, ...], what: str = "bbox") -> dict:
+def _load(path: Path, keys: tuple[str, ...], what: str = "bbox") -> dict[str, Any]:
     """A file in COCO's format with these keys, each of whose annotations has `what`."""
     if not path.is_file():
         raise ValueError(f"no such file: {str(path)!r}; `path` must be the folder with COCO's `annotations` in it")
@@ -139,49 +149,21 @@ def _load(path: Path, keys: tuple[str, ...], what: str = "bbox") -> dict:
     return found
 
 
-def _training_names(cfg, split: str, find) -> tuple[str, ...] | None:
+def _training_names(config: DataConfig, split: str, find: ListOne) -> tuple[str, ...] | None:
     """The most frequent categories are those of training, in validation too; None where nothing has to be counted."""
-    return list_once(find, cfg, "train").object_names if split == "val" and cfg.categories.isdigit() else None
+    return list_once(find, config, "train").object_names if split == "val" and config.categories.isdigit() else None
 
 
-def choose_categories(
-    cfg, every: dict[str, str], used: Counter[str], names: tuple[str, ...] | None = None
-) -> tuple[dict[str, int], tuple[str, ...]]:
-    """(number of each category's id, names in that order) for the setting `categories`, or for the names given.
-
-    every: id -> name. used: how many objects of each id. "" takes all, a number the most frequent ones; they are
-    numbered by id. A list file (.txt) has one category a line, by name or id, and numbers them by line; further names
-    on a line, behind "|", are counted as the first.
-    """
-    spec = cfg.categories
-    if names is not None:
-        return {key: names.index(name) for key, name in every.items() if name in names}, names
-    if spec.endswith(".txt"):
-        if not Path(spec).is_file():
-            raise ValueError(f"no such list of categories: {spec!r}; set `categories`")
-        lines = [line for line in Path(spec).read_text(encoding="utf-8").splitlines() if line.strip()]
-        ids = {name: key for key, name in every.items()} | {key: key for key in every}
-        number: dict[str, int] = {}
-        named: list[str] = []
-        for line in lines:
-            same = [part.strip() for part in line.split("|")]
-            if unknown := [name for name in same if name not in ids]:
-                known = sorted(every.values())
-                raise ValueError(f"{spec!r} names unknown categories {unknown}; known: {known[:10]} ...")
-            number |= {ids[name]: len(named) for name in same}
-            named.append(every[ids[same[0]]])
-        return number, tuple(named)
-    chosen = set(every)
-    if spec:
-        if not spec.isdigit() or int(spec) < 1:
-            raise ValueError(f"`categories` is {spec!r}; expected '', a number of categories, or a list file (.txt)")
-        # of equally frequent ones the first by id, so that every machine chooses alike
-        chosen = set(sorted((key for key in every if used[key]), key=lambda key: (-used[key], key))[: int(spec)])
-    ordered = sorted(chosen)
-    return {key: i for i, key in enumerate(ordered)}, tuple(every[key] for key in ordered)
-
-
-def _gather(cfg, listing, names, images, boxes, category, flags, sizes) -> tuple[list[str], np.ndarray, Objects]:
+def _gather(
+    config: DataConfig,
+    listing: Listing,
+    names: list[str],
+    images: np.ndarray,
+    boxes: np.ndarray,
+    category: np.ndarray,
+    flags: np.ndarray,
+    sizes: np.ndarray | None,
+) -> tuple[list[str], np.ndarray, ObjectTable]:
     """(names, places of the images kept, their objects), after the objects and images that are unfit are left out.
 
     images (n,), boxes (n, 4) as shares, category (n,), flags (n,): all objects, in any order of images.
@@ -192,16 +174,16 @@ def _gather(cfg, listing, names, images, boxes, category, flags, sizes) -> tuple
     good = np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1) & (extent > 0).all(1)
     listing.note("boxes outside the image or without area", int((~good).sum()))
     listing.note("boxes cut at the image's edge", int((good & (np.abs(inside - corners) > 0.01).any(1)).sum()))
-    large = good & (extent.prod(1) >= cfg.min_object_area)
+    large = good & (extent.prod(1) >= config.min_object_area)
     listing.note("objects smaller than min_object_area", int((good & ~large).sum()))
     counts = np.bincount(images[large], minlength=len(names))
-    kept = np.flatnonzero(counts >= cfg.min_objects)
+    kept = np.flatnonzero(counts >= config.min_objects)
     listing.note("images with fewer than min_objects objects", len(names) - len(kept))
-    listing.note("images with more than max_objects objects", int((counts[kept] > cfg.max_objects).sum()))
+    listing.note("images with more than max_objects objects", int((counts[kept] > config.max_objects).sum()))
     order = np.flatnonzero(large)
     order = order[np.argsort(images[order], kind="stable")]
-    order = order[counts[images[order]] >= cfg.min_objects]
-    objects = Objects(
+    order = order[counts[images[order]] >= config.min_objects]
+    objects = ObjectTable(
         np.concatenate([inside[order, :2], extent[order]], axis=1).astype(np.float32),
         category[order],
         flags[order],
@@ -211,7 +193,7 @@ def _gather(cfg, listing, names, images, boxes, category, flags, sizes) -> tuple
     return [names[i] for i in kept], kept, objects
 
 
-def _figures(people: dict, place: dict[int, int], sizes: np.ndarray) -> Figures:
+def _figures(people: dict[str, Any], place: dict[int, int], sizes: np.ndarray) -> Figures:
     joints: list[str] = next((c["keypoints"] for c in people["categories"] if c.get("keypoints")), [])
     found = [a for a in people["annotations"] if a["image_id"] in place and any(a["keypoints"][2::3])]
     found.sort(key=lambda a: place[a["image_id"]])

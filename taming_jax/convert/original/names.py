@@ -18,23 +18,24 @@ from taming_jax.nn import orders
 
 
 @dataclass(frozen=True)
-class FirstStage:
-    """A first stage to convert; discriminator: its settings, where the checkpoint holds one."""
+class StageNetworks:
+    """The networks of a first stage to convert; discriminator: its settings, where the checkpoint holds one."""
 
     config: VQGANConfig
     discriminator: DiscriminatorConfig | None = None
 
 
 @dataclass(frozen=True)
-class Model:
-    """A whole checkpoint: a first stage, a transformer, or both; condition_stage: where that has a network of its own.
+class Networks:
+    """Those of a checkpoint: a first stage, a transformer, or both.
 
+    condition_stage: of a condition that has a network of its own.
     order, grid: the token order and the training grid. shared: the condition is read by the first stage itself, whose
     arrays the original saves twice. bare: the transformer's arrays have no prefix.
     """
 
-    first_stage: FirstStage | None = None
-    condition_stage: FirstStage | None = None
+    first_stage: StageNetworks | None = None
+    condition_stage: StageNetworks | None = None
     transformer: GPTConfig | None = None
     order: str = "row_major"
     grid: tuple[int, int] = (0, 0)
@@ -74,25 +75,25 @@ GPT_PARTS = {
 }
 
 
-def table_of(model: Model) -> Table:
-    """Everything that a checkpoint of this model may hold."""
-    if model.transformer is None:
-        assert model.first_stage is not None
-        return first_stage_table(model.first_stage, "", "first_stage/")
-    table = transformer_table(model.transformer, "" if model.bare else TRANSFORMER)
-    if model.first_stage is None:
+def table_of(networks: Networks) -> Table:
+    """Everything that a checkpoint of these networks may hold."""
+    if networks.transformer is None:
+        assert networks.first_stage is not None
+        return first_stage_table(networks.first_stage, "", "first_stage/")
+    table = transformer_table(networks.transformer, "" if networks.bare else TRANSFORMER)
+    if networks.first_stage is None:
         return table
-    table += first_stage_table(model.first_stage, FIRST, "first_stage/")
-    if model.condition_stage is not None:
-        table += first_stage_table(model.condition_stage, CONDITION, "condition_stage/")
-    if model.order != "row_major":
-        order = orders.order(model.order, *model.grid).astype(np.int64)
+    table += first_stage_table(networks.first_stage, FIRST, "first_stage/")
+    if networks.condition_stage is not None:
+        table += first_stage_table(networks.condition_stage, CONDITION, "condition_stage/")
+    if networks.order != "row_major":
+        order = orders.order(networks.order, *networks.grid).astype(np.int64)
         table.passive.append(Passive("permuter.forward_shuffle_idx", order))
         table.passive.append(Passive("permuter.backward_shuffle_idx", orders.inverse(order)))
     return table
 
 
-def first_stage_table(stage: FirstStage, prefix: str, folder: str) -> Table:
+def first_stage_table(stage: StageNetworks, prefix: str, folder: str) -> Table:
     config = stage.config
     codebook = {"gumbel": "embed.weight"}.get(config.quantizer, "embedding.weight")
     parts = {**VQGAN_PARTS, "codebook": codebook}

@@ -4,8 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from . import demo
-from .records import ANNOTATIONS, TOO_MANY, Problems, Record, Shard, blank_record, epoch_order
+from taming_jax.data import demo
+from taming_jax.data.config import ANNOTATIONS, DataConfig
+from taming_jax.data.listing import Listing
+from taming_jax.data.records import TOO_MANY, Problems, Record, Shard, blank_record, epoch_order
 
 VAL_START = 1 << 40  # validation scenes have indices of their own, whatever n_train is
 MEMORY = 512 << 20  # bytes of scenes that are kept instead of drawn again
@@ -14,14 +16,20 @@ MEMORY = 512 << 20  # bytes of scenes that are kept instead of drawn again
 class Demo:
     """One split of the demo scenes. Nothing is cropped or mirrored."""
 
-    class_names = demo.CLASS_NAMES
     gives = ANNOTATIONS
+    listing = Listing(
+        [],
+        class_names=demo.CLASS_NAMES,
+        n_labels=len(demo.LABELS),
+        label_names=demo.LABELS,
+        object_names=demo.CLASS_NAMES,
+    )
 
-    def __init__(self, cfg, split: str):
-        self.cfg, self.train, self.problems = cfg, split == "train", Problems()
-        n, start = (cfg.n_train, 0) if self.train else (cfg.n_val, VAL_START)
-        self.scenes = demo.DemoScenes(cfg.size, n, cfg.seed, start)
-        self.blank = blank_record(cfg, n_keypoints=5)
+    def __init__(self, config: DataConfig, split: str) -> None:
+        self.config, self.train, self.problems = config, split == "train", Problems()
+        n, start = (config.n_train, 0) if self.train else (config.n_val, VAL_START)
+        self.scenes = demo.DemoScenes(config.size, n, config.seed, start)
+        self.blank = blank_record(config, n_keypoints=5)
         self._drawn: dict[int, Record] = {}
         self._keep = MEMORY // sum(np.asarray(value).nbytes for value in self.blank.values())
 
@@ -39,9 +47,9 @@ class Demo:
         if "depth" in record:
             record["depth"] = scene["depth"]
         found = len(scene["boxes"])
-        if found > self.cfg.max_objects and {"objects", "keypoints"} & set(self.cfg.annotations):
-            self.problems.count(TOO_MANY, found - self.cfg.max_objects)
-            found = self.cfg.max_objects  # the nearest, which are the largest
+        if found > self.config.max_objects and {"objects", "keypoints"} & set(self.config.annotations):
+            self.problems.count(TOO_MANY, found - self.config.max_objects)
+            found = self.config.max_objects  # the nearest, which are the largest
         if "object_boxes" in record:
             record["object_boxes"][:found] = scene["boxes"][:found]
             record["object_category"][:found] = scene["box_labels"][:found] - demo.FIRST_OBJECT
@@ -58,7 +66,7 @@ class Demo:
             position = shard.position(place)
             epoch, index = divmod(position, n)
             if self.train:
-                yield self._record(int(epoch_order(n, self.cfg.seed, epoch)[index]))
+                yield self._record(int(epoch_order(n, self.config.seed, epoch)[index]))
             else:
                 yield {**self._record(index), "valid": np.bool_(position < n)}
             place += 1

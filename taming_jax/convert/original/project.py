@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from taming_jax.conditioning import ConditionConfig
-from taming_jax.convert.settings import OBJECTS, PERMUTERS
-from taming_jax.convert.tables import FirstStage, Model
+from taming_jax.convert.original.condition import OBJECTS
+from taming_jax.convert.original.names import Networks, StageNetworks
+from taming_jax.convert.original.settings import PERMUTERS
 from taming_jax.models.gpt import GPTConfig
 from taming_jax.models.vqgan import VQGANConfig
 from taming_jax.settings import from_dict
@@ -15,24 +16,24 @@ CONDITION_KEYS = {"low_res": "LR", "pose": "keypoints"}
 
 
 def project_of(
-    model: Model, configs: Mapping[str, Mapping[str, Any]], remaps: Mapping[str, str], notes: list[str]
+    networks: Networks, configs: Mapping[str, Mapping[str, Any]], remaps: Mapping[str, str], notes: list[str]
 ) -> dict[str, Any]:
     """configs: the saved configurations by folder, "" being the model's own. remaps: folder -> the file with its remap.
 
     Raises ValueError for what the original cannot do; `notes` collects what it does differently in training.
     """
-    if model.first_stage is None:
-        assert model.transformer is not None
-        return {"transformer_config": _gpt(model.transformer)}
+    if networks.first_stage is None:
+        assert networks.transformer is not None
+        return {"transformer_config": _gpt(networks.transformer)}
     own = configs[""]
-    if model.transformer is None:
-        body = _first_stage(model.first_stage, own, remaps.get("", ""), notes)
+    if networks.transformer is None:
+        body = _first_stage(networks.first_stage, own, remaps.get("", ""), notes)
     else:
-        body = _two_stage(model, configs, remaps, notes)
+        body = _two_stage(networks, configs, remaps, notes)
     rate = own.get("optimizer", {}).get("learning_rate", 4.5e-6)
     project = {"model": {"base_learning_rate": rate, **body}}
     condition = own.get("condition", {})
-    data = {"size": own.get("data", {}).get("size", model.first_stage.config.resolution)}
+    data = {"size": own.get("data", {}).get("size", networks.first_stage.config.resolution)}
     if condition.get("kind") in OBJECTS.values():
         data = {"target_image_size": data["size"], "no_tokens": condition["n_codes"]}
         data |= {"max_objects_per_image": condition["max_objects"], "encode_crop": condition["encode_crop"]}
@@ -42,14 +43,14 @@ def project_of(
 
 
 def _two_stage(
-    model: Model, configs: Mapping[str, Mapping[str, Any]], remaps: Mapping[str, str], notes: list[str]
+    networks: Networks, configs: Mapping[str, Mapping[str, Any]], remaps: Mapping[str, str], notes: list[str]
 ) -> dict[str, Any]:
     own = configs[""]
-    assert model.first_stage is not None and model.transformer is not None
+    assert networks.first_stage is not None and networks.transformer is not None
     params: dict[str, Any] = {
-        "transformer_config": _gpt(model.transformer),
+        "transformer_config": _gpt(networks.transformer),
         "first_stage_config": _first_stage(
-            model.first_stage, configs["first_stage"], remaps.get("first_stage", ""), notes
+            networks.first_stage, configs["first_stage"], remaps.get("first_stage", ""), notes
         ),
         "pkeep": own["pkeep"],
     }
@@ -72,15 +73,15 @@ def _two_stage(
         params |= {"cond_stage_key": key, "cond_stage_config": _part(target, conditional_key=key)}
     else:
         stage: Any = "__is_first_stage__"
-        if model.condition_stage is not None:
+        if networks.condition_stage is not None:
             remap = remaps.get("condition_stage", "")
-            stage = _first_stage(model.condition_stage, configs["condition_stage"], remap, notes)
+            stage = _first_stage(networks.condition_stage, configs["condition_stage"], remap, notes)
         params |= {"cond_stage_key": CONDITION_KEYS.get(kind, kind), "cond_stage_config": stage}
         if condition.size:
             params["downsample_cond_size"] = condition.size
-    if model.order != "row_major":
-        name = next(theirs for theirs, ours in PERMUTERS.items() if ours == model.order)
-        height, width = model.grid
+    if networks.order != "row_major":
+        name = next(theirs for theirs, ours in PERMUTERS.items() if ours == networks.order)
+        height, width = networks.grid
         params["permuter_config"] = _part(f"taming.modules.transformer.permuter.{name}", H=height, W=width)
     return _part("taming.models.cond_transformer.Net2NetTransformer", **params)
 
@@ -93,7 +94,7 @@ def _gpt(config: GPTConfig) -> dict[str, Any]:
     return _part("taming.modules.transformer.mingpt.GPT", **values)
 
 
-def _first_stage(stage: FirstStage, saved: Mapping[str, Any], remap: str, notes: list[str]) -> dict[str, Any]:
+def _first_stage(stage: StageNetworks, saved: Mapping[str, Any], remap: str, notes: list[str]) -> dict[str, Any]:
     config = stage.config
     if config.norm_groups != 32:
         raise ValueError(f"norm_groups={config.norm_groups}, but the original always has 32 and cannot load this")
@@ -134,7 +135,7 @@ def _keyed(config: VQGANConfig, values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "image_key": CONDITION_KEYS.get(config.content, config.content)}
 
 
-def _loss(stage: FirstStage, loss: Mapping[str, Any]) -> dict[str, Any]:
+def _loss(stage: StageNetworks, loss: Mapping[str, Any]) -> dict[str, Any]:
     disc = stage.discriminator
     if disc is not None:
         names = {"codebook_weight": "codebook_weight", "perceptual_weight": "perceptual_weight"}

@@ -1,107 +1,14 @@
 """Procedural scenes in numpy: training data that needs no download, with every annotation known exactly.
 
-A scene is a sky, a ground plane and one to four flat objects that stand on the ground. Ten kinds of object exist,
-each a shape with its own colour. The main object is the nearest, the largest and fully visible; its kind is the class
-of the scene. A kind occurs at most once in a scene.
-
-Every label owns a short line in RGB space, from its dark to its light tone, and texture, shading and shadow move along
-that line only (but for a touch of warmth around the sun). So the label of a pixel is that of the nearest line, and
-`read_labels` and `read_class` read an image back by that rule.
+A scene is a sky, a ground plane and one to four flat objects that stand on the ground. The main object is the nearest,
+the largest and fully visible; its kind is the class of the scene. A kind occurs at most once in a scene.
 """
 
-import math
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-# The shapes: signed distance (nearly so; negative inside) of (u, v) in object units, v pointing down. All have about
-# the same area (2.2 to 2.75), so that `size` alone decides which object is the largest.
-
-
-def _disk(u, v):
-    return np.hypot(u, v) - 0.92
-
-
-def _square(u, v):
-    return np.maximum(np.abs(u), np.abs(v)) - 0.82
-
-
-def _star(u, v):
-    # fold the plane into half of one arm: there the outline is the line from the tip (1.22, 0) to the inner corner
-    radius, angle = np.hypot(u, v), np.arctan2(u, -v)
-    angle = np.abs((angle + np.pi / 5) % (2 * np.pi / 5) - np.pi / 5)
-    x, y = 0.62 * math.cos(math.pi / 5), 0.62 * math.sin(math.pi / 5)
-    return ((radius * np.cos(angle) - 1.22) * y + radius * np.sin(angle) * (1.22 - x)) / math.hypot(y, 1.22 - x)
-
-
-def _triangle(u, v):
-    # apex (0, -1.2), base from (-1.15, 1) to (1.15, 1)
-    return np.maximum((np.abs(u) * 2.2 - (v + 1.2) * 1.15) / math.hypot(2.2, 1.15), v - 1.0)
-
-
-def _ring(u, v):
-    return np.abs(np.hypot(u, v) - 0.72) - 0.28
-
-
-def _diamond(u, v):
-    return (np.abs(u) + np.abs(v) - 1.14) * 0.7071
-
-
-def _cross(u, v):
-    a, b = np.abs(u), np.abs(v)
-    return np.minimum(np.maximum(a - 0.4, b - 1.05), np.maximum(a - 1.05, b - 0.4))
-
-
-def _heart(u, v):
-    # a square on its corner with a disk on each upper side
-    u, v = np.abs(u), v - 0.1
-    return np.minimum((u + np.abs(v) - 0.86) * 0.7071, np.hypot(u - 0.43, v + 0.43) - 0.608)
-
-
-def _dome(u, v):
-    v = v - 0.3
-    return np.maximum(np.where(v < 0, np.hypot(u, v), np.abs(u)) - 1.1, v - 0.35)
-
-
-def _hexagon(u, v):
-    u, v = np.abs(u), np.abs(v)
-    return np.maximum(0.5 * u + 0.866 * v, u) - 0.9
-
-
-class _Kind(NamedTuple):
-    name: str
-    colour: tuple[int, int, int]
-    distance: Callable
-    extremes: tuple  # (x, y) of the top, right, bottom and left point in object units
-
-
-# the star's tips
-_S1, _C1, _S2, _C2 = (1.22 * f(a) for a in (math.tau / 5, 2 * math.tau / 5) for f in (math.sin, math.cos))
-_KINDS = (
-    _Kind("red disk", (214, 40, 40), _disk, ((0, -0.92), (0.92, 0), (0, 0.92), (-0.92, 0))),
-    _Kind("orange square", (244, 130, 24), _square, ((0, -0.82), (0.82, 0), (0, 0.82), (-0.82, 0))),
-    _Kind("yellow star", (244, 214, 40), _star, ((0, -1.22), (_S1, -_C1), (_S2, -_C2), (-_S1, -_C1))),
-    _Kind("green triangle", (46, 160, 56), _triangle, ((0, -1.2), (1.15, 1), (0, 1), (-1.15, 1))),
-    _Kind("turquoise ring", (16, 182, 172), _ring, ((0, -1), (1, 0), (0, 1), (-1, 0))),
-    _Kind("blue diamond", (38, 76, 214), _diamond, ((0, -1.14), (1.14, 0), (0, 1.14), (-1.14, 0))),
-    _Kind("purple cross", (124, 50, 190), _cross, ((0, -1.05), (1.05, 0), (0, 1.05), (-1.05, 0))),
-    _Kind("pink heart", (238, 92, 176), _heart, ((0.43, -0.938), (1.038, -0.33), (0, 0.96), (-1.038, -0.33))),
-    _Kind("white dome", (250, 249, 246), _dome, ((0, -0.8), (1.1, 0.3), (0, 0.65), (-1.1, 0.3))),
-    _Kind("black hexagon", (40, 38, 44), _hexagon, ((0, -1.039), (0.9, 0), (0, 1.039), (-0.9, 0))),
-)
-
-N_CLASSES = len(_KINDS)
-CLASS_NAMES = tuple(kind.name for kind in _KINDS)
-LABELS = ("sky", "ground", *CLASS_NAMES)  # class k has label k + 2 in the label map
-FIRST_OBJECT = 2  # ... so this is the label of class 0
-
-# each label's line in RGB from dark to light, (label, 3) in 0..255; its middle is the colour in drawn label maps
-_COLOURS = np.array([kind.colour for kind in _KINDS], np.float32)
-_DARK = np.concatenate([np.array([[84, 140, 212], [98, 84, 66]], np.float32), 0.76 * _COLOURS])
-_LIGHT = np.concatenate([np.array([[170, 208, 240], [178, 158, 126]], np.float32), _COLOURS + 0.16 * (255 - _COLOURS)])
-_DARK[LABELS.index("white dome")] *= 1.1  # apart from pale sky
-PALETTE = np.round((_DARK + _LIGHT) / 2).astype(np.uint8)
+from taming_jax.data.demo.scene_kinds import DARK, FIRST_OBJECT, KINDS, LIGHT, N_CLASSES
 
 
 class _Object(NamedTuple):
@@ -133,7 +40,7 @@ def _invent_scene(rng: np.random.Generator, kind: int) -> _Scene:
     objects: list[_Object] = []
     for j in range(rng.integers(1, 5)):
         name = int(kinds[j])
-        _, right, bottom, left = _KINDS[name].extremes
+        _, right, bottom, left = KINDS[name].extremes
         if objects:
             base = rng.uniform(horizon + 0.08, objects[0].y + objects[0].size * 0.5)
             disparity = (base - horizon) / (1 - horizon)
@@ -155,10 +62,10 @@ def _invent_scene(rng: np.random.Generator, kind: int) -> _Scene:
 
 def _tone(label: int, tone: np.ndarray) -> np.ndarray:
     """Tone in [0, 1], (h, w), to RGB on the line of the label, (h, w, 3)."""
-    return _DARK[label] + np.clip(tone, 0, 1)[..., None] * (_LIGHT[label] - _DARK[label])
+    return DARK[label] + np.clip(tone, 0, 1)[..., None] * (LIGHT[label] - DARK[label])
 
 
-def _bump(x, y, cx, cy, wx, wy):
+def _bump(x: np.ndarray, y: np.ndarray, cx: float, cy: float, wx: float, wy: float) -> np.ndarray:
     """A soft spot, (h, w), from column coordinates x (w,) and row coordinates y (h,)."""
     return np.exp(-(((y - cy) / wy) ** 2))[:, None] * np.exp(-(((x - cx) / wx) ** 2))[None, :]
 
@@ -178,7 +85,7 @@ def _draw_background(scene: _Scene, grid: np.ndarray) -> tuple[np.ndarray, np.nd
     furrows = np.sin(frequency * ((grid - vanish)[None, :] / (disparity + 0.15)))
     tone = 0.72 + scene.light - 0.2 * disparity + 0.16 * np.minimum(disparity * 2, 1) * furrows
     for o in scene.objects:  # contact shadows fall on the ground alone, so the ground keeps its line
-        (_, (right, _), (_, bottom), (left, _)) = _KINDS[o.kind].extremes
+        (_, (right, _), (_, bottom), (left, _)) = KINDS[o.kind].extremes
         width = 0.75 * o.size * (right - left)
         tone = tone - 0.55 * _bump(grid, grid[sky_rows:], o.x, o.y + o.size * bottom, width, 0.25 * o.size)
     ground = _tone(1, tone)
@@ -207,7 +114,7 @@ def _texture(o: _Object, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _draw_object(o: _Object, grid: np.ndarray, image: np.ndarray, labels: np.ndarray, disparity: np.ndarray) -> None:
-    n, kind = len(grid), _KINDS[o.kind]
+    n, kind = len(grid), KINDS[o.kind]
     (x0, y0), (x1, y1) = _corners(o)
     rows = slice(max(int(y0 * n) - 1, 0), int(y1 * n) + 2)
     columns = slice(max(int(x0 * n) - 1, 0), int(x1 * n) + 2)
@@ -223,7 +130,7 @@ def _draw_object(o: _Object, grid: np.ndarray, image: np.ndarray, labels: np.nda
 
 
 def _corners(o: _Object) -> tuple[tuple[float, float], tuple[float, float]]:
-    top, right, bottom, left = _KINDS[o.kind].extremes
+    top, right, bottom, left = KINDS[o.kind].extremes
     return (o.x + left[0] * o.size, o.y + top[1] * o.size), (o.x + right[0] * o.size, o.y + bottom[1] * o.size)
 
 
@@ -242,7 +149,7 @@ class DemoScenes:
       keypoints     float32 (k, 5, 2): x, y in [0, 1] of the centre and the top, right, bottom and left extremal points
     """
 
-    def __init__(self, size: int = 64, n: int = 4096, seed: int = 0, start: int = 0):
+    def __init__(self, size: int = 64, n: int = 4096, seed: int = 0, start: int = 0) -> None:
         if size < 16:
             raise ValueError(f"demo scenes of size {size}: nothing can be recognised below 16 pixels; use 16 or more")
         if n < 1 or start < 0 or seed < 0:
@@ -257,7 +164,7 @@ class DemoScenes:
         block, place = divmod(self.start + i, N_CLASSES)
         return int(np.random.default_rng([self.seed, 0, block]).permutation(N_CLASSES)[place])
 
-    def __getitem__(self, i: int) -> dict:
+    def __getitem__(self, i: int) -> dict[str, Any]:
         if not 0 <= i < self.n:
             raise IndexError(f"scene {i} of {self.n}")
         label = self.class_label(i)
@@ -266,7 +173,7 @@ class DemoScenes:
         for o in reversed(scene.objects):  # nearest last
             _draw_object(o, self._grid, image, labels, disparity)
         corners = np.array([_corners(o) for o in scene.objects], np.float32)  # (k, 2, 2)
-        points = np.array([[(0, 0), *_KINDS[o.kind].extremes] for o in scene.objects], np.float32)  # (k, 5, 2)
+        points = np.array([[(0, 0), *KINDS[o.kind].extremes] for o in scene.objects], np.float32)  # (k, 5, 2)
         centres = np.array([[(o.x, o.y)] for o in scene.objects], np.float32)
         sizes = np.array([[[o.size]] for o in scene.objects], np.float32)
         return {
@@ -278,46 +185,3 @@ class DemoScenes:
             "box_labels": np.array([o.kind + FIRST_OBJECT for o in scene.objects], np.int32),
             "keypoints": centres + sizes * points,
         }
-
-
-def _nearest_line(pixels: np.ndarray) -> np.ndarray:
-    """Label of the nearest line for pixels (n, 3) in 0..255."""
-    # squared distance to dark + t * line, t in [0, 1], without the term that all labels share; (labels, n)
-    line = _LIGHT - _DARK
-    length = np.square(line).sum(1, keepdims=True)
-    towards = line @ pixels.T - (line * _DARK).sum(1, keepdims=True)
-    t = np.clip(towards / length, 0, 1)
-    distance = np.square(_DARK).sum(1, keepdims=True) - 2 * (_DARK @ pixels.T) + t * (t * length - 2 * towards)
-    return np.argmin(distance, axis=0).astype(np.int32)
-
-
-def read_labels(images: np.ndarray) -> np.ndarray:
-    """Reads the label map back: the label whose line in RGB is nearest to the pixel.
-
-    images: (..., H, W, 3), uint8 or float in [-1, 1]. Returns int32 (..., H, W), index into LABELS.
-    """
-    images = np.asarray(images)
-    if images.ndim < 3 or images.shape[-1] != 3:
-        raise ValueError(f"images must be (..., H, W, 3); given shape {images.shape}")
-    pixels = images.reshape(-1, 3).astype(np.float32)
-    if images.dtype != np.uint8:
-        pixels = (pixels + 1) * 127.5
-    chunks = np.array_split(pixels, len(pixels) // 8192 + 1)  # small enough to stay in the processor's cache
-    return np.concatenate([_nearest_line(chunk) for chunk in chunks]).reshape(images.shape[:-1])
-
-
-def read_class(images: np.ndarray) -> np.ndarray:
-    """The class of each image: the object label with the largest area.
-
-    images: as in `read_labels`. Returns int32 (...), index into CLASS_NAMES.
-    """
-    labels = read_labels(images)
-    areas = [(labels == label).sum((-2, -1)) for label in range(FIRST_OBJECT, len(LABELS))]
-    return np.argmax(areas, axis=0).astype(np.int32)
-
-
-def score_class(images: np.ndarray, conditions: Mapping[str, np.ndarray]) -> np.ndarray:
-    """A scorer for rejection sampling: of the pixels read as objects the share that is of the class asked for, (n,)."""
-    labels = read_labels(images)
-    right = labels == np.asarray(conditions["class_label"])[:, None, None] + FIRST_OBJECT
-    return right.sum(axis=(1, 2)) / np.maximum(1, (labels >= FIRST_OBJECT).sum(axis=(1, 2)))

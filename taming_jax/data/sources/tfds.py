@@ -13,13 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from .files import Listing, Reader
-from .records import Problems, Record, Shard, augmentation_rng, read_parallel, tensorflow
+from taming_jax.data.config import DataConfig
+from taming_jax.data.listing import Listing
+from taming_jax.data.reader import Reader
+from taming_jax.data.records import Problems, Record, Shard, augmentation_rng, read_parallel, tensorflow
 
 VALIDATION_SPLITS = ("validation", "val", "valid", "dev", "test")  # the first that a data set has
 
 
-def open_builder(name: str, data_dir: str, download: bool):
+def open_builder(name: str, data_dir: str, download: bool) -> Any:
     """The builder of a data set that is on disk. Raises ValueError saying what to do where it is not."""
     tensorflow()
     import tensorflow_datasets as tfds
@@ -50,7 +52,7 @@ def open_builder(name: str, data_dir: str, download: bool):
     return builder
 
 
-def find_feature(builder, kind: type, preferred: str) -> str | None:
+def find_feature(builder: Any, kind: type, preferred: str) -> str | None:
     """The name of the data set's only feature of this type, or of the preferred one among several, or None."""
     names = [name for name, feature in builder.info.features.items() if isinstance(feature, kind)]
     if len(names) > 1 and preferred not in names:
@@ -64,40 +66,41 @@ def find_feature(builder, kind: type, preferred: str) -> str | None:
 class TfdsImages:
     """One split of a TFDS image data set. Validation is the split of that kind, or the last `val_share` of training."""
 
-    def __init__(self, cfg, split: str):
-        builder = open_builder(cfg.name, cfg.path, cfg.download)
+    def __init__(self, config: DataConfig, split: str) -> None:
+        builder = open_builder(config.name, config.path, config.download)
         import tensorflow_datasets as tfds
 
-        self.cfg, self.train, self.builder = cfg, split == "train", builder
-        self.image = find_feature(builder, tfds.features.Image, "image")
+        self.config, self.train, self.builder = config, split == "train", builder
+        image = find_feature(builder, tfds.features.Image, "image")
         self.label = find_feature(builder, tfds.features.ClassLabel, "label")
-        if self.image is None:
-            raise ValueError(f"the data set {cfg.name!r} has no images; its features: {dict(builder.info.features)}")
+        if image is None:
+            raise ValueError(f"the data set {config.name!r} has no images; its features: {dict(builder.info.features)}")
+        self.image = image
         names = builder.info.features[self.label].names if self.label else None
-        self.class_names = tuple(names) if names else None
         self.split, self.start, self.stop = self._range(split)
         if self.stop <= self.start:
             raise ValueError(
-                f"the data set {cfg.name!r} leaves no example for {split!r}: its splits are "
+                f"the data set {config.name!r} leaves no example for {split!r}: its splits are "
                 f"{ {name: info.num_examples for name, info in builder.info.splits.items()} }; set `val_share`"
             )
-        self.reader = Reader(cfg, Listing([], class_names=self.class_names))
+        self.listing = Listing([], class_names=tuple(names) if names else None)
+        self.reader = Reader(config, self.listing)
 
     def _range(self, split: str) -> tuple[str, int, int]:
         """(the data set's split, first and last + 1 example of it) that make up "train" or "val"."""
         splits = self.builder.info.splits
         if "train" not in splits:
-            raise ValueError(f"the data set {self.cfg.name!r} has no split 'train', only {list(splits)}")
+            raise ValueError(f"the data set {self.config.name!r} has no split 'train', only {list(splits)}")
         n = splits["train"].num_examples
         held_out = next((name for name in VALIDATION_SPLITS if name in splits), None)
         if held_out:
             return ("train", 0, n) if split == "train" else (held_out, 0, splits[held_out].num_examples)
-        border = n - round(n * self.cfg.val_share)
+        border = n - round(n * self.config.val_share)
         return ("train", 0, border) if split == "train" else ("train", border, n)
 
     @property
     def gives(self) -> tuple[str, ...]:
-        return self.reader.listing.gives
+        return self.listing.gives
 
     @property
     def problems(self) -> Problems:
@@ -132,30 +135,31 @@ class TfdsImages:
         `shuffle`, else in the order of the files."""
         import tensorflow_datasets as tfds
 
-        cfg, tf = self.cfg, tensorflow()
-        shuffle = shuffle and epoch is not None
-        shuffle_seed = int(np.random.default_rng([cfg.seed, 0, epoch]).integers(1 << 31)) if shuffle else None
+        config, tf = self.config, tensorflow()
+        shuffle_seed = None
+        if shuffle and epoch is not None:
+            shuffle_seed = int(np.random.default_rng([config.seed, 0, epoch]).integers(1 << 31))
         options = tf.data.Options()
         options.deterministic = True
         wanted: dict[str, Any] = {name: True for name in (self.image, self.label) if name}
         dataset = self.builder.as_dataset(
             split=tfds.core.ReadInstruction(self.split, from_=lower, to=upper, unit="abs"),
-            shuffle_files=shuffle,
+            shuffle_files=shuffle_seed is not None,
             decoders=tfds.decode.PartialDecoding(wanted, decoders={self.image: tfds.decode.SkipDecoding()}),
             read_config=tfds.ReadConfig(
                 shuffle_seed=shuffle_seed, options=options, try_autocache=False, skip_prefetch=True, add_tfds_id=True
             ),
         )
-        if shuffle:
-            dataset = dataset.shuffle(cfg.shuffle_buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
+        if shuffle_seed is not None:
+            dataset = dataset.shuffle(config.shuffle_buffer, seed=shuffle_seed, reshuffle_each_iteration=False)
 
-        def parts(example):
+        def parts(example: dict[str, Any]) -> tuple[Any, Any, Any]:
             label = example[self.label] if self.label else tf.constant(0, tf.int64)
             return example["tfds_id"], example[self.image], label
 
-        def read(name, encoded, label):
+        def read(name: bytes, encoded: bytes, label: np.integer) -> Record:
             # by its name: where it stands in the epoch depends on the number of processes
-            rng = None if epoch is None else augmentation_rng(cfg.seed, epoch, *hashlib.sha256(name).digest())
+            rng = None if epoch is None else augmentation_rng(config.seed, epoch, *hashlib.sha256(name).digest())
             return self.reader.read(name.decode(), encoded, max(int(label), 0), rng)  # a split without labels has -1
 
-        return read_parallel(dataset.skip(skip).map(parts), read, self.reader.blank, cfg.threads)
+        return read_parallel(dataset.skip(skip).map(parts), read, self.reader.blank, config.threads)
