@@ -117,7 +117,7 @@ def gpt_params(state_dict: dict[str, np.ndarray], prefix: str = "transformer.") 
 
 
 def weights(arrays: dict[str, np.ndarray], group: str = "weight/") -> dict[str, np.ndarray]:
-    """The state dict inside a golden file."""
+    """One group of arrays of a golden: its state dict, or that "after/" training, or the "history/" of a training."""
     return {name.removeprefix(group): value for name, value in arrays.items() if name.startswith(group)}
 
 

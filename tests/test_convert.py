@@ -108,9 +108,7 @@ def converted(tmp_path_factory, golden):
     def convert(name):
         if name not in done:
             folder = tmp_path_factory.mktemp(name)
-            arrays = golden(name)
-            state = weights(arrays) or arrays  # one of them holds nothing else
-            tree = {"state_dict": state, "global_step": 1234, "epoch": 3, "callbacks": {}}
+            tree = {"state_dict": weights(golden(name)), "global_step": 1234, "epoch": 3, "callbacks": {}}
             write_checkpoint(folder / "state.ckpt", tree)
             (folder / "project.yaml").write_text(yaml.safe_dump(PROJECTS[name]))
             convert_checkpoint(folder / "state.ckpt", folder / "out", folder / "project.yaml", check=check_training)
@@ -122,7 +120,7 @@ def converted(tmp_path_factory, golden):
 
 @pytest.mark.parametrize("name", ["vqgan_f4", "vqgan_gumbel_f4", "vqgan_segmentation_f4"])
 def test_a_first_stage_gives_the_originals_ids_and_reconstruction(converted, golden, name):
-    expected = golden(f"{name}_expected" if name == "vqgan_f4" else name)
+    expected = golden(name)
     stage = taming_jax.load(str(converted(name)))
     ids = stage.encode(expected["labels"] if "labels" in expected else expected["image"])
     np.testing.assert_array_equal(ids, expected["indices"].reshape(ids.shape))
@@ -133,9 +131,9 @@ def test_the_parameters_are_those_that_the_tests_of_the_networks_use(converted, 
     """So what those tests find of the goldens holds for the converted files."""
     same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)
     for name in ("vqgan_f4", "vqgan_gumbel_f4", "vqgan_segmentation_f4"):
-        state = weights(golden(name)) or golden(name)
-        same(checkpoint.load_params(str(converted(name))), vqgan_params(state))
-    same(checkpoint.load_discriminator(str(converted("vqgan_f4"))), discriminator_variables(golden("vqgan_f4")))
+        same(checkpoint.load_params(str(converted(name))), vqgan_params(weights(golden(name))))
+    state = weights(golden("vqgan_f4"))
+    same(checkpoint.load_discriminator(str(converted("vqgan_f4"))), discriminator_variables(state))
     for name, stage in (("class_conditional", "first"), ("segmentation_conditional", "cond")):
         state, workdir = weights(golden(name)), str(converted(name))
         same(checkpoint.load_params(workdir), gpt_params(state))
@@ -144,7 +142,7 @@ def test_the_parameters_are_those_that_the_tests_of_the_networks_use(converted, 
 
 
 def test_the_discriminator_comes_along(converted, golden):
-    expected, workdir = golden("vqgan_f4_expected"), str(converted("vqgan_f4"))
+    expected, workdir = golden("vqgan_f4"), str(converted("vqgan_f4"))
     config = checkpoint.load_config(workdir)
     disc = Discriminator(from_dict(DiscriminatorConfig, config["discriminator"]))
     variables = checkpoint.load_discriminator(workdir)
@@ -183,7 +181,7 @@ def test_the_way_back_is_exact_and_its_yaml_means_the_same(converted, tmp_path, 
     after, extras_after = read_state(tmp_path / "back.ckpt")
     assert (extras_after["global_step"], extras_after["epoch"]) == (extras["global_step"], extras["epoch"])
     missing = {key for key in after if key not in before}
-    # Some goldens are kept here without the masks that carry nothing.
+    # The goldens lack the masks, which carry nothing.
     assert set(before) == set(after) - {key for key in missing if key.endswith("attn.mask")}
     for key, array in before.items():
         assert after[key].dtype == array.dtype

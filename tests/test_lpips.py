@@ -38,7 +38,7 @@ def compare():
 
 
 def test_distances_equal_the_goldens(golden, params, compare):
-    expected = golden("vqgan_f4_expected")
+    expected = golden("vqgan_f4")
     close(compare(params, expected["image"], expected["reconstruction"]), expected["lpips"], 1e-4)
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import GOLDENS
-from golden import close, drawn_like, vqgan_params
+from golden import close, drawn_like, vqgan_params, weights
 
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.nn.conv import Conv, double, downsample
@@ -43,7 +43,7 @@ def tiny():
 @pytest.fixture(scope="module")
 def outputs(golden):
     """Everything about the golden images, in one compilation."""
-    model, params = VQGAN(GOLDEN), vqgan_params(golden("vqgan_f4"))
+    model, params = VQGAN(GOLDEN), vqgan_params(weights(golden("vqgan_f4")))
 
     def everything(params, x):
         apply = lambda *args, method=None: model.apply({"params": params}, *args, method=method)
@@ -59,17 +59,17 @@ def outputs(golden):
             "features": apply(quantized.z, method="features"),
         }
 
-    return jax.jit(everything)(params, golden("vqgan_f4_expected")["image"])
+    return jax.jit(everything)(params, golden("vqgan_f4")["image"])
 
 
 def test_golden_parameters_are_all_that_the_network_has(golden):
     expected = jax.eval_shape(VQGAN(GOLDEN).init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
     shapes = lambda tree: jax.tree.map(lambda leaf: leaf.shape, tree)
-    assert shapes(vqgan_params(golden("vqgan_f4"))) == shapes(expected)
+    assert shapes(vqgan_params(weights(golden("vqgan_f4")))) == shapes(expected)
 
 
 def test_forward_values_equal_the_goldens(golden, outputs):
-    expected = golden("vqgan_f4_expected")
+    expected = golden("vqgan_f4")
     close(outputs["encoder"], expected["encoder"], 1e-4)
     close(outputs["pre_quant"], expected["pre_quant"], 1e-4)
     np.testing.assert_array_equal(outputs["quantized"].ids, expected["indices"])
@@ -79,18 +79,18 @@ def test_forward_values_equal_the_goldens(golden, outputs):
 
 
 def test_the_papers_placement_of_beta_equals_the_golden(golden, outputs):
-    params = vqgan_params(golden("vqgan_f4"))
+    params = vqgan_params(weights(golden("vqgan_f4")))
     paper = VQGAN(VQGANConfig(**{**vars(GOLDEN), "legacy_beta": False}))
     quantize = lambda model, z: model.quantizer(z)
     loss = paper.apply({"params": params}, outputs["pre_quant"], method=quantize).loss
-    close(loss, golden("vqgan_f4_expected")["quant_loss_nonlegacy"], 1e-4)
+    close(loss, golden("vqgan_f4")["quant_loss_nonlegacy"], 1e-4)
 
 
 def test_the_ways_in_and_out_agree(outputs, golden):
     np.testing.assert_array_equal(outputs["encode"].ids, outputs["quantized"].ids)
     close(outputs["decode"], outputs["reconstruction"], 1e-5)
     close(outputs["decode_ids"], outputs["reconstruction"], 1e-5)
-    last = vqgan_params(golden("vqgan_f4"))["decoder"]["conv_out"]
+    last = vqgan_params(weights(golden("vqgan_f4")))["decoder"]["conv_out"]
     assert outputs["features"].shape == (2, 64, 64, 32)
     close(Conv(3).apply({"params": last}, outputs["features"]), outputs["reconstruction"], 1e-5)
 

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 import yaml
-from golden import close, discriminator_variables, drawn_like, lpips_params, rename
+from golden import close, discriminator_variables, drawn_like, lpips_params, rename, weights
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from test_convert import PROJECTS
 from test_vqgan import GOLDEN, TINY
@@ -74,8 +74,8 @@ def moved(before, after) -> bool:
 @pytest.fixture(scope="module")
 def trained(golden, tmp_path_factory):
     """State and metrics of four steps on the golden batches, from the golden checkpoint after its conversion."""
-    folder, images = tmp_path_factory.mktemp("vqgan_f4"), golden("vqgan_f4_expected")
-    write_checkpoint(folder / "last.ckpt", {"state_dict": golden("vqgan_f4"), "global_step": 0})
+    folder, images = tmp_path_factory.mktemp("vqgan_f4"), golden("vqgan_f4")
+    write_checkpoint(folder / "last.ckpt", {"state_dict": weights(images), "global_step": 0})
     (folder / "project.yaml").write_text(yaml.safe_dump(PROJECTS["vqgan_f4"]))
     convert_checkpoint(folder / "last.ckpt", folder / "out", folder / "project.yaml")
     config = checkpoint.load_config(str(folder / "out"))
@@ -96,13 +96,13 @@ def trained(golden, tmp_path_factory):
 
 
 def test_the_first_step_equals_the_golden_history(golden, trained):
-    for name, values in golden("vqgan_f4_history").items():
+    for name, values in weights(golden("vqgan_f4"), "history/").items():
         if name != "logits_fake":  # the one that follows the first update: see below
             np.testing.assert_allclose(trained[1][0][name], values[0], rtol=1e-4, err_msg=name)
 
 
 def test_the_first_gradients_equal_the_goldens(golden, trained):
-    expected, grads = golden("vqgan_f4_expected"), trained[2]
+    expected, grads = golden("vqgan_f4"), trained[2]
     close(grads["decoder"]["conv_out"]["kernel"], expected["grad_conv_out"].transpose(2, 3, 1, 0), 5e-4)
     close(grads["encoder"]["conv_in"]["kernel"], expected["grad_conv_in"].transpose(2, 3, 1, 0), 5e-4)
     close(grads["quantizer"]["codebook"], expected["grad_codebook"], 5e-4)
@@ -112,7 +112,7 @@ def test_the_later_steps_follow_the_golden_history(golden, trained):
     # Rounding is amplified from the first update on: where a ReLU of VGG16 is at its kink a gradient changes by 1e-5,
     # Adam's first updates are signs of gradients, and they move latents over borders between codes. The tolerances are
     # what weights that differ by 1e-6, float64, or another level of the compiler's optimisation make of this history.
-    expected = golden("vqgan_f4_history")
+    expected = weights(golden("vqgan_f4"), "history/")
     for i, (loss, weight) in enumerate([(1e-4, 1e-4), (2e-3, 0.05), (5e-3, 0.1), (1.5e-2, 0.3)]):
         found = trained[1][i]
         for name in ("total_loss", "quant_loss", "nll_loss", "rec_loss", "p_loss", "disc_loss"):
@@ -124,7 +124,7 @@ def test_the_later_steps_follow_the_golden_history(golden, trained):
 
 
 def test_the_parameters_move_as_the_goldens_do(golden, trained):
-    before, after = golden("vqgan_f4"), golden("vqgan_f4_after")
+    before, after = weights(golden("vqgan_f4")), weights(golden("vqgan_f4"), "after/")
     state = trained[0]
     generator = ("quantize.embedding.weight", "decoder.conv_out.weight", "encoder.conv_in.weight", "quant_conv.weight")
     for name in generator:
@@ -146,12 +146,12 @@ def test_the_parameters_move_as_the_goldens_do(golden, trained):
 
 
 def test_the_running_statistics_moved_three_times_a_step(golden, trained):
-    expected = discriminator_variables(golden("vqgan_f4_after"))["batch_stats"]
+    expected = discriminator_variables(weights(golden("vqgan_f4"), "after/"))["batch_stats"]
     jax.tree.map(partial(close, tolerance=0.05), trained[0].batch_stats, expected)
 
 
 def test_the_reconstruction_after_training_follows_the_golden(golden, trained):
-    expected = golden("vqgan_f4_expected")
+    expected = golden("vqgan_f4")
     found, _ = jax.jit(VQGAN(GOLDEN).apply)({"params": trained[0].params}, expected["image"])
     untrained = np.abs(expected["reconstruction"] - expected["reconstruction_after_training"]).mean()
     # Where one of the 512 codes was decided otherwise the picture differs, and attention spreads that.

@@ -108,10 +108,10 @@ def test_tokens_are_the_originals(golden, name):
 
 
 def test_tokens_given_a_segmentation_are_the_originals(golden):
-    arrays = golden("sliding_window")
-    model, params = model_of((16, 16), gpt=ORIGINAL, codes=64), gpt_params(weights(arrays, "segmentation/weight/"))
-    ids = draw(model, params, arrays["segmentation/cond"], *nothing((20, 24), 1), greedy=True)
-    np.testing.assert_array_equal(ids, arrays["segmentation/tokens"])
+    arrays = golden("segmentation_conditional")
+    model, params = model_of((16, 16), gpt=ORIGINAL, codes=64), gpt_params(weights(arrays))
+    ids = draw(model, params, arrays["cond_indices"].reshape(1, 20, 24), *nothing((20, 24), 1), greedy=True)
+    np.testing.assert_array_equal(ids, arrays["window_tokens"])
 
 
 def test_guidance_reads_every_window_with_and_without_its_condition(params):
