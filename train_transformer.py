@@ -11,15 +11,12 @@ from ml_collections import ConfigDict
 
 from taming_jax import checkpoint, evaluate, sharding
 from taming_jax.cli import run
-from taming_jax.conditioning import has_stage
 from taming_jax.data import pipeline
 from taming_jax.experiment import TransformerExperiment, saved_form
 from taming_jax.models.gpt import stack_layers, unstack_layers
 from taming_jax.settings import from_dict
-from taming_jax.trained.fingerprint import check_codes
-from taming_jax.trained.generator import Generator
-from taming_jax.trained.loading import condition_stage, two_stage
-from taming_jax.trained.stages import annotated, keep_stage, remapping, stage_model, with_classes
+from taming_jax.trained.sampler import Sampler
+from taming_jax.trained.stages import annotated, open_stages, with_classes
 from taming_jax.training import loop, optim, transformer
 from taming_jax.training.report import Report
 
@@ -31,25 +28,15 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     sharding.check_batch(data.batch_size, mesh, experiment.optimizer.accumulate)
     pipeline.num_examples(data, "train")  # refuses a folder that is missing or empty before anything long starts
     experiment = with_classes(experiment)
-    condition = experiment.condition
-    changes = {} if checkpoint.has_checkpoint(workdir) else remapping(experiment)  # its copy has them
-    first = stage_model(experiment.first_stage, workdir, **changes)
-    second = None
-    if has_stage(condition):
-        second = stage_model(condition.stage, workdir, checkpoint.CONDITION_STAGE)
-    model = two_stage(saved_form(experiment), first, second)
-    if data.source == "codes":
-        check_codes(experiment, model, workdir)
+    stages = open_stages(experiment, workdir, mesh)
+    model = stages.model
     data = annotated(experiment, model.condition)
     experiment = dataclasses.replace(experiment, data=data)
-    first_stage = keep_stage(experiment.first_stage, workdir, mesh, **changes)
-    second_stage = keep_stage(condition.stage, workdir, mesh, checkpoint.CONDITION_STAGE) if second else None
-    generator = Generator(model, None, first_stage, condition_stage(model, first_stage, second_stage))
 
     decay = experiment.optimizer.ema_decay
     optimizer = optim.make_optimizer(experiment.optimizer, batch_size=data.batch_size, steps=settings.steps)
     report = Report(workdir, is_main=jax.process_index() == 0)
-    measure = evaluate.GeneratorEvaluation(generator, data, model)
+    measure = evaluate.GeneratorEvaluation(Sampler(stages), data, model)
 
     def draw(state, number):
         for name, (images, labels) in measure.pictures(optim.best_params(state), experiment.sample.filters()).items():
@@ -61,7 +48,7 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
         step=transformer.make_train_step(
             model, optimizer, jax.random.key(settings.seed), experiment.optimizer.accumulate, decay
         ),
-        frozen=generator.stages,
+        frozen=stages.params,
         batches=lambda start: pipeline.make_batches(data, "train", start_step=start, **sharding.this_process(mesh)),
         hooks=(
             loop.Hook("val", settings.eval_every, lambda state, _: measure(optim.best_params(state)), measure.measures),

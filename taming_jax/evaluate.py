@@ -4,6 +4,7 @@ python -m taming_jax.evaluate --workdir=runs/demo_class [--out=DIR] [--samples=2
 """
 
 import argparse
+import dataclasses
 import json
 import logging
 import math
@@ -14,7 +15,8 @@ import jax
 import numpy as np
 from etils import epath
 
-from taming_jax import checkpoint, sharding
+from taming_jax import sharding
+from taming_jax.checkpoint.saved import open_saved
 from taming_jax.conditioning import content_picture, nearest
 from taming_jax.data import demo, pipeline
 from taming_jax.experiment import SampleConfig
@@ -22,9 +24,11 @@ from taming_jax.metrics.codebook import perplexity, usage
 from taming_jax.models.gpt import unstack_layers
 from taming_jax.models.vqgan import VQGAN, network_input
 from taming_jax.pictures import grid
+from taming_jax.sampling.filters import Filters
 from taming_jax.settings import from_dict
 from taming_jax.trained.generator import Generator
-from taming_jax.trained.loading import load
+from taming_jax.trained.loading import load_saved
+from taming_jax.trained.sampler import Request, Sampler
 from taming_jax.trained.stages import pictured
 from taming_jax.training.transformer import make_eval_step as make_token_eval
 from taming_jax.training.vqgan import make_eval_step as make_image_eval
@@ -80,11 +84,11 @@ class FirstStageEvaluation:
 class GeneratorEvaluation:
     """Held-out likelihood, samples and completions of a transformer; compiled once, called with parameters."""
 
-    def __init__(self, generator: Generator, data: pipeline.DataConfig, model: TwoStage | None = None):
+    def __init__(self, sampler: Sampler, data: pipeline.DataConfig, model: TwoStage | None = None):
         """model: the one that the parameters are for, where training keeps its layers in other arrays."""
         _require_images(data)
-        self.generator, self.data, self.mesh = generator, data, generator.mesh
-        self._evaluate = jax.jit(make_token_eval(model or generator.model))
+        self.sampler, self.data, self.mesh = sampler, data, sampler.mesh
+        self._evaluate = jax.jit(make_token_eval(model or sampler.model))
 
     measures = ("nll", "bits_per_token")
 
@@ -92,52 +96,46 @@ class GeneratorEvaluation:
         """nll: nats per token; bits_per_token."""
         nll, n = 0.0, 0.0
         for batch in _validation(self.data, self.mesh):
-            sums = self._evaluate(params, self.generator.stages, batch)
+            sums = self._evaluate(params, self.sampler.stages.params, batch)
             nll, n = nll + float(sums["nll"]), n + float(sums["n"])
         if n == 0:
             logging.warning("No image of the validation split could be read; nothing was measured.")
             return {}
         return {"nll": nll / n, "bits_per_token": nll / n / math.log(2)}
 
-    def pictures(self, params: Any, options: Mapping[str, Any]) -> dict[str, tuple[np.ndarray, list[str]]]:
+    def pictures(self, params: Any, filters: Filters) -> dict[str, tuple[np.ndarray, list[str]]]:
         """Name -> (images, labels): samples, below their conditions where these can be drawn and above the images that
         have them, and completions of the upper half of held-out images below the originals' reconstructions."""
-        before, self.generator.params = self.generator.params, unstack_layers(params)
-        try:
-            return self._pictures(options)
-        finally:
-            self.generator.params = before  # training needs the memory of a second copy
-
-    def _pictures(self, options: Mapping[str, Any]) -> dict[str, tuple[np.ndarray, list[str]]]:
-        generator, condition = self.generator, self.generator.model.condition
+        params, sampler, condition = unstack_layers(params), self.sampler, self.sampler.model.condition
+        first_stage = sampler.stages.first_stage
         batch = next(_validation(self.data, self.mesh))
         valid = _shown(batch)
         shown = {key: _whole(value)[valid][:PICTURES] for key, value in batch.items()}
         if "codes" in shown:  # in place of the images
             ids = shown["codes"]
-            truth = np.asarray(generator.decode(ids))
+            truth = np.asarray(first_stage.decode(ids))
         else:
             truth = shown["image"]
-            ids = np.asarray(generator.first_stage.encode(truth))
-        n, pixels = len(ids), generator.training_pixels
-        options = {**options, "n": n, "pixels": pixels}
+            ids = np.asarray(first_stage.encode(truth))
+        n = len(ids)
+        request = Request(shown, n, sampler.training_pixels, filters)
         keep = np.zeros(ids.shape, bool)
         keep[:, : ids.shape[1] // 2] = True
-        samples = generator.decode(generator.sample_ids_like(shown, **options))
-        completed = generator.decode(generator.sample_ids_like(shown, **options, given=ids, keep=keep))
-        labels, drawn = condition.describe(shown, n), _drawn_condition(generator, shown, n)
+        samples = first_stage.decode(sampler.draw(params, request))
+        completed = first_stage.decode(sampler.draw(params, dataclasses.replace(request, given=ids, keep=keep)))
+        labels, drawn = condition.describe(shown, n), _drawn_condition(sampler, shown, n)
         rows = [samples] if drawn is None else [drawn, samples, truth]
         return {
             "samples": (_rows(*rows), labels * len(rows)),
-            "completions": (_rows(generator.decode(ids), completed), labels * 2),
+            "completions": (_rows(first_stage.decode(ids), completed), labels * 2),
         }
 
 
-def _drawn_condition(generator: Generator, batch: Mapping[str, np.ndarray], n: int) -> np.ndarray | None:
+def _drawn_condition(sampler: Sampler, batch: Mapping[str, np.ndarray], n: int) -> np.ndarray | None:
     """The conditions of a batch as pictures, also where it has only their tokens; None for those put in words."""
-    stage, pixels = generator.condition_stage, generator.training_pixels
+    stage, pixels = sampler.stages.condition_stage, sampler.training_pixels
     if stage is None or "condition_codes" not in batch:
-        return generator.model.condition.picture(batch, n, pixels)
+        return sampler.model.condition.picture(batch, n, pixels)
     maps = np.asarray(stage.decode(batch["condition_codes"]))
     return nearest(content_picture(stage.config.content, maps), *pixels)
 
@@ -147,13 +145,14 @@ def columns(data: pipeline.DataConfig) -> int:
     return min(PICTURES, data.batch_size, pipeline.num_examples(data, "val"))
 
 
-def class_accuracy(generator: Generator, n: int, options: Mapping[str, Any], batch_size: int) -> float:
+def class_accuracy(generator: Generator, n: int, filters: Filters, batch_size: int) -> float:
     """Share of `n` class-conditional samples, `batch_size` drawn at once, that the demo's rule-based reader reads as
     the class asked for."""
     right, size = 0, min(n, batch_size)
     for first in range(0, n, size):
         labels = (first + np.arange(size)) % demo.N_CLASSES  # whole batches, so that it compiles once
-        images = generator.sample(size, class_label=labels, first=first, **options)
+        batch = generator.parse_condition(size, class_label=labels)
+        images = generator.decode(generator.draw(Request(batch, size, generator.training_pixels, filters, first=first)))
         right += int(np.sum((demo.read_class(np.asarray(images)) == labels)[: n - first]))
     return right / n
 
@@ -199,10 +198,10 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
     """
     if samples < 0 or batch_size < 1:
         raise ValueError(f"--samples={samples}, --batch_size={batch_size}; expected at least 0 and at least 1.")
-    config = checkpoint.load_config(workdir)
-    if "source" not in config.get("data", {}):
+    saved = open_saved(workdir)
+    if not saved.trained_here:
         raise ValueError(f"{workdir!r} was not trained here, so there is no held-out data to measure it on.")
-    model = load(workdir)
+    model, config = load_saved(saved), saved.config
     data = pictured(from_dict(pipeline.DataConfig, {**config["data"], "batch_size": batch_size}, "config.data"))
     first_stage = model.first_stage if isinstance(model, Generator) else model
     sharding.check_batch(batch_size, first_stage.mesh, name="--batch_size")
@@ -215,12 +214,12 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
     pictures: dict[str, tuple[np.ndarray, list[str] | None]]
     pictures = {"reconstructions": (measure.pictures(first_stage.params), None)}
     if isinstance(model, Generator):
-        options = from_dict(SampleConfig, config["sample"], "config.sample").filters()
-        held_out = GeneratorEvaluation(model, data)
+        filters = from_dict(SampleConfig, config["sample"], "config.sample").filters()
+        held_out = GeneratorEvaluation(model.sampler, data)
         figures |= {f"transformer/{name}": value for name, value in held_out(model.params).items()}
-        pictures |= held_out.pictures(model.params, options)
+        pictures |= held_out.pictures(model.params, filters)
         if samples and data.source == "demo" and model.model.condition.keys == ("class_label",):
-            figures["samples/class_read_right"] = class_accuracy(model, samples, options, batch_size)
+            figures["samples/class_read_right"] = class_accuracy(model, samples, filters, batch_size)
     lines += [f"| {name} | {value:.4f} |" for name, value in figures.items()]
     for name, (images, labels) in pictures.items():
         with (folder / f"{name}.png").open("wb") as file:

@@ -14,9 +14,9 @@ SCRIPTS = ("train_vqgan.py", "train_transformer.py", "sample.py")
 # The one table of levels, lowest first; README shows it in this order. Looked up by the exact file first, then by its
 # folder.
 TABLE: tuple[tuple[int, tuple[str, ...]], ...] = (
-    (0, ("taming_jax/settings.py", "taming_jax/cli.py", "taming_jax/sharding.py", "taming_jax/pictures.py")),
+    (0, ("taming_jax/settings.py", "taming_jax/sharding.py", "taming_jax/pictures.py")),
     (0, ("taming_jax/nn", "taming_jax/data", "taming_jax/checkpoint")),
-    (1, ("taming_jax/models", "taming_jax/metrics")),
+    (1, ("taming_jax/models", "taming_jax/metrics", "taming_jax/cli.py")),
     (2, ("taming_jax/conditioning",)),
     (3, ("taming_jax/two_stage.py", "taming_jax/convert")),
     (4, ("taming_jax/training", "taming_jax/sampling")),

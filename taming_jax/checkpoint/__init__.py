@@ -8,7 +8,6 @@ still as it was saved. So a directory can be read knowing only its path.
 import contextlib
 import errno
 import json
-import logging
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -419,10 +418,3 @@ def shape_difference(there: Any, here: Any) -> str:
     notes += [f"{name} is only there" for name in saved.keys() - wanted.keys()]
     notes += [f"{name} is only here" for name in wanted.keys() - saved.keys()]
     return "; ".join(sorted(notes)[:3]) + (f" and {len(notes) - 3} more" if len(notes) > 3 else "")
-
-
-# Orbax narrates each file it touches, and shows errors that it raises as well; what a user can act on is raised here
-# with our own words.
-logging.getLogger("absl").addFilter(
-    lambda record: "orbax" not in record.pathname or (record.levelno >= logging.ERROR and not record.exc_info)
-)
