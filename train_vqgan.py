@@ -80,9 +80,7 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
 
 def _annotated(experiment: VQGANExperiment) -> DataConfig:
     """The data, with what the network reads."""
-    needed = {"segmentation": ("segmentation",), "depth": ("depth",), "pose": ("keypoints",)}
-    annotations = needed.get(experiment.model.content, ())
-    return dataclasses.replace(experiment.data, annotations=annotations)
+    return dataclasses.replace(experiment.data, annotations=experiment.model.reads.annotations)
 
 
 def _start(experiment: VQGANExperiment) -> dict[str, Any]:
@@ -111,12 +109,11 @@ def _start(experiment: VQGANExperiment) -> dict[str, Any]:
 def _check_images(experiment: VQGANExperiment) -> None:
     """Raise ValueError where the parts do not fit."""
     model, size = experiment.model, experiment.data.size
-    labels = pipeline.num_labels(experiment.data) if model.content == "segmentation" else 0
-    expected, what = {"image": (3, "channels"), "segmentation": (labels, "labels")}.get(model.content, (0, ""))
+    expected = model.reads.data_channels(pipeline.num_labels(experiment.data))
     if expected and model.in_channels != expected:
         raise ValueError(
-            f"config.model.in_channels={model.in_channels}, but the data has {expected} {what}; set it and "
-            "out_channels to that."
+            f"config.model.in_channels={model.in_channels}, but the data's {model.content} has {expected} channels; "
+            "set it and out_channels to that."
         )
     found = experiment.discriminator.in_channels
     if experiment.loss.disc_weight and found != model.out_channels:

@@ -17,7 +17,7 @@ from etils import epath
 
 from taming_jax import sharding
 from taming_jax.checkpoint.saved import open_saved
-from taming_jax.conditioning import content_picture, nearest
+from taming_jax.conditioning import resize_nearest
 from taming_jax.data import demo, pipeline
 from taming_jax.experiment import SampleConfig
 from taming_jax.metrics.codebook import perplexity, usage
@@ -51,9 +51,9 @@ class FirstStageEvaluation:
     @property
     def measures(self) -> tuple[str, ...]:
         """The names of what it measures."""
-        if self.model.config.content == "segmentation":
-            return ("accuracy", "usage", "perplexity")
-        return ("psnr", "ssim", "l1", "usage", "perplexity", *(("lpips",) if self.lpips_params is not None else ()))
+        content = self.model.config.reads
+        lpips = ("lpips",) if self.lpips_params is not None and content.image_losses else ()
+        return (*content.measures, "usage", "perplexity", *lpips)
 
     def __call__(self, params: Any) -> dict[str, float]:
         """Means over the images: psnr (dB), ssim, l1, and lpips where its weights are there; for label maps accuracy,
@@ -78,7 +78,7 @@ class FirstStageEvaluation:
         reconstruction = self._evaluate(params, batch, self.lpips_params)["reconstruction"]
         valid = _shown(batch)
         inputs = _whole(self._read(batch))
-        return _rows(*(content_picture(self.model.config.content, x[valid]) for x in (inputs, _whole(reconstruction))))
+        return _rows(*(self.model.config.reads.picture(x[valid]) for x in (inputs, _whole(reconstruction))))
 
 
 class GeneratorEvaluation:
@@ -137,7 +137,7 @@ def _drawn_condition(sampler: Sampler, batch: Mapping[str, np.ndarray], n: int) 
     if stage is None or "condition_codes" not in batch:
         return sampler.model.condition.picture(batch, n, pixels)
     maps = np.asarray(stage.decode(batch["condition_codes"]))
-    return nearest(content_picture(stage.config.content, maps), *pixels)
+    return resize_nearest(stage.config.reads.picture(maps), *pixels)
 
 
 def columns(data: pipeline.DataConfig) -> int:
@@ -218,7 +218,7 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
         held_out = GeneratorEvaluation(model.sampler, data)
         figures |= {f"transformer/{name}": value for name, value in held_out(model.params).items()}
         pictures |= held_out.pictures(model.params, filters)
-        if samples and data.source == "demo" and model.model.condition.keys == ("class_label",):
+        if samples and data.source == "demo" and model.model.condition.by_class:
             figures["samples/class_read_right"] = class_accuracy(model, samples, filters, batch_size)
     lines += [f"| {name} | {value:.4f} |" for name, value in figures.items()]
     for name, (images, labels) in pictures.items():

@@ -21,7 +21,7 @@ import taming_jax
 import train_transformer
 import train_vqgan
 from taming_jax import checkpoint, encode_dataset, evaluate
-from taming_jax.conditioning import ClassLabel, content_picture, make_condition
+from taming_jax.conditioning import ClassLabel, make_condition
 from taming_jax.data import codes, pipeline
 from taming_jax.data.records import Shard
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
@@ -386,7 +386,7 @@ def test_conditions_can_be_drawn_from_their_tokens(kind, stages):
         tokens = np.asarray(model.condition.tokens(batch, 1, {}))
         wanted, within = model.condition.picture(batch, 1, (16, 16)), 0.3  # a cell has one value, and 30 steps
     else:
-        decoded = content_picture("segmentation", np.asarray(stage.decode(tokens)))
+        decoded = stage.config.reads.picture(np.asarray(stage.decode(tokens)))
         assert decoded.shape == (1, 8, 8, 3)
         wanted, within = decoded.repeat(2, axis=1).repeat(2, axis=2), 0
     drawn = evaluate._drawn_condition(Sampler(stages), {"condition_codes": tokens}, 1)

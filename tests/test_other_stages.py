@@ -9,11 +9,11 @@ import optax
 import pytest
 from golden import close, vqgan_params, weights
 
+from taming_jax.models.content import binary_cross_entropy
 from taming_jax.models.vqgan import VQGAN, VQGANConfig, network_input
 from taming_jax.nn.quantizers import VectorQuantizer
 from taming_jax.sharding import MeshConfig, make_mesh
 from taming_jax.trained.first_stage import FirstStage
-from taming_jax.training.losses import binary_cross_entropy
 from taming_jax.training.vqgan import VQGANLossConfig, make_eval_step, make_state, make_train_step
 
 SHAPE = {"resolution": 32, "ch": 32, "ch_mult": (1, 1, 2), "num_res_blocks": 1, "attn_resolutions": (8,)}
@@ -67,7 +67,7 @@ def test_the_stage_for_label_maps_is_the_originals(golden):
     stage = FirstStage(SEGMENTATION, params, make_mesh(MeshConfig(data=1)))
     np.testing.assert_array_equal(stage.encode(arrays["labels"]), arrays["indices"])
     close(stage.reconstruct(arrays["labels"]), arrays["reconstruction"], 1e-4)
-    with pytest.raises(ValueError, match=r"labels reach from 12 to 12; this model knows 0\.\.11"):
+    with pytest.raises(ValueError, match=r"segmentation has labels 12\.\.12; this model knows 0\.\.11"):
         stage.encode(np.full((1, 32, 32), 12))
     with pytest.raises(ValueError, match=r"expected integers \(b, H, W\)"):
         stage.encode(np.zeros((1, 32, 32), np.float32))

@@ -358,10 +358,10 @@ def test_another_model_in_the_workdir_is_refused(vqgan_dir):
     [
         ({"data": {"batch_size": 6}, "mesh": {"data": 4}}, r"batch_size=6 .* not divisible by the 4 devices"),
         ({"data": {"size": 18}}, r"config\.data\.size=18: .* not divisible by the factor 4"),
-        ({"model": {"in_channels": 1, "out_channels": 1}}, r"in_channels=1, but the data has 3 channels"),
+        ({"model": {"in_channels": 1, "out_channels": 1}}, r"in_channels=1, but the data's image has 3 channels"),
         (
             {"model": {"in_channels": 5, "out_channels": 5, "content": "segmentation"}, "loss": {"disc_weight": 0.0}},
-            r"in_channels=5, but the data has 12 labels",
+            r"in_channels=5, but the data's segmentation has 12 channels",
         ),
         ({"data": {"source": "folder", "path": "/nonexistent"}}, r"/nonexistent"),
         ({"loss": {"perceptual_weight": 1.0, "lpips_path": "nowhere.npz"}}, r"nowhere\.npz"),

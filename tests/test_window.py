@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from golden import drawn_like, gpt_params, weights
 
-from taming_jax.conditioning import ClassLabel, Coordinate, NoCondition, Objects, StageCondition
+from taming_jax.conditioning import ClassLabel, Coordinate, NoCondition, ObjectsCondition, StageCondition
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sampling.decode import Job, sample, token_chooser
@@ -201,7 +201,7 @@ KINDS = {
     "coordinate": (Coordinate(22, factor=1, grid=(4, 4)), {}),
     "segmentation": (StageCondition("segmentation", SEGMENTATION, True, 4), {"segmentation": labels_of(5, 9)}),
     "boxes": (
-        Objects(False, 6, (), 16, 2, encode_crop=True, group_flag=False, more_flags=False),
+        ObjectsCondition(False, 6, (), 16, 2, encode_crop=True, group_flag=False, more_flags=False),
         {"boxes": [{"category": 4, "box": [0.1, 0.2, 0.5, 0.5]}]},
     ),
 }

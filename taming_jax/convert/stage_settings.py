@@ -110,7 +110,7 @@ def _network(node: Node) -> dict[str, Any]:
 
 
 def _content(kind: str, params: Node, channels: int, condition: str) -> str:
-    """What the network reads: a name in `models.vqgan.CONTENTS`."""
+    """What the network reads: a name in `models.content.CONTENTS`."""
     key = params.take("image_key", "image", str)
     labels = params.take("n_labels", kind=int) if kind == "VQSegmentationModel" else channels
     params.leave("colorize_nlabels", "only for the original's pictures of label maps")

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from taming_jax.conditioning.files import cut
 from taming_jax.data.transforms import decode, to_float
-from taming_jax.drawing.condition_files import fit
 from taming_jax.trained import tiles
 from taming_jax.trained.first_stage import FirstStage
 
@@ -58,7 +58,7 @@ def complete(
 def read_picture(path: str, factor: int) -> np.ndarray:
     """A picture file as float32 (H, W, 3), cut in the middle to sides that `factor` divides. Raises ValueError."""
     try:
-        return fit(to_float(np.asarray(decode(path).rgb)), factor, None, None)
+        return cut(to_float(np.asarray(decode(path).rgb)), factor)
     except (OSError, ValueError) as error:
         raise ValueError(f"the picture {path!r} cannot be read: {error}") from error
 
@@ -77,7 +77,7 @@ def read_mask(name: str, image: np.ndarray, factor: int) -> np.ndarray:
             f"what stays is {name!r}; expected {', '.join(HALVES)}, or a picture with white where it stays."
         )
     try:
-        mask = fit(np.asarray(Image.open(name).convert("L")) > 127, factor, None, None)
+        mask = cut(np.asarray(Image.open(name).convert("L")) > 127, factor)
     except (OSError, ValueError) as error:
         raise ValueError(f"the mask {name!r} cannot be read: {error}") from error
     if mask.shape != (height, width):

@@ -48,8 +48,7 @@ def open_model(
         raise ValueError(f"{workdir!r} holds no second stage, and only that can draw; name the directory of one.")
     generator = load_saved(saved)
     assert isinstance(generator, Generator)
-    reads_labels = settings.condition and generator.model.condition.keys == ("segmentation",)
-    if reads_labels and settings.unlabelled is None:
+    if settings.condition and generator.model.condition.label_maps and settings.unlabelled is None:
         try:
             unlabelled = pipeline.unlabelled(saved.config["data"] if saved.trained_here else data)
         except ValueError as error:
@@ -64,18 +63,17 @@ def open_model(
 def requests(settings: SampleConfig, generator: Generator, saved: Saved) -> Iterator[Wanted]:
     """What the settings ask for, in batches. Raises ValueError for what the model does not know."""
     condition = generator.model.condition
-    by_class = condition.keys == ("class_label",)
-    if not by_class and (settings.classes or settings.per_class):
+    if not condition.by_class and (settings.classes or settings.per_class):
         raise ValueError("config.sample.classes and per_class need a class-conditional model, and this one is not.")
     completion, asks = _completion(settings, generator), f"config.sample.size={settings.size}"
     if completion and not settings.size:
         size = tuple(side * generator.first_stage.config.factor for side in completion["keep"].shape)
         settings = dataclasses.replace(settings, size=size)
         asks = f"config.sample.complete={settings.complete!r}, a picture of {size[0]} x {size[1]} pixels,"
-    if by_class or condition.keys in ((), ("coordinate",)):
+    if not condition.suffixes:
         if settings.condition:
             condition_files.find_files(settings.condition, condition)  # says why not
-        found = _counted(settings, generator, _classes(settings, condition) if by_class else {})
+        found = _counted(settings, generator, _classes(settings, condition) if condition.by_class else {})
     elif settings.condition:
         found = _joined(_from_files(settings, generator), settings.batch_size)
     else:

@@ -1,4 +1,6 @@
-"""How close a picture is to another: PSNR and SSIM, for images in [-1, 1], hence a data range of 2."""
+"""How close reconstructions are: PSNR and SSIM, for images in [-1, 1], hence a data range of 2, l1, and accuracy."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +42,25 @@ def ssim(x: Array, y: Array) -> Array:
     c1, c2 = (K1 * DATA_RANGE) ** 2, (K2 * DATA_RANGE) ** 2
     similarity = (2 * mx * my + c1) * (2 * covariance + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
     return jnp.mean(similarity, axis=(1, 2, 3))
+
+
+def l1(x: Array, y: Array) -> Array:
+    """Mean absolute difference, (b, H, W, c) twice -> float32 (b,)."""
+    return jnp.mean(jnp.abs(x - y), axis=(1, 2, 3))
+
+
+def accuracy(labels: Array, logits: Array) -> Array:
+    """Share of pixels whose label has the largest logit, one-hot (b, H, W, n) and logits (b, H, W, n) -> (b,)."""
+    return jnp.mean(jnp.argmax(logits, axis=-1) == jnp.argmax(labels, axis=-1), axis=(1, 2))
+
+
+# Of what went into a first stage and what came out, by the names that are logged.
+MEASURES: dict[str, Callable[[Array, Array], Array]] = {
+    "l1": l1,
+    "psnr": lambda x, y: psnr(x, jnp.clip(y, -1, 1)),
+    "ssim": lambda x, y: ssim(x, jnp.clip(y, -1, 1)),
+    "accuracy": accuracy,
+}
 
 
 def _blur(x: Array) -> Array:

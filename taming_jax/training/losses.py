@@ -1,24 +1,8 @@
-"""Losses: arrays in, scalars out, all in float32."""
+"""The adversarial losses and their weight: arrays in, scalars out, all in float32."""
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-
-
-def l1(x: Array, y: Array) -> Array:
-    """Mean absolute difference over everything."""
-    return jnp.mean(jnp.abs(x.astype(jnp.float32) - y.astype(jnp.float32)))
-
-
-def l2(x: Array, y: Array) -> Array:
-    """Mean squared difference over everything."""
-    return jnp.mean(jnp.square(x.astype(jnp.float32) - y.astype(jnp.float32)))
-
-
-def binary_cross_entropy(logits: Array, targets: Array) -> Array:
-    """Mean over everything of the cross-entropy in nats of independent yes-or-no predictions; targets in [0, 1]."""
-    logits, targets = logits.astype(jnp.float32), targets.astype(jnp.float32)
-    return jnp.mean(jax.nn.softplus(logits) - targets * logits)
 
 
 def hinge_d_loss(real: Array, fake: Array) -> Array:

@@ -17,14 +17,14 @@ from flax import struct
 from jax import Array
 
 from taming_jax.metrics.codebook import perplexity, usage
-from taming_jax.metrics.image import psnr, ssim
+from taming_jax.metrics.image import MEASURES
 from taming_jax.models.discriminator import Discriminator
 from taming_jax.models.lpips import LPIPS
 from taming_jax.models.vqgan import VQGAN, network_input
 from taming_jax.nn.conv import SAME3, conv2d
 from taming_jax.nn.quantizers import count_codes, ema_codebook
 from taming_jax.training.accumulate import mean_over_parts
-from taming_jax.training.losses import D_LOSSES, adaptive_weight, binary_cross_entropy, g_loss, l1, l2
+from taming_jax.training.losses import D_LOSSES, adaptive_weight, g_loss
 from taming_jax.training.optim import move_averages, start_averages
 
 
@@ -169,9 +169,9 @@ def make_train_step(
     each part. ema_decay: of the averages of the generator's parameters.
     """
     adversarial = loss.disc_weight > 0
-    if model.config.content == "segmentation" and (adversarial or loss.perceptual_weight > 0):
+    if not model.config.reads.image_losses and (adversarial or loss.perceptual_weight > 0):
         raise ValueError(
-            f"a first stage for label maps is trained without discriminator and LPIPS, but disc_weight is "
+            f"a first stage for {model.config.content} is trained without discriminator and LPIPS, but disc_weight is "
             f"{loss.disc_weight} and perceptual_weight {loss.perceptual_weight}; set both to 0"
         )
     if adversarial and (disc is None or disc_tx is None):
@@ -290,16 +290,9 @@ def make_eval_step(model: VQGAN) -> Callable[..., dict[str, Array]]:
             "code_counts": count_codes(quantized.ids, model.config.n_embed, counted),
             "reconstruction": fake,
         }
-        if model.config.content == "segmentation":
-            right = jnp.argmax(fake, axis=-1) == batch["segmentation"]
-            return sums | {"accuracy_sum": total(jnp.mean(right, axis=(1, 2)))}
-        clipped = jnp.clip(fake, -1, 1)
-        sums |= {
-            "l1_sum": total(jnp.mean(jnp.abs(images - fake), axis=(1, 2, 3))),
-            "psnr_sum": total(psnr(images, clipped)),
-            "ssim_sum": total(ssim(images, clipped)),
-        }
-        if lpips_params is not None:
+        content = model.config.reads
+        sums |= {f"{name}_sum": total(MEASURES[name](images, fake)) for name in content.measures}
+        if lpips_params is not None and content.image_losses:
             sums["lpips_sum"] = total(_distance(model.config, lpips_params, images, fake))
         return sums
 
@@ -323,13 +316,7 @@ def _distance(config, lpips_params, images, fake):
 
 def _nll(loss, config, lpips_params, images, fake):
     """The reconstruction part of the loss and what it consists of."""
-    if config.content == "segmentation":
-        parts = {"bce_loss": binary_cross_entropy(fake, images)}
-        return loss.pixel_weight * parts["bce_loss"], parts
-    if config.content in ("edges", "pose"):  # -1 nearly everywhere: the median of a pixel, which l1 aims at, is blank
-        parts = {"l2_loss": l2(images, fake)}
-    else:
-        parts = {"l1_loss": l1(images, fake)}
+    parts = config.reads.reconstruction_loss(images, fake)
     value = loss.pixel_weight * sum(parts.values())
     if loss.perceptual_weight > 0:
         parts["p_loss"] = jnp.mean(_distance(config, lpips_params, images, fake))
