@@ -6,17 +6,14 @@ python train_transformer.py --config=configs/demo_class.py [--workdir=DIR] [--co
 import jax
 from ml_collections import ConfigDict
 
-from taming_jax import checkpoint, sharding
+from taming_jax import sharding
 from taming_jax.cli import run
-from taming_jax.conditioning import has_stage
 from taming_jax.data import pipeline
 from taming_jax.experiment import TransformerExperiment, saved_form
 from taming_jax.settings import from_dict
 from taming_jax.trained.evaluation import GeneratorEvaluation, hooks
-from taming_jax.trained.fingerprint import check_codes
-from taming_jax.trained.generator import Generator
-from taming_jax.trained.loading import condition_stage, two_stage
-from taming_jax.trained.stages import condition_needs, keep_stage, remapping, stage_model, with_classes
+from taming_jax.trained.sampler import Sampler
+from taming_jax.trained.stages import condition_needs, open_stages, with_classes
 from taming_jax.training import loop
 from taming_jax.training.report import Report
 
@@ -28,26 +25,16 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     sharding.check_batch(data.batch_size, mesh, experiment.optimizer.accumulate)
     pipeline.num_examples(data, "train")  # refuses a folder that is missing or empty before anything long starts
     experiment = with_classes(experiment)
-    condition = experiment.condition
-    changes = {} if checkpoint.has_checkpoint(workdir) else remapping(experiment)  # its copy has them
-    first = stage_model(experiment.first_stage, workdir, **changes)
-    second = None
-    if has_stage(condition):
-        second = stage_model(condition.stage, workdir, checkpoint.CONDITION_STAGE)
-    model = two_stage(saved_form(experiment), first, second)
-    if data.source == "codes":
-        check_codes(experiment, model, workdir)
-    needs = condition_needs(model.condition, condition)
-    first_stage = keep_stage(experiment.first_stage, workdir, mesh, **changes)
-    second_stage = keep_stage(condition.stage, workdir, mesh, checkpoint.CONDITION_STAGE) if second else None
-    generator = Generator(model, None, first_stage, condition_stage(model, first_stage, second_stage))
+    stages = open_stages(experiment, workdir, mesh)
+    model = stages.model
+    needs = condition_needs(model.condition, experiment.condition)
 
     filters = experiment.sample.filters()
-    measure = GeneratorEvaluation(generator, data, model, needs)
+    measure = GeneratorEvaluation(Sampler(stages), data, model, needs)
     with Report(workdir, is_main=jax.process_index() == 0) as report:
         _, finished = loop.train(
             training=experiment.training(model),
-            frozen=generator.stages,
+            frozen=stages.params,
             config=experiment.train,
             batches=lambda start: pipeline.make_batches(
                 data, "train", start_step=start, needs=needs, **sharding.this_process(mesh)

@@ -5,31 +5,33 @@ python -m taming_jax.evaluate --workdir=runs/demo_class [--out=DIR] [--samples=2
 
 import argparse
 import json
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from etils import epath
 
-from taming_jax import checkpoint, sharding
+from taming_jax import sharding
+from taming_jax.checkpoint.saved import open_saved
 from taming_jax.data import demo
 from taming_jax.data.config import DataConfig
 from taming_jax.experiment import SampleConfig
 from taming_jax.pictures import grid
+from taming_jax.sampling.filters import Filters
 from taming_jax.settings import from_dict
 from taming_jax.trained.evaluation import FirstStageEvaluation, GeneratorEvaluation, columns
 from taming_jax.trained.generator import Generator
-from taming_jax.trained.loading import load
+from taming_jax.trained.loading import load_saved
+from taming_jax.trained.sampler import Request
 from taming_jax.trained.stages import pictured
 
 
-def class_accuracy(generator: Generator, n: int, options: Mapping[str, Any], batch_size: int) -> float:
+def class_accuracy(generator: Generator, n: int, filters: Filters, batch_size: int) -> float:
     """Share of `n` class-conditional samples, `batch_size` drawn at once, that the demo's rule-based reader reads as
     the class asked for."""
     right, size = 0, min(n, batch_size)
     for first in range(0, n, size):
         labels = (first + np.arange(size)) % demo.N_CLASSES  # whole batches, so that it compiles once
-        images = generator.sample(size, class_label=labels, first=first, **options)
+        batch = generator.parse_condition(size, class_label=labels)
+        images = generator.decode(generator.draw(Request(batch, size, generator.training_pixels, filters, first=first)))
         right += int(np.sum((demo.read_class(np.asarray(images)) == labels)[: n - first]))
     return right / n
 
@@ -41,10 +43,10 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
     """
     if samples < 0 or batch_size < 1:
         raise ValueError(f"--samples={samples}, --batch_size={batch_size}; expected at least 0 and at least 1.")
-    config = checkpoint.load_config(workdir)
-    if "source" not in config.get("data", {}):
+    saved = open_saved(workdir)
+    if not saved.trained_here:
         raise ValueError(f"{workdir!r} was not trained here, so there is no held-out data to measure it on.")
-    model = load(workdir)
+    model, config = load_saved(saved), saved.config
     data = pictured(from_dict(DataConfig, {**config["data"], "batch_size": batch_size}, "config.data"))
     first_stage = model.first_stage if isinstance(model, Generator) else model
     sharding.check_batch(batch_size, first_stage.mesh, name="--batch_size")
@@ -56,12 +58,12 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
     figures = {f"reconstruction/{name}": value for name, value in measure(first_stage.params).items()}
     pictures = {**measure.pictures(first_stage.params)}
     if isinstance(model, Generator):
-        options = from_dict(SampleConfig, config["sample"], "config.sample").filters()
-        held_out = GeneratorEvaluation(model, data)
+        filters = from_dict(SampleConfig, config["sample"], "config.sample").filters()
+        held_out = GeneratorEvaluation(model.sampler, data)
         figures |= {f"transformer/{name}": value for name, value in held_out(model.params).items()}
-        pictures |= held_out.pictures(model.params, options)
+        pictures |= held_out.pictures(model.params, filters)
         if samples and data.source == "demo" and model.model.condition.by_class:
-            figures["samples/class_read_right"] = class_accuracy(model, samples, options, batch_size)
+            figures["samples/class_read_right"] = class_accuracy(model, samples, filters, batch_size)
     lines += [f"| {name} | {value:.4f} |" for name, value in figures.items()]
     for name, (images, labels) in pictures.items():
         with (folder / f"{name}.png").open("wb") as file:

@@ -70,7 +70,7 @@ class SampleConfig:
     step: str = ""
 
     def __post_init__(self):
-        Filters(**self.filters())  # refuses what cannot be drawn with
+        self.filters()  # refuses what cannot be drawn with
         for name in ("n", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"config.sample.{name}={getattr(self, name)}, but it must be at least 1.")
@@ -89,10 +89,9 @@ class SampleConfig:
         if self.per_class is not None and self.per_class < 1:
             raise ValueError(f"config.sample.per_class={self.per_class}, but it must be at least 1, or None.")
 
-    def filters(self) -> dict[str, Any]:
-        """How tokens are drawn, as keywords of `Generator.sample`."""
-        names = ("temperature", "top_k", "top_p", "guidance", "guidance_schedule")
-        return {name: getattr(self, name) for name in names}
+    def filters(self) -> Filters:
+        """How tokens are drawn. Raises ValueError for what cannot be drawn with."""
+        return Filters(self.temperature, self.top_k, self.top_p, self.guidance, self.guidance_schedule)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Trained models measured and drawn over held-out data: the hooks of both trainings, and what `evaluate` reports."""
 
+import dataclasses
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,8 @@ from taming_jax.data.config import AS_SET, DataConfig, Needs
 from taming_jax.metrics.states import FirstStageMetrics, TokenMetrics
 from taming_jax.models.gpt import unstack_layers
 from taming_jax.models.vqgan import VQGAN, network_input
-from taming_jax.trained.generator import Generator
+from taming_jax.sampling.filters import Filters
+from taming_jax.trained.sampler import Request, Sampler
 from taming_jax.training.loop import Hook, TrainConfig
 from taming_jax.training.optim import best_params
 from taming_jax.training.report import Report
@@ -77,61 +79,55 @@ class GeneratorEvaluation:
     """Held-out likelihood, samples and completions of a transformer; compiled once, called with parameters."""
 
     def __init__(
-        self, generator: Generator, data: DataConfig, model: TwoStage | None = None, needs: Needs = AS_SET
+        self, sampler: Sampler, data: DataConfig, model: TwoStage | None = None, needs: Needs = AS_SET
     ) -> None:
         """model: the one that the parameters are for, where training keeps its layers in other arrays. needs: of the
         condition; settings of data that were saved with a model meet them."""
         _require_images(data, needs)
-        self.generator, self.data, self.needs, self.mesh = generator, data, needs, generator.mesh
-        self._evaluate = jax.jit(make_token_eval(model or generator.model))
+        self.sampler, self.data, self.needs, self.mesh = sampler, data, needs, sampler.mesh
+        self._evaluate = jax.jit(make_token_eval(model or sampler.model))
 
     measures = ("nll", "bits_per_token")
 
     def __call__(self, params: Any) -> dict[str, float]:
         """nll: nats per token; bits_per_token."""
-        stages, batches = self.generator.stages, _validation(self.data, self.needs, self.mesh)
+        stages, batches = self.sampler.stages.params, _validation(self.data, self.needs, self.mesh)
         found = (self._evaluate(params, stages, batch) for batch in batches)
         return _figures(functools.reduce(TokenMetrics.merge, found, TokenMetrics()))
 
-    def pictures(self, params: Any, options: Mapping[str, Any]) -> Pictures:
+    def pictures(self, params: Any, filters: Filters) -> Pictures:
         """The "samples", below their conditions where these can be drawn and above the images that have them, and
         "completions" of the upper half of held-out images, below the originals' reconstructions."""
-        before, self.generator.params = self.generator.params, unstack_layers(params)
-        try:
-            return self._pictures(options)
-        finally:
-            self.generator.params = before  # training needs the memory of a second copy
-
-    def _pictures(self, options: Mapping[str, Any]) -> Pictures:
-        generator, condition = self.generator, self.generator.model.condition
+        params, sampler, condition = unstack_layers(params), self.sampler, self.sampler.model.condition
+        first_stage = sampler.stages.first_stage
         batch = next(_validation(self.data, self.needs, self.mesh))
         valid = _shown(batch)
         shown = {key: _whole(value)[valid][:PICTURES] for key, value in batch.items()}
         if "codes" in shown:  # in place of the images
             ids = shown["codes"]
-            truth = np.asarray(generator.decode(ids))
+            truth = np.asarray(first_stage.decode(ids))
         else:
             truth = shown["image"]
-            ids = np.asarray(generator.first_stage.encode(truth))
-        n, pixels = len(ids), generator.training_pixels
-        options = {**options, "n": n, "pixels": pixels}
+            ids = np.asarray(first_stage.encode(truth))
+        n = len(ids)
+        request = Request(shown, n, sampler.training_pixels, filters)
         keep = np.zeros(ids.shape, bool)
         keep[:, : ids.shape[1] // 2] = True
-        samples = generator.decode(generator.sample_ids_like(shown, **options))
-        completed = generator.decode(generator.sample_ids_like(shown, **options, given=ids, keep=keep))
-        labels, drawn = condition.describe(shown, n), _drawn_condition(generator, shown, n)
+        samples = first_stage.decode(sampler.draw(params, request))
+        completed = first_stage.decode(sampler.draw(params, dataclasses.replace(request, given=ids, keep=keep)))
+        labels, drawn = condition.describe(shown, n), _drawn_condition(sampler, shown, n)
         rows = [samples] if drawn is None else [drawn, samples, truth]
         return {
             "samples": (_rows(*rows), labels * len(rows)),
-            "completions": (_rows(generator.decode(ids), completed), labels * 2),
+            "completions": (_rows(first_stage.decode(ids), completed), labels * 2),
         }
 
 
-def _drawn_condition(generator: Generator, batch: Mapping[str, np.ndarray], n: int) -> np.ndarray | None:
+def _drawn_condition(sampler: Sampler, batch: Mapping[str, np.ndarray], n: int) -> np.ndarray | None:
     """The conditions of a batch as pictures, also where it has only their tokens; None for those put in words."""
-    stage, pixels = generator.condition_stage, generator.training_pixels
+    stage, pixels = sampler.stages.condition_stage, sampler.training_pixels
     if stage is None or "condition_codes" not in batch:
-        return generator.model.condition.picture(batch, n, pixels)
+        return sampler.model.condition.picture(batch, n, pixels)
     maps = np.asarray(stage.decode(batch["condition_codes"]))
     return resize_nearest(stage.config.reads.picture(maps), *pixels)
 
