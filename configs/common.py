@@ -24,7 +24,7 @@ def transformer(workdir: str, first_stage: str) -> ConfigDict:
 
 
 def reads(config: ConfigDict, content: str, channels: int) -> ConfigDict:
-    """The first stage of `config` for what it reads, in so many channels; without LPIPS."""
+    """The first stage of `config` for what it reads, in `channels` channels; without LPIPS."""
     kind = CONTENTS[content]
     best, mode = kind.best
     config.model.update({"content": content, "in_channels": channels, "out_channels": channels})

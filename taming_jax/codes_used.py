@@ -25,7 +25,7 @@ from taming_jax.trained.loading import load_first_stage
 
 
 def count(stage: FirstStage, data: DataConfig, batches: int | None = None) -> np.ndarray:
-    """How often each code occurs in so many training batches (None: an epoch of them): int64 (n_embed,)."""
+    """How often each code occurs in `batches` training batches (None: an epoch of them): int64 (n_embed,)."""
     config, needs = stage.config, Needs(stage.config.reads.annotations)
 
     def of_batch(params, batch):

@@ -160,11 +160,11 @@ def test_the_reconstruction_after_training_follows_the_golden(golden, trained):
 
 @pytest.fixture(scope="module")
 def scheduled_step():
-    """A step whose discriminator learns from step 1 and is heard from step 2, ever louder over 2 steps."""
+    """A step whose discriminator learns from step 1; its loss trains the generator from step 2, with a warm-up of 2."""
     return compiled(VQGANLossConfig(perceptual_weight=0.0, disc_learn_start=1, disc_start=2, disc_ramp=2))
 
 
-def test_the_discriminator_learns_from_its_start_and_is_heard_from_another(scheduled_step):
+def test_the_discriminator_learns_from_its_start_and_trains_the_generator_from_another(scheduled_step):
     state, history, seen = run(scheduled_step, tiny_state(), 5)
     assert [metrics["disc_factor"] for metrics in history] == [0, 0, 0.5, 1, 1]
     assert [metrics["disc_loss"] > 0 for metrics in history] == [False, True, True, True, True]
@@ -177,12 +177,12 @@ def test_the_discriminator_learns_from_its_start_and_is_heard_from_another(sched
         np.testing.assert_allclose(metrics["total_loss"], total, rtol=1e-5)
 
 
-def test_by_default_it_learns_from_the_step_at_which_it_is_heard():
+def test_by_default_it_learns_from_the_step_from_which_its_loss_counts():
     for start in (0, 7):
         loss = VQGANLossConfig(disc_start=start)
         steps = jnp.arange(10)
         np.testing.assert_array_equal(loss.learns(steps), np.arange(10) >= start)
-        np.testing.assert_array_equal(loss.heard(steps), np.arange(10) >= start)
+        np.testing.assert_array_equal(loss.adversarial_factor(steps), np.arange(10) >= start)
 
 
 def test_the_generators_gradient_is_that_of_the_total_loss():
@@ -212,7 +212,7 @@ def test_the_generators_gradient_is_that_of_the_total_loss():
 
 
 def test_two_devices_compute_what_one_does(scheduled_step):
-    late = tiny_state().replace(step=jnp.asarray(3, jnp.int32))  # both networks learn and are heard
+    late = tiny_state().replace(step=jnp.asarray(3, jnp.int32))  # both networks learn from each other
     late = jax.tree.map(np.array, late)
     one, one_metrics = scheduled_step(jax.tree.map(jnp.array, late), None, {"image": IMAGES})
     mesh = Mesh(np.array(jax.devices()[:2]), ("data",))

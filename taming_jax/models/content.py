@@ -63,11 +63,11 @@ class Content:
         return 2 if self.channels == 1 else 3
 
     def data_channels(self, n_labels: int) -> int | None:
-        """How many the maps of data with so many labels have; None where the data does not say."""
+        """How many the maps of data with `n_labels` labels have; None where the data does not say."""
         return self.channels
 
     def input(self, batch: Mapping[str, Any], channels: int, edge_sigma: float) -> Array:
-        """What a network of so many channels reads of a batch, float32 (b, H, W, channels). edge_sigma: of edges that
+        """What a network reads of a batch, float32 (b, H, W, channels). edge_sigma: of edges that
         are looked for in the image. Raises ValueError for what is missing."""
         if self.name not in batch:
             return self._derived(batch, edge_sigma)
@@ -75,7 +75,7 @@ class Content:
         return x[..., None] if x.ndim == 3 else x
 
     def check(self, value: Any, channels: int, name: str) -> np.ndarray:
-        """The entry of a batch for the array that a user calls `name`, for a network of so many channels. Raises
+        """The entry of a batch for the array that a user calls `name`, for a network of `channels` channels. Raises
         ValueError for another shape than (b, H, W, channels) and for other values."""
         value = self._check_shape(value, channels, name)
         if value.dtype.kind not in "fiub" or not _in_range(value):

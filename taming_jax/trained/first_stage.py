@@ -70,7 +70,7 @@ class FirstStage:
         return jnp.asarray(images), seam
 
     def _decode_in_parts(self, ids: np.ndarray, at_once: int) -> jax.Array:
-        """At most so many images at once, every part of one size."""
+        """`decode` of at most `at_once` images at a time, every part of one size."""
         parts = [ids[first : first + at_once] for first in range(0, len(ids), at_once)]
         full = [np.resize(part, (min(at_once, len(ids)), *ids.shape[1:])) for part in parts]
         decoded = [

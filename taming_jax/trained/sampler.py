@@ -31,7 +31,7 @@ class Request:
     n: how many; pixels: height and width of each.
     given, int (h, w) or (n, h, w), with keep, bool of the same shape: ids that stay, for completing an image.
     first: the number of the first image; image i of a seed is the same in whatever batch it is drawn.
-    stride: a sliding window moves by so many rows and columns at a time.
+    stride: rows and columns that a sliding window moves at a time.
     """
 
     batch: Mapping[str, np.ndarray]

@@ -207,7 +207,7 @@ class VQGANTraining:
 
             (g, statistics["batch_stats"]), g_grad = jax.value_and_grad(adversarial_loss, has_aux=True)(fake)
             weight = generator_weight(loss, state.params, features, fake_grad, g_grad)
-            factor = loss.heard(state.step)
+            factor = loss.adversarial_factor(state.step)
             # The weight is no function of the parameters here, so one pull-back serves both terms.
             fake_grad = fake_grad + factor * weight * g_grad
             total = total + factor * weight * g

@@ -21,10 +21,11 @@ class VQGANLossConfig:
     codebook_weight: of the quantizer's loss.
     disc_weight: of the adversarial term, times the adaptive weight; 0 means no discriminator at all.
     disc_loss: "hinge" or "vanilla".
-    disc_start: the step from which the generator hears the discriminator.
+    disc_start: the step from which the adversarial loss trains the generator.
     disc_learn_start: the step from which the discriminator learns, at most disc_start; None: disc_start. One that
-        learned for some thousand steps before it is heard does not wreck the reconstructions when it is.
-    disc_ramp: steps over which the generator hears it ever louder, from disc_start; 0: at once.
+        learned for some thousand steps before does not wreck the reconstructions when its loss sets in.
+    disc_ramp: adversarial warm-up: steps from disc_start over which the adversarial loss grows to its full weight; 0:
+        at once.
     adaptive_cap: largest adaptive weight (before disc_weight).
     fixed_weight: disc_weight alone, with no adaptive weight.
     lpips_path: the converted weights, needed where perceptual_weight > 0.
@@ -69,11 +70,11 @@ class VQGANLossConfig:
         if self.disc_learn_start is not None and not 0 <= self.disc_learn_start <= self.disc_start:
             raise ValueError(
                 f"disc_learn_start {self.disc_learn_start} must lie in 0 .. disc_start {self.disc_start}: "
-                "the generator would hear an untrained discriminator"
+                "the generator would be trained by an untrained discriminator"
             )
 
-    def heard(self, step: Array) -> Array:
-        """How loud the generator hears the discriminator at a step, in [0, 1]."""
+    def adversarial_factor(self, step: Array) -> Array:
+        """What the adversarial loss is multiplied by at a step, in [0, 1]: 0 before disc_start, then warming up."""
         ramp = max(self.disc_ramp, 1)
         return jnp.clip((step - self.disc_start + 1) / ramp, 0.0, 1.0).astype(jnp.float32)
 
