@@ -78,7 +78,7 @@ class Content:
         """The entry of a batch for the array that a user calls `name`, for a network of `channels` channels. Raises
         ValueError for another shape than (b, H, W, channels) and for other values."""
         value = self._check_shape(value, channels, name)
-        if value.dtype.kind not in "fiub" or not _in_range(value):
+        if not (jnp.issubdtype(value.dtype, jnp.number) or value.dtype == bool) or not _in_range(value):
             raise ValueError(f"{name} has values that are not numbers in [-1, 1]; scale the map to that range.")
         return value.astype(np.float32)
 
@@ -114,7 +114,7 @@ class Images(Content):
 
     def check(self, value: Any, channels: int, name: str) -> np.ndarray:
         value = self._check_shape(value, channels, name)
-        if value.dtype.kind != "f" or not _in_range(value):
+        if not jnp.issubdtype(value.dtype, jnp.floating) or not _in_range(value):
             raise ValueError(
                 f"{name} is {value.dtype} of shape {value.shape} with values up to {value.max(initial=0):g}; "
                 f"expected floats (b, H, W, {channels}) in [-1, 1]: use image / 127.5 - 1 for 8-bit pictures."
