@@ -13,8 +13,9 @@ from taming_jax.models import content
 from taming_jax.models.content import CONTENTS, LOSSES, Content
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sharding import MeshConfig, make_mesh
+from taming_jax.trained.evaluation import make_image_eval
 from taming_jax.trained.first_stage import FirstStage
-from taming_jax.training.vqgan import VQGANTraining, make_eval_step
+from taming_jax.training.vqgan import VQGANTraining
 from taming_jax.training.vqgan_loss import VQGANLossConfig
 
 SIZES = {"resolution": 16, "ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (), "z_channels": 8}
@@ -88,7 +89,7 @@ def test_a_new_kind_of_map_is_trained_and_conditions(normals, tmp_path):
     batch = {"image": jnp.zeros((2, 16, 16, 3)), "normals": jnp.asarray(normals)}
     state, metrics = jax.jit(training.step)(state, None, batch)
     assert np.isfinite(metrics["l1_loss"]) and metrics["l1_loss"] == metrics["nll_loss"]
-    measured, _ = jax.jit(make_eval_step(model))(state.params, batch)
+    measured, _ = jax.jit(make_image_eval(model))(state.params, batch)
     assert {"l1", "psnr", "ssim"} == set(measured.sums)
 
     stage = FirstStage(model, state.params, make_mesh(MeshConfig(data=1)))

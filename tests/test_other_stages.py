@@ -13,8 +13,9 @@ from taming_jax.models.content import binary_cross_entropy
 from taming_jax.models.vqgan import VQGAN, VQGANConfig, network_input
 from taming_jax.nn.quantizers import VectorQuantizer
 from taming_jax.sharding import MeshConfig, make_mesh
+from taming_jax.trained.evaluation import make_image_eval
 from taming_jax.trained.first_stage import FirstStage
-from taming_jax.training.vqgan import VQGANTraining, make_eval_step
+from taming_jax.training.vqgan import VQGANTraining
 from taming_jax.training.vqgan_loss import VQGANLossConfig
 
 SHAPE = {"resolution": 32, "ch": 32, "ch_mult": (1, 1, 2), "num_res_blocks": 1, "attn_resolutions": (8,)}
@@ -127,7 +128,7 @@ def test_it_learns(kind):
     assert ("l2_loss" in history[0]) == (kind == "edges")  # whose median is a blank map
     if kind == "gumbel":
         assert history[0]["temperature"] > 0.99 and history[-1]["temperature"] < 0.01
-    measured, _ = jax.jit(make_eval_step(model))(state.params, batch)
+    measured, _ = jax.jit(make_image_eval(model))(state.params, batch)
     assert float(measured.n) == 2
     assert ("accuracy" in measured.sums) == (kind == "segmentation")
 

@@ -22,7 +22,8 @@ from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.models.lpips import LPIPS
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.settings import from_dict
-from taming_jax.training.vqgan import VQGANState, VQGANTraining, make_eval_step
+from taming_jax.trained.evaluation import make_image_eval
+from taming_jax.training.vqgan import VQGANState, VQGANTraining
 from taming_jax.training.vqgan_loss import VQGANLossConfig
 
 ADAM = partial(optax.adam, 1e-4, b1=0.5, b2=0.9)
@@ -290,7 +291,7 @@ def test_loss_settings_that_cannot_work_are_refused(settings, message):
 def test_evaluation_sums_over_the_valid_images(golden):
     params = tiny_state().params
     lpips = jax.tree.map(jnp.asarray, lpips_params(golden("lpips_linears")))
-    evaluate = jax.jit(make_eval_step(MODEL))
+    evaluate = jax.jit(make_image_eval(MODEL))
     valid = np.array([True, True, False, True])
     measured, found = evaluate(params, {"image": IMAGES, "valid": valid}, lpips)
     reconstruction, quantized = jax.jit(MODEL.apply)({"params": params}, IMAGES)
@@ -307,7 +308,7 @@ def test_evaluation_sums_over_the_valid_images(golden):
 
 
 def test_evaluation_without_a_mask_counts_every_image():
-    measured, _ = jax.jit(make_eval_step(MODEL))(tiny_state().params, {"image": IMAGES})
+    measured, _ = jax.jit(make_image_eval(MODEL))(tiny_state().params, {"image": IMAGES})
     assert measured.n == 4
     assert measured.code_counts.sum() == 4 * 8 * 8
     assert "lpips" not in measured.sums

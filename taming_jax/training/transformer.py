@@ -1,6 +1,6 @@
-"""Training of the second stage: the transformer's state, the step that updates it, and its evaluation."""
+"""Training of the second stage: the transformer's state, and the step that updates it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,6 @@ import optax
 from flax import struct
 
 from taming_jax import checkpoint
-from taming_jax.metrics.states import TokenMetrics
 from taming_jax.models.gpt import stack_layers, unstack_layers
 from taming_jax.training.accumulate import mean_over_parts
 from taming_jax.training.optim import move_averages, start_averages
@@ -90,14 +89,3 @@ class TransformerTraining:
         averages = move_averages(self.ema_decay, state.averages, params, state.step)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradients)}
         return TransformerState(state.step + 1, params, opt_state, averages), metrics
-
-
-def make_eval_step(model: TwoStage) -> Callable[..., TokenMetrics]:
-    """The function `evaluate(params, stages, batch) -> metrics` of the valid images, to be jitted."""
-
-    def evaluate(params: Any, stages: Mapping[str, Any], batch: Batch) -> TokenMetrics:
-        nll = model.token_nll(params, stages, batch).mean(axis=1)  # (b,)
-        valid = batch["valid"].astype(jnp.float32)
-        return TokenMetrics(n=jnp.sum(valid), nll=jnp.sum(nll * valid))
-
-    return evaluate

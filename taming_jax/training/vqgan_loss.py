@@ -1,4 +1,4 @@
-"""The loss of the first stage's training: its settings, their schedule, and the weight of its adversarial term."""
+"""The loss of the first stage's training: its settings and schedule, its parts, the weight of the adversarial one."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from taming_jax.models.lpips import LPIPS
+from taming_jax.models.vqgan import VQGANConfig
 from taming_jax.nn.conv import SAME3, conv2d
 from taming_jax.training.losses import D_LOSSES, adaptive_weight
 
@@ -93,6 +95,25 @@ class VQGANLossConfig:
         """1 where the discriminator learns at a step, else 0."""
         start = self.disc_start if self.disc_learn_start is None else self.disc_learn_start
         return (step >= start).astype(jnp.float32)
+
+
+def reconstruction_loss(
+    loss: VQGANLossConfig, config: VQGANConfig, lpips_params: Any, images: Array, fake: Array
+) -> tuple[Array, dict[str, Array]]:
+    """(the "nll", what it consists of), of what went in and what came out, (b, H, W, c)."""
+    parts = config.reads.reconstruction_loss(images, fake)
+    value: Any = loss.pixel_weight * sum(parts.values())
+    if loss.perceptual_weight > 0:
+        parts["p_loss"] = jnp.mean(lpips_distance(config, lpips_params, images, fake))
+        value = value + loss.perceptual_weight * parts["p_loss"]
+    return value, parts
+
+
+def lpips_distance(config: VQGANConfig, lpips_params: Any, images: Array, fake: Array) -> Array:
+    """LPIPS (b,), in the network's precision; maps of one channel as grey images."""
+    distance = LPIPS(jnp.dtype(config.dtype))
+    images, fake = (jnp.broadcast_to(x, (*x.shape[:3], 3)) if x.shape[-1] == 1 else x for x in (images, fake))
+    return distance.apply({"params": lpips_params}, images, fake)
 
 
 def generator_weight(loss: VQGANLossConfig, params: Any, features: Array, nll_grad: Array, g_grad: Array) -> Array:
