@@ -36,6 +36,7 @@ from taming_jax.pictures import grid
 from taming_jax.settings import from_dict
 from taming_jax.trained.generator import Generator
 from taming_jax.trained.loading import load
+from taming_jax.trained.sampler import Request
 
 SHOWN = 8  # scenes in a picture
 
@@ -134,7 +135,8 @@ def measure(name: str, generator: Generator, options: argparse.Namespace, out: P
     """(figures of a condition, its picture's rows: name -> images)."""
     test, scenes = TESTS[name], held_out(options.scenes)
     condition, filters = generator.model.condition, experiment(name, options).sample.filters()
-    samples = np.asarray(generator.decode(generator.sample_ids_like(scenes, **filters)))
+    request = Request(scenes, options.scenes, scenes["image"].shape[1:3], filters)
+    samples = np.asarray(generator.decode(generator.draw(request)))
     reconstructions = np.asarray(generator.first_stage.reconstruct(scenes["image"]))
     ceiling = test.read(reconstructions, scenes)
     sample = test.read(samples, scenes)

@@ -13,7 +13,8 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from taming_jax import checkpoint, files, sharding
+from taming_jax import files, sharding
+from taming_jax.checkpoint.saved import open_saved
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig, Needs
 from taming_jax.models.vqgan import network_input
@@ -70,10 +71,10 @@ def main(arguments: list[str] | None = None) -> None:
         if given.batches is not None and given.batches < 1:
             raise ValueError(f"--batches={given.batches}, but it must be at least 1; leave it out for an epoch")
         out = _writable(given.out)
-        stage = load_first_stage(given.workdir)
-        data = checkpoint.load_config(given.workdir)["data"]
+        saved = open_saved(given.workdir)
+        stage, data = load_first_stage(given.workdir, step=saved.step), dict(saved.config.get("data", {}))
         data |= {name: value for name in ("source", "path") if (value := getattr(given, name)) is not None}
-        if "source" not in data:
+        if not (saved.trained_here or given.source):
             raise ValueError(f"{given.workdir!r} was not trained here; say with --source and --path what to look at.")
         counts = count(stage, from_dict(DataConfig, data, "config.data"), given.batches)
     except (ValueError, OSError) as error:

@@ -6,7 +6,6 @@ The configuration is that of the second stage's training, which then runs with `
 --config.data.path=DIR`. A call that was stopped is repeated as it was, and goes on. Several hosts share the work.
 """
 
-import dataclasses
 import json
 import logging
 import math
@@ -21,7 +20,6 @@ from etils import epath
 from tqdm import tqdm
 
 from taming_jax import sharding
-from taming_jax.conditioning import has_stage
 from taming_jax.data import pipeline
 from taming_jax.data.config import Needs
 from taming_jax.data.sources import codes
@@ -30,8 +28,7 @@ from taming_jax.experiment import TransformerExperiment
 from taming_jax.files import write_whole
 from taming_jax.settings import from_dict, to_dict
 from taming_jax.trained.fingerprint import describe
-from taming_jax.trained.loading import load_first_stage, two_stage
-from taming_jax.trained.stages import condition_needs, remapping, with_classes
+from taming_jax.trained.stages import condition_needs, open_stages, with_classes
 from taming_jax.two_stage import TwoStage
 
 OPTIONS = {
@@ -56,8 +53,9 @@ def encode(experiment: TransformerExperiment, out: str, crops: int = 1, images_p
     process, processes = _this_process()
     experiment = with_classes(experiment)
     mesh = sharding.make_mesh(devices=jax.local_devices())  # each process works for itself
-    model, stages = _stages(experiment, mesh)
-    data, needs = experiment.data, condition_needs(model.condition, experiment.condition)
+    stages = open_stages(experiment, "", mesh)
+    model, data = stages.model, experiment.data
+    needs = condition_needs(model.condition, experiment.condition)
     plan = _plan(experiment, model, needs, crops, images_per_shard)
     _keep_plan(plan, out, write=process == 0)
     parts = [part for split in plan["splits"] for part in codes.parts(out, plan, split)]
@@ -71,7 +69,7 @@ def encode(experiment: TransformerExperiment, out: str, crops: int = 1, images_p
     with tqdm(total=total, unit="image", mininterval=1.0, disable=process != 0) as progress:
         for part in mine:
             batches = pipeline.make_crops(data, part.split, part.start, part.stop, part.crop, size, needs)
-            rows = _rows(batches, part, lambda batch: tokens(stages, sharding.put_whole(batch, mesh)))
+            rows = _rows(batches, part, lambda batch: tokens(stages.params, sharding.put_whole(batch, mesh)))
             codes.write_part(part, _watched(rows, progress))
     _wait_for([part.file for part in parts])
     if process == 0 and not info.exists():
@@ -95,18 +93,6 @@ def _check(experiment: TransformerExperiment, out: str, crops: int, images_per_s
         raise ValueError("config.data.source is 'codes', which are encoded already; name the data with the images.")
     if experiment.data.source == "demo" and crops > 1:
         raise ValueError(f"--crops={crops}, but the demo's scenes are never cropped: all would be the same.")
-
-
-def _stages(experiment: TransformerExperiment, mesh: jax.sharding.Mesh) -> tuple[TwoStage, dict[str, Any]]:
-    """The model, and the parameters of the networks that make its tokens."""
-    first = load_first_stage(experiment.first_stage, mesh=mesh)
-    changed = dataclasses.replace(first.model.config, **remapping(experiment))
-    stages, second = {"first_stage": first.params}, None
-    if has_stage(experiment.condition):
-        second = load_first_stage(experiment.condition.stage, mesh=mesh)
-        stages["condition_stage"] = second.params
-    network = first.model.clone(config=changed)
-    return two_stage(to_dict(experiment), network, second.model if second else None), stages
 
 
 def _tokens(model: TwoStage, stages: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -252,4 +238,4 @@ def main(config: Any, out: str, crops: int, images_per_shard: int) -> bool:
 if __name__ == "__main__":
     from taming_jax.cli import run
 
-    run(main, example="configs/demo_class.py", options=OPTIONS)
+    run(main, example="configs/demo_class.py", options=OPTIONS, has_workdir=False)

@@ -10,7 +10,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +21,7 @@ from tiny import TINY
 import taming_jax
 import train_transformer
 import train_vqgan
-from taming_jax import checkpoint, encode_dataset, evaluate
+from taming_jax import checkpoint, encode_dataset
 from taming_jax.conditioning import ClassLabel, make_condition
 from taming_jax.data import pipeline
 from taming_jax.data.records import Shard
@@ -30,8 +29,9 @@ from taming_jax.data.sources import codes
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.settings import from_dict, to_dict
-from taming_jax.trained.first_stage import FirstStage
-from taming_jax.trained.stages import condition_needs, pictured, with_classes
+from taming_jax.trained import evaluation
+from taming_jax.trained.sampler import Sampler
+from taming_jax.trained.stages import condition_needs, open_stages, pictured, with_classes
 
 PHOTOS, BATCH = 11, 4  # one of the photographs is none
 
@@ -100,9 +100,10 @@ def assert_equal(batches, others):
 
 def tokens_of(experiment, batches):
     """What the step of training computes of pixels."""
-    model, stages = encode_dataset._stages(with_classes(experiment), taming_jax.sharding.make_mesh())
-    tokens = jax.jit(lambda stages, batch: encode_dataset._tokens(model, stages, batch))
-    return [tokens(stages, {name: value for name, value in batch.items() if name != "valid"}) for batch in batches]
+    stages = open_stages(with_classes(experiment), "", taming_jax.sharding.make_mesh())
+    tokens = jax.jit(lambda params, batch: encode_dataset._tokens(stages.model, params, batch))
+    images = [{name: value for name, value in batch.items() if name != "valid"} for batch in batches]
+    return [tokens(stages.params, batch) for batch in images]
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +140,7 @@ def test_codes_are_the_tokens_of_the_images(kind, stages, tmp_path):
     settings = {name: stages[value] if name == "stage" else value for name, value in CONDITIONS[kind].items()}
     experiment = second_stage(stages, kind, condition=settings)
     info = encode_dataset.encode(experiment, str(tmp_path))
-    model, _ = encode_dataset._stages(with_classes(experiment), taming_jax.sharding.make_mesh())
+    model = open_stages(with_classes(experiment), "", taming_jax.sharding.make_mesh()).model
     data, coded = experiment.data, from_codes(experiment, tmp_path).data
     needs = condition_needs(model.condition, experiment.condition)
     for split, n in (("train", 6), ("val", 2)):
@@ -298,7 +299,7 @@ def test_training_from_codes_has_the_losses_of_training_from_images(stages, clas
     """With noise in the tokens and hidden conditions; in evaluation too."""
     experiment = second_stage(stages, "class_label", pkeep=0.8, condition_dropout=0.3)
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate.GeneratorEvaluation, "pictures", lambda *_: {})  # which takes longest
+        patch.setattr(evaluation.GeneratorEvaluation, "pictures", lambda *_: {})  # which takes longest
         assert train_transformer.train_and_evaluate(experiment, str(tmp_path / "images"))
     coded = from_codes(experiment, class_codes)
     monkeypatch.setattr(VQGAN, "encode_ids", lambda *_: pytest.fail("stage one was run"))
@@ -371,9 +372,8 @@ def test_damaged_shards_are_named(damage, stages, photo_experiment, photo_codes,
 def test_conditions_can_be_drawn_from_their_tokens(kind, stages):
     """Coordinates as they are from the images; a map as its stage brings it back, brought to the images' size."""
     experiment = second_stage(stages, kind, condition={"factor": 4, "stage": stages["labels"], "size": 8})
-    model, params = encode_dataset._stages(experiment, taming_jax.sharding.make_mesh())
-    stage = FirstStage(model.condition.stage, params["condition_stage"]) if kind == "segmentation" else None
-    generator = SimpleNamespace(model=model, training_pixels=(16, 16), condition_stage=stage)
+    stages = open_stages(experiment, "", taming_jax.sharding.make_mesh())
+    model, stage = stages.model, stages.condition_stage
     grid = model.condition.grid
     tokens = np.arange(grid[0] * grid[1], dtype=np.int32).reshape(1, *grid)
     if kind == "coordinate":
@@ -384,7 +384,7 @@ def test_conditions_can_be_drawn_from_their_tokens(kind, stages):
         decoded = stage.config.reads.picture(np.asarray(stage.decode(tokens)))
         assert decoded.shape == (1, 8, 8, 3)
         wanted, within = decoded.repeat(2, axis=1).repeat(2, axis=2), 0
-    drawn = evaluate._drawn_condition(generator, {"condition_codes": tokens}, 1)
+    drawn = evaluation._drawn_condition(Sampler(stages), {"condition_codes": tokens}, 1)
     assert np.ptp(drawn) > 0.3
     np.testing.assert_allclose(drawn, wanted, atol=within)
 

@@ -17,7 +17,8 @@ from taming_jax.models.content import CONTENTS, LOSSES, Content
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.sharding import MeshConfig, make_mesh
 from taming_jax.trained.first_stage import FirstStage
-from taming_jax.training.vqgan import VQGANLossConfig, make_eval_step, make_state, make_train_step
+from taming_jax.training.vqgan import VQGANTraining, make_eval_step
+from taming_jax.training.vqgan_loss import VQGANLossConfig
 
 
 @pytest.mark.parametrize("kind", CONTENTS.values(), ids=CONTENTS)
@@ -82,11 +83,13 @@ def test_a_new_kind_of_map_is_trained_and_conditions(normals, tmp_path):
         replace(TINY, content="normals", in_channels=1, out_channels=1)
     model, tx = VQGAN(replace(TINY, content="normals")), optax.adam(1e-3)
     loss = VQGANLossConfig(perceptual_weight=0.0, disc_weight=0.0)
-    state = make_state(jax.random.key(0), model, None, (tx, tx), (16, 16, 3))
+    training = VQGANTraining(model, None, loss, tx, None, (2, 16, 16, 3))
+    state = training.init(jax.random.key(0))
     batch = {"image": jnp.zeros((2, 16, 16, 3)), "normals": jnp.asarray(normals)}
-    state, metrics = jax.jit(make_train_step(model, None, loss, tx))(state, batch, jax.random.key(1))
+    state, metrics = jax.jit(training.step)(state, None, batch)
     assert np.isfinite(metrics["l1_loss"]) and metrics["l1_loss"] == metrics["nll_loss"]
-    assert {"l1_sum", "psnr_sum", "ssim_sum"} <= set(jax.jit(make_eval_step(model))(state.params, batch))
+    measured, _ = jax.jit(make_eval_step(model))(state.params, batch)
+    assert {"l1", "psnr", "ssim"} == set(measured.sums)
 
     stage = FirstStage(model, state.params, make_mesh(MeshConfig(data=1)))
     condition = make_condition(ConditionConfig(kind="normals", stage="runs/x"), VQGAN(TINY), 16, model)

@@ -15,7 +15,8 @@ from taming_jax.models.vqgan import VQGAN, VQGANConfig, network_input
 from taming_jax.nn.quantizers import VectorQuantizer
 from taming_jax.sharding import MeshConfig, make_mesh
 from taming_jax.trained.first_stage import FirstStage
-from taming_jax.training.vqgan import VQGANLossConfig, make_eval_step, make_state, make_train_step
+from taming_jax.training.vqgan import VQGANTraining, make_eval_step
+from taming_jax.training.vqgan_loss import VQGANLossConfig
 
 SHAPE = {"resolution": 32, "ch": 32, "ch_mult": (1, 1, 2), "num_res_blocks": 1, "attn_resolutions": (8,)}
 GUMBEL = VQGAN(VQGANConfig(quantizer="gumbel", z_channels=96, embed_dim=96, n_embed=128, kl_weight=1e-3, **SHAPE))
@@ -114,20 +115,20 @@ def test_it_learns(kind):
     settings, batch = KINDS[kind]
     model, tx = VQGAN(dataclasses.replace(TINY, **settings)), optax.adam(3e-3)
     loss = VQGANLossConfig(perceptual_weight=0.0, disc_weight=0.0, temperature_warmup=0, temperature_steps=60)
-    shape = (16, 16, model.config.in_channels)
-    state = jax.jit(lambda key: make_state(key, model, None, (tx, tx), shape))(jax.random.key(0))
-    step = jax.jit(make_train_step(model, None, loss, tx))
+    training = VQGANTraining(model, None, loss, tx, None, (2, 16, 16, model.config.in_channels))
+    state = jax.jit(training.init)(jax.random.key(0))
+    step = jax.jit(training.step)
     history = []
-    for i in range(60):
-        state, metrics = step(state, batch, jax.random.key(i))
+    for _ in range(60):
+        state, metrics = step(state, None, batch)
         history.append({name: float(value) for name, value in metrics.items()})
     assert history[-1]["nll_loss"] < 0.8 * history[0]["nll_loss"]
     assert ("l2_loss" in history[0]) == (kind == "edges")  # whose median is a blank map
     if kind == "gumbel":
         assert history[0]["temperature"] > 0.99 and history[-1]["temperature"] < 0.01
-    sums = jax.jit(make_eval_step(model))(state.params, batch)
-    assert float(sums["n"]) == 2
-    assert ("accuracy_sum" in sums) == (kind == "segmentation")
+    measured, _ = jax.jit(make_eval_step(model))(state.params, batch)
+    assert float(measured.n) == 2
+    assert ("accuracy" in measured.sums) == (kind == "segmentation")
 
 
 def test_the_temperature_warms_up_and_falls_along_a_cosine():
@@ -142,7 +143,7 @@ def test_the_temperature_warms_up_and_falls_along_a_cosine():
 
 def test_label_maps_take_no_discriminator():
     with pytest.raises(ValueError, match=r"without discriminator and LPIPS, but disc_weight is 0.8"):
-        make_train_step(SEGMENTATION, None, VQGANLossConfig(), optax.sgd(1.0))
+        VQGANTraining(SEGMENTATION, None, VQGANLossConfig(), optax.sgd(1.0), None, (1, 32, 32, 12))
 
 
 @pytest.mark.parametrize(

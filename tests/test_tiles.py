@@ -108,7 +108,7 @@ def test_tiles_of_a_local_decoder_make_the_whole_without_a_seam():
 
 
 def test_what_does_not_fit_is_decoded_in_parts(first, monkeypatch, caplog):
-    ids = np.random.RandomState(1).randint(0, 32, (3, 12, 16)).astype(np.int32)
+    ids = np.random.RandomState(1).randint(0, CONFIG.n_embed, (3, 12, 16)).astype(np.int32)
     whole = np.asarray(first.decode(ids))
     needed = tiles.decode_bytes(CONFIG, (12, 16))
     monkeypatch.setattr(tiles, "free_bytes", lambda device: needed)  # one image at a time

@@ -22,7 +22,8 @@ from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.models.lpips import LPIPS
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.settings import from_dict
-from taming_jax.training.vqgan import VQGANLossConfig, VQGANState, make_eval_step, make_state, make_train_step
+from taming_jax.training.vqgan import VQGANState, VQGANTraining, make_eval_step
+from taming_jax.training.vqgan_loss import VQGANLossConfig
 
 ADAM = partial(optax.adam, 1e-4, b1=0.5, b2=0.9)
 MODEL = VQGAN(TINY)
@@ -47,16 +48,20 @@ def tiny_state(tx=None) -> VQGANState:
     return state_of(params, {"params": drawn_like(shapes["params"], 1), "batch_stats": stats}, tx or ADAM(), ADAM())
 
 
-def compiled(loss: VQGANLossConfig, model=MODEL, disc=DISC):
-    return jax.jit(make_train_step(model, disc, loss, ADAM(), ADAM()), donate_argnums=0)
+def training_of(loss: VQGANLossConfig, model=MODEL, disc=DISC, tx=None) -> VQGANTraining:
+    return VQGANTraining(model, disc, loss, tx or ADAM(), ADAM() if disc else None, IMAGES.shape)
+
+
+def compiled(loss: VQGANLossConfig, model=MODEL, disc=DISC, tx=None):
+    return jax.jit(training_of(loss, model, disc, tx).step, donate_argnums=0)
 
 
 def run(step, state, steps):
     """The state after some steps on IMAGES, the metrics of each, and the discriminator's parameters before each."""
     history, seen = [], []
-    for i in range(steps):
+    for _ in range(steps):
         seen.append(jax.tree.map(np.array, state.disc_params))
-        state, metrics = step(state, {"image": IMAGES}, jax.random.key(i))
+        state, metrics = step(state, None, {"image": IMAGES})
         history.append(jax.tree.map(float, metrics))
     return state, history, seen
 
@@ -77,12 +82,12 @@ def trained(golden, tmp_path_factory):
     disc = Discriminator(from_dict(DiscriminatorConfig, config["discriminator"]))
     loss = from_dict(VQGANLossConfig, config["loss"])
     lpips = jax.tree.map(jnp.asarray, lpips_params(golden("lpips_linears")))
-    step = jax.jit(make_train_step(model, disc, loss, ADAM(), ADAM()), donate_argnums=0)
+    step = compiled(loss, model, disc)
     params, found = checkpoint.load_params(str(folder / "out")), checkpoint.load_discriminator(str(folder / "out"))
     state = state_of(params, found, ADAM(), ADAM())
     history, first = [], None
     for i in range(4):
-        state, metrics = step(state, {"image": images[f"step{i}_image"]}, jax.random.key(i), lpips)
+        state, metrics = step(state, lpips, {"image": images[f"step{i}_image"]})
         history.append(jax.tree.map(float, metrics))
         # After one step Adam's first moment is the gradient times 1 - b1.
         first = first or jax.tree.map(lambda m: np.array(m) / 0.5, state.opt_state[0].mu)
@@ -197,9 +202,7 @@ def test_the_generators_gradient_is_that_of_the_total_loss():
 
         return jax.grad(total)(params)
 
-    after, metrics = jax.jit(make_train_step(MODEL, DISC, loss, tx, ADAM()))(
-        state, {"image": IMAGES}, jax.random.key(0)
-    )
+    after, metrics = jax.jit(training_of(loss, tx=tx).step)(state, None, {"image": IMAGES})
     assert metrics["d_weight"] > 0
     jax.tree.map(
         lambda a, b, g: np.testing.assert_allclose(b - a, g, rtol=1e-3, atol=1e-5),
@@ -210,11 +213,11 @@ def test_the_generators_gradient_is_that_of_the_total_loss():
 def test_two_devices_compute_what_one_does(scheduled_step):
     late = tiny_state().replace(step=jnp.asarray(3, jnp.int32))  # both networks learn and are heard
     late = jax.tree.map(np.array, late)
-    one, one_metrics = scheduled_step(jax.tree.map(jnp.array, late), {"image": IMAGES}, jax.random.key(0))
+    one, one_metrics = scheduled_step(jax.tree.map(jnp.array, late), None, {"image": IMAGES})
     mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
     state = jax.device_put(late, NamedSharding(mesh, PartitionSpec()))
     images = jax.device_put(IMAGES, NamedSharding(mesh, PartitionSpec("data")))
-    two, two_metrics = scheduled_step(state, {"image": images}, jax.random.key(0))
+    two, two_metrics = scheduled_step(state, None, {"image": images})
     for name, value in one_metrics.items():
         np.testing.assert_allclose(two_metrics[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), two.batch_stats, one.batch_stats)
@@ -223,28 +226,26 @@ def test_two_devices_compute_what_one_does(scheduled_step):
 
 
 def test_without_its_weight_there_is_no_discriminator():
-    loss = VQGANLossConfig(perceptual_weight=0.0, disc_weight=0.0)
-    key = jax.random.key(0)
-    make = lambda disc: make_state(key, MODEL, disc, (ADAM(), ADAM()), (16, 16, 3))
-    without = jax.eval_shape(lambda: make(None))
+    training = training_of(VQGANLossConfig(perceptual_weight=0.0, disc_weight=0.0), disc=None)
+    without = jax.eval_shape(training.init, jax.random.key(0))
     assert (without.disc_params, without.batch_stats) == ({}, {})
-    step = make_train_step(MODEL, None, loss, ADAM())
     kernels = re.compile(r"f32\[4,4,\d+,\d+\]")  # 4 x 4, of which only the discriminator has any
-    assert not kernels.search(str(jax.make_jaxpr(step)(without, {"image": IMAGES}, key)))
-    step = make_train_step(MODEL, DISC, VQGANLossConfig(perceptual_weight=0.0), ADAM(), ADAM())
-    program = jax.make_jaxpr(step)(jax.eval_shape(lambda: make(DISC)), {"image": IMAGES}, key)
-    assert kernels.search(str(program))
+    assert not kernels.search(str(jax.make_jaxpr(training.step)(without, None, {"image": IMAGES})))
+    training = training_of(VQGANLossConfig(perceptual_weight=0.0))
+    state = jax.eval_shape(training.init, jax.random.key(0))
+    assert kernels.search(str(jax.make_jaxpr(training.step)(state, None, {"image": IMAGES})))
 
 
 def test_a_fresh_state_depends_on_its_key_alone(scheduled_step):
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    make = jax.jit(lambda key: make_state(key, MODEL, DISC, (ADAM(), ADAM()), (4, 16, 16, 3)), compiler_options=options)
+    training = training_of(VQGANLossConfig(perceptual_weight=0.0))
+    make = jax.jit(training.init, compiler_options=options)
     first, again, other = make(jax.random.key(0)), make(jax.random.key(0)), make(jax.random.key(1))
     assert first.step == 0
     assert not moved(first, again)
     for name in ("params", "disc_params"):
         assert moved(getattr(first, name), getattr(other, name))
-    _, metrics = scheduled_step(first, {"image": IMAGES}, jax.random.key(0))
+    _, metrics = scheduled_step(first, None, {"image": IMAGES})
     assert np.isfinite(list(jax.tree.map(float, metrics).values())).all()
 
 
@@ -252,7 +253,7 @@ def test_half_precision_trains_with_parameters_and_losses_in_float32():
     half = VQGAN(replace(TINY, dtype="bfloat16"))
     disc = Discriminator(DiscriminatorConfig(ndf=4, n_layers=1, dtype="bfloat16"))
     step = compiled(VQGANLossConfig(perceptual_weight=0.0), half, disc)
-    state, metrics = step(tiny_state(), {"image": IMAGES}, jax.random.key(0))
+    state, metrics = step(tiny_state(), None, {"image": IMAGES})
     assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.disc_params))} == {jnp.dtype("float32")}
     for name, value in metrics.items():
         assert value.dtype == jnp.float32, name
@@ -263,10 +264,12 @@ def test_half_precision_trains_with_parameters_and_losses_in_float32():
 
 def test_what_the_weights_ask_for_must_be_given():
     with pytest.raises(ValueError, match=r"disc_weight 0.8 needs a discriminator"):
-        make_train_step(MODEL, None, VQGANLossConfig(perceptual_weight=0.0), ADAM())
+        training_of(VQGANLossConfig(perceptual_weight=0.0), disc=None)
     with pytest.raises(ValueError, match=r"perceptual_weight 1.0 needs LPIPS"):
-        step = make_train_step(MODEL, DISC, VQGANLossConfig(), ADAM(), ADAM())
-        jax.eval_shape(step, tiny_state(), {"image": IMAGES}, jax.random.key(0))
+        jax.eval_shape(training_of(VQGANLossConfig()).step, tiny_state(), None, {"image": IMAGES})
+    blind = Discriminator(DiscriminatorConfig(ndf=4, n_layers=1, in_channels=1))
+    with pytest.raises(ValueError, match=r"discriminator\.in_channels=1, but the images have 3 channels"):
+        training_of(VQGANLossConfig(), disc=blind)
 
 
 @pytest.mark.parametrize(
@@ -288,23 +291,23 @@ def test_evaluation_sums_over_the_valid_images(golden):
     lpips = jax.tree.map(jnp.asarray, lpips_params(golden("lpips_linears")))
     evaluate = jax.jit(make_eval_step(MODEL))
     valid = np.array([True, True, False, True])
-    sums = evaluate(params, {"image": IMAGES, "valid": valid}, lpips)
+    measured, found = evaluate(params, {"image": IMAGES, "valid": valid}, lpips)
     reconstruction, quantized = jax.jit(MODEL.apply)({"params": params}, IMAGES)
-    close(sums["reconstruction"], reconstruction, 1e-4)
+    close(found, reconstruction, 1e-4)
     difference = (reconstruction - IMAGES)[valid]
     clipped = (np.clip(reconstruction, -1, 1) - IMAGES)[valid]
     psnr = 10 * np.log10(4 / (clipped**2).mean((1, 2, 3)))
-    assert sums["n"] == 3
-    np.testing.assert_allclose(sums["l1_sum"], np.abs(difference).mean((1, 2, 3)).sum(), rtol=1e-4)
-    np.testing.assert_allclose(sums["psnr_sum"], psnr.sum(), rtol=1e-4)
+    assert measured.n == 3
+    np.testing.assert_allclose(measured.sums["l1"], np.abs(difference).mean((1, 2, 3)).sum(), rtol=1e-4)
+    np.testing.assert_allclose(measured.sums["psnr"], psnr.sum(), rtol=1e-4)
     counts = np.bincount(quantized.ids[valid].ravel(), minlength=TINY.n_embed)
-    np.testing.assert_array_equal(sums["code_counts"], counts)
+    np.testing.assert_array_equal(measured.code_counts, counts)
     distances = jax.jit(LPIPS().apply)({"params": lpips}, IMAGES, reconstruction)
-    np.testing.assert_allclose(sums["lpips_sum"], distances[valid].sum(), rtol=1e-3)
+    np.testing.assert_allclose(measured.sums["lpips"], distances[valid].sum(), rtol=1e-3)
 
 
 def test_evaluation_without_a_mask_counts_every_image():
-    sums = jax.jit(make_eval_step(MODEL))(tiny_state().params, {"image": IMAGES})
-    assert sums["n"] == 4
-    assert sums["code_counts"].sum() == 4 * 8 * 8
-    assert "lpips_sum" not in sums
+    measured, _ = jax.jit(make_eval_step(MODEL))(tiny_state().params, {"image": IMAGES})
+    assert measured.n == 4
+    assert measured.code_counts.sum() == 4 * 8 * 8
+    assert "lpips" not in measured.sums

@@ -13,6 +13,7 @@ from taming_jax.conditioning import ClassLabel, Coordinate, NoCondition, Objects
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.sampling.decode import Job, sample, token_chooser
+from taming_jax.sampling.filters import TracedFilters
 from taming_jax.sampling.wavefront import corner, make_schedule
 from taming_jax.sampling.window import cache_bytes, check_window, sample_window, schedule_for
 from taming_jax.sharding import MeshConfig, make_mesh, put_whole
@@ -57,7 +58,7 @@ def nothing(grid, images=2):
 
 def job_of(condition, given, keep, numbers=None, **filters):
     numbers = np.arange(len(given)) if numbers is None else numbers
-    return Job(condition, given, keep, jax.random.key(1), numbers, jnp.float32(0.9), **filters)
+    return Job(condition, given, keep, jax.random.key(1), numbers, TracedFilters(jnp.float32(0.9), **filters))
 
 
 def draw(model, params, condition, given, keep, schedule=None, *, numbers=None, **filters):

@@ -17,7 +17,7 @@ from taming_jax.convert.original.settings import Plan
 from taming_jax.models.discriminator import DiscriminatorConfig
 from taming_jax.settings import from_dict
 from taming_jax.training.optim import OptimizerConfig
-from taming_jax.training.vqgan import VQGANLossConfig
+from taming_jax.training.vqgan_loss import VQGANLossConfig
 
 
 def check_training(plan: Plan) -> None:

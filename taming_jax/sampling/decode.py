@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from taming_jax.models.gpt import GPT, cast_layers
-from taming_jax.sampling.filters import draw, guide
+from taming_jax.sampling.filters import TracedFilters, draw, guide
 from taming_jax.two_stage import TwoStage
 
 PARTS = 4  # lengths of the cache in one program
@@ -18,13 +18,12 @@ SHORTEST = 64  # tokens drawn with one of them, at least
 
 @struct.dataclass
 class Job:
-    """What to draw, as one argument of a compiled program; `top_k` and `greedy` are static.
+    """What to draw, as one argument of a compiled program.
 
     condition: int32 (b, k), or (b, h, w) where its tokens have places.
     given: int32 (b, h, w), ids that stand where keep, bool (b, h, w), is True; the rest is drawn.
     key, and numbers int32 (b,): the seed, and which image of its series each one is. A token's key is its image's
     folded with its place on the grid, so neither the batch nor the order of drawing matters.
-    temperature, top_p: scalars; guidance: float32 (h w,), the scale at each place, or None (see `filters.Filters`).
     """
 
     condition: jax.Array
@@ -32,11 +31,7 @@ class Job:
     keep: jax.Array
     key: jax.Array
     numbers: jax.Array
-    temperature: jax.Array
-    top_p: jax.Array | None = None
-    guidance: jax.Array | None = None
-    top_k: int | None = struct.field(pytree_node=False, default=None)
-    greedy: bool = struct.field(pytree_node=False, default=False)
+    filters: TracedFilters
 
 
 def sample(model: TwoStage, params: Any, job: Job) -> jax.Array:
@@ -52,7 +47,7 @@ def sample(model: TwoStage, params: Any, job: Job) -> jax.Array:
 def seen_conditions(model: TwoStage, job: Job) -> jax.Array:
     """The conditions of the sequences to read: those of the job (b, ...); with guidance each followed by the same one
     hidden (2 b, ...), so that both stay on one device."""
-    if job.guidance is None:
+    if job.filters.guidance is None:
         return job.condition
     both = jnp.stack([job.condition, jnp.full_like(job.condition, model.hidden_token)], axis=1)
     return both.reshape(-1, *job.condition.shape[1:])
@@ -60,13 +55,14 @@ def seen_conditions(model: TwoStage, job: Job) -> jax.Array:
 
 def token_chooser(job: Job, n_codes: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """choose: logits (b, n), or with guidance (2 b, n), of the tokens at a place -> ids (b,) below n_codes."""
+    filters = job.filters
     image_keys = jax.vmap(jax.random.fold_in, (None, 0))(job.key, job.numbers)  # (b,)
 
     def choose(logits: jax.Array, place: jax.Array) -> jax.Array:
-        if job.guidance is not None:
-            logits = guide(logits, job.guidance[place])
+        if filters.guidance is not None:
+            logits = guide(logits, filters.guidance[place])
         keys = jax.vmap(jax.random.fold_in, (0, None))(image_keys, place)
-        return draw(keys, logits[:, :n_codes], job.temperature, job.top_k, job.top_p, job.greedy)
+        return draw(keys, logits[:, :n_codes], filters.temperature, filters.top_k, filters.top_p, filters.greedy)
 
     return choose
 

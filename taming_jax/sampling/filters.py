@@ -8,6 +8,7 @@ from numbers import Integral, Real
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jax import Array
 
 # How strong guidance is along the drawing of an image: progress in [0, 1] -> share of the way from 1 to the full scale.
@@ -16,6 +17,22 @@ SCHEDULES = {
     "linear": lambda progress: progress,
     "cosine": lambda progress: (1 - np.cos(np.pi * progress)) / 2,
 }
+
+
+@struct.dataclass
+class TracedFilters:
+    """`Filters` as a compiled program takes them. `top_k` and `greedy` are static, since they shape the program; the
+    rest may differ from call to call.
+
+    temperature: above 0, unused where greedy. top_p: scalar. guidance: float32 (l,), the scale at each place of the
+    grid. None where a filter is off.
+    """
+
+    temperature: Array
+    top_p: Array | None = None
+    guidance: Array | np.ndarray | None = None
+    top_k: int | None = struct.field(pytree_node=False, default=None)
+    greedy: bool = struct.field(pytree_node=False, default=False)
 
 
 @dataclass(frozen=True)
@@ -38,7 +55,7 @@ class Filters:
     guidance: float = 1.0
     guidance_schedule: str = "constant"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         t, k, p, g = self.temperature, self.top_k, self.top_p, self.guidance
         if not _is(t, Real) or not math.isfinite(t) or t < 0:
             raise ValueError(f"temperature is {t!r}, but must be finite and at least 0; 0 is greedy, 1 the default")
@@ -64,6 +81,16 @@ class Filters:
         scales = np.empty(len(order), np.float32)
         scales[order] = 1 + (self.guidance - 1) * SCHEDULES[self.guidance_schedule](progress)
         return scales
+
+    def traced(self, order: np.ndarray) -> TracedFilters:
+        """For places drawn in `order` (l,), as of `guidance_scales`."""
+        return TracedFilters(
+            temperature=jnp.float32(self.temperature or 1.0),
+            top_p=None if self.top_p is None else jnp.float32(self.top_p),
+            guidance=self.guidance_scales(order),
+            top_k=self.top_k,
+            greedy=self.greedy,
+        )
 
 
 def check_guidance(guidance: float, condition_dropout: float) -> None:
@@ -128,5 +155,5 @@ def draw(
     return jax.vmap(jax.random.categorical)(keys, filter_logits(logits, top_k, top_p)).astype(jnp.int32)
 
 
-def _is(value, kind: type) -> bool:
+def _is(value: object, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)

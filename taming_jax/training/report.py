@@ -36,6 +36,12 @@ class Report:
         elif tensorboard:
             logging.info("No TensorBoard files: they need TensorFlow and TensorBoard (pip install -e '.[data]').")
 
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
     @property
     def history(self) -> epath.Path:
         return self.workdir / "metrics.jsonl"
