@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
+from tiny import TINY
 
 from configs import common, demo_class, demo_segmentation
 from taming_jax import checkpoint, pictures
@@ -25,23 +26,13 @@ from taming_jax.drawing.reproduction import reproduce
 from taming_jax.drawing.requests import _held_out, open_model, requests
 from taming_jax.experiment import SampleConfig, TransformerExperiment, saved_form
 from taming_jax.models.gpt import GPT
-from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.models.vqgan import VQGAN
 from taming_jax.sampling.rejection import choose, draw_best, load_scorer, rounds_for
 from taming_jax.settings import from_dict, to_dict
 from taming_jax.trained import tiles
 from taming_jax.trained.loading import load
 
-FIRST = VQGANConfig(
-    resolution=16,
-    ch=8,
-    ch_mult=(1, 1, 1),
-    num_res_blocks=1,
-    attn_resolutions=(),
-    z_channels=8,
-    embed_dim=8,
-    n_embed=32,
-    norm_groups=4,
-)
+FIRST = dataclasses.replace(TINY, ch_mult=(1, 1, 1), n_embed=32)
 ROOT = Path(__file__).parent.parent
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import optax
 import pytest
 import yaml
-from golden import close, discriminator_variables, drawn_like, lpips_params, rename, weights
+from golden import VQGAN_F4, close, discriminator_variables, drawn_like, lpips_params, rename, weights
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from test_convert import PROJECTS
-from test_vqgan import GOLDEN, TINY
+from projects import PROJECTS
+from tiny import TINY
 
 from taming_jax import checkpoint
 from taming_jax.convert.original import convert_checkpoint
@@ -27,8 +27,7 @@ from taming_jax.training.vqgan import VQGANState, VQGANTraining
 from taming_jax.training.vqgan_loss import VQGANLossConfig
 
 ADAM = partial(optax.adam, 1e-4, b1=0.5, b2=0.9)
-SMALL = replace(TINY, attn_resolutions=())  # quick to compile
-MODEL = VQGAN(SMALL)
+MODEL = VQGAN(TINY)
 DISC = Discriminator(DiscriminatorConfig(ndf=4, n_layers=1))
 IMAGES = np.random.RandomState(0).uniform(-1, 1, (4, 16, 16, 3)).astype(np.float32)
 
@@ -153,7 +152,7 @@ def test_the_running_statistics_moved_three_times_a_step(golden, trained):
 
 def test_the_reconstruction_after_training_follows_the_golden(golden, trained):
     expected = golden("vqgan_f4")
-    found, _ = jax.jit(VQGAN(GOLDEN).apply)({"params": trained[0].params}, expected["image"])
+    found, _ = jax.jit(VQGAN(VQGAN_F4).apply)({"params": trained[0].params}, expected["image"])
     untrained = np.abs(expected["reconstruction"] - expected["reconstruction_after_training"]).mean()
     # Where one of the 512 codes was decided otherwise the picture differs, and attention spreads that.
     assert np.abs(found - expected["reconstruction_after_training"]).mean() < 0.75 * untrained
@@ -252,7 +251,7 @@ def test_a_fresh_state_depends_on_its_key_alone(scheduled_step):
 
 
 def test_half_precision_trains_with_parameters_and_losses_in_float32():
-    half = VQGAN(replace(SMALL, dtype="bfloat16"))
+    half = VQGAN(replace(TINY, dtype="bfloat16"))
     disc = Discriminator(DiscriminatorConfig(ndf=4, n_layers=1, dtype="bfloat16"))
     step = compiled(VQGANLossConfig(perceptual_weight=0.0), half, disc)
     state, metrics = step(tiny_state(), None, {"image": IMAGES})
@@ -302,7 +301,8 @@ def test_evaluation_sums_over_the_valid_images(golden):
     assert measured.n == 3
     np.testing.assert_allclose(measured.sums["l1"], np.abs(difference).mean((1, 2, 3)).sum(), rtol=1e-4)
     np.testing.assert_allclose(measured.sums["psnr"], psnr.sum(), rtol=1e-4)
-    np.testing.assert_array_equal(measured.code_counts, np.bincount(quantized.ids[valid].ravel(), minlength=16))
+    counts = np.bincount(quantized.ids[valid].ravel(), minlength=TINY.n_embed)
+    np.testing.assert_array_equal(measured.code_counts, counts)
     distances = jax.jit(LPIPS().apply)({"params": lpips}, IMAGES, reconstruction)
     np.testing.assert_allclose(measured.sums["lpips"], distances[valid].sum(), rtol=1e-3)
 
