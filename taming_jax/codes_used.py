@@ -14,7 +14,7 @@ from etils import epath
 from tqdm import tqdm
 
 from taming_jax import files, sharding
-from taming_jax.checkpoint.saved import open_saved
+from taming_jax.checkpoint import open_saved
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig, Needs
 from taming_jax.models.vqgan import network_input

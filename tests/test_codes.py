@@ -126,6 +126,21 @@ def class_codes(stages, tmp_path_factory):
     return folder
 
 
+def test_networks_are_copied_only_where_all_fits(stages, tmp_path):
+    mesh, folder = taming_jax.sharding.make_mesh(), tmp_path / "training"
+    wrong = second_stage(stages, "segmentation", condition={"stage": stages["image"]})
+    with pytest.raises(ValueError, match=r"condition\.stage=.* reads image"):
+        open_stages(wrong, str(folder), mesh)
+    right = second_stage(stages, "segmentation", condition={"stage": stages["labels"]})
+    opened = open_stages(right, "", mesh)
+    assert not folder.exists() and sorted(opened.params) == ["condition_stage", "first_stage"]
+    kept = open_stages(right, str(folder), mesh)
+    assert sorted(path.name for path in folder.iterdir()) == ["condition_stage", "first_stage"]
+    jax.tree.map(np.testing.assert_array_equal, kept.params, opened.params)
+    copy = checkpoint.load_params(str(folder / "first_stage"))
+    jax.tree.map(np.testing.assert_array_equal, copy, kept.params["first_stage"])
+
+
 CONDITIONS = {
     "class_label": {},
     "segmentation": {"stage": "labels"},

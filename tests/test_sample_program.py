@@ -16,7 +16,7 @@ from tiny import TINY
 
 from configs import common, demo_class, demo_segmentation
 from taming_jax import checkpoint, pictures
-from taming_jax.checkpoint.saved import Saved
+from taming_jax.checkpoint import Saved
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig
 from taming_jax.drawing import drawing

@@ -14,10 +14,11 @@ from taming_jax.models.gpt import GPT, GPTConfig, cast_layers, token_cross_entro
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.nn import orders
 from taming_jax.sampling.decode import cache_lengths, draw_sequence
-from taming_jax.sampling.filters import draw
+from taming_jax.sampling.filters import Filters, draw
 from taming_jax.sharding import MeshConfig, make_mesh
 from taming_jax.trained.first_stage import FirstStage
 from taming_jax.trained.generator import Generator
+from taming_jax.trained.sampler import Request
 from taming_jax.two_stage import TwoStage
 
 FIRST = VQGAN(
@@ -108,6 +109,25 @@ def test_half_precision_weights_are_cast_once_and_not_for_every_token(small_para
     kernel = cast_layers(small_params, "bfloat16")["block_0"]["mlp"]["up"]["kernel"]
     assert kernel.dtype == jnp.bfloat16
     np.testing.assert_array_equal(run(cast_layers(small_params, "bfloat16")), run(small_params))
+
+
+def test_a_program_serves_all_requests_of_one_shape(small_params):
+    """Whatever the parameters, the condition, the seed, and the filters but top_k and whether they are greedy."""
+    sampler = generator_of(small(ClassLabel(10), condition_dropout=0.1), small_params).sampler
+    other = jax.tree.map(lambda leaf: leaf + 1, small_params)
+    for pixels, programs in (((8, 8), (sampler._sample,)), ((12, 8), (sampler._start_walk, sampler._go_on))):
+        request = Request({"class_label": np.array([3, 7])}, 2, pixels, Filters(0.9, 5, 0.9, 2.0))
+        keep = np.arange(pixels[0] // 2 * pixels[1] // 2).reshape(pixels[0] // 2, -1) < 3
+        sampler.draw(small_params, request)
+        for change in (
+            {"filters": Filters(1.3, 5, 0.5, 3.0, "cosine")},
+            {"batch": {"class_label": np.array([0, 1])}, "seed": 5, "first": 2},
+            {"given": np.ones(keep.shape, np.int32), "keep": keep},
+        ):
+            sampler.draw(other, dataclasses.replace(request, **change))
+        assert [program._cache_size() for program in programs] == [1] * len(programs)
+        sampler.draw(other, dataclasses.replace(request, filters=Filters(0.9, 4, 0.9, 2.0)))
+        assert programs[-1]._cache_size() == 2
 
 
 def test_guidance_moves_logits_away_from_those_without_the_condition(small_params):

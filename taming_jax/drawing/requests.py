@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from taming_jax.checkpoint.saved import Saved, open_saved
+from taming_jax.checkpoint import Saved, open_saved
 from taming_jax.conditioning import Condition
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig

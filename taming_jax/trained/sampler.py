@@ -49,7 +49,7 @@ class Sampler:
     """Draws from a two-stage model with whatever parameters of its transformer, layers apart; compiled once for each
     shape of a request, not for its parameters, condition, seed, temperature or top_p."""
 
-    def __init__(self, stages: Stages):
+    def __init__(self, stages: Stages) -> None:
         self.stages, self.mesh = stages, stages.mesh
         self.model = dataclasses.replace(stages.model, gpt=with_layers_apart(stages.model.gpt))
         model, whole = self.model, sharding.replicated(self.mesh)
