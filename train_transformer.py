@@ -41,7 +41,7 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     if data.source == "codes":
         check_codes(experiment, model, workdir)
     data = annotated(experiment, model.condition)
-    experiment = dataclasses.replace(experiment, data=data)
+    experiment = dataclasses.replace(experiment, data=data, transformer=model.gpt.config)  # with its sizes computed
     first_stage = keep_stage(experiment.first_stage, workdir, mesh, **changes)
     second_stage = keep_stage(condition.stage, workdir, mesh, checkpoint.CONDITION_STAGE) if second else None
     generator = Generator(model, None, first_stage, condition_stage(model, first_stage, second_stage))

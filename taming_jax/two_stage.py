@@ -27,6 +27,7 @@ class TwoStage:
     pkeep: share of input image ids kept in training; the others are replaced by random ids, the targets stay.
     condition_dropout: share of training images whose condition is hidden, for classifier-free guidance (arXiv
     2207.12598).
+    Where the transformer's vocab_size or block_size is 0 it becomes what the other parts need.
     Raises ValueError where the parts do not fit.
     """
 
@@ -38,31 +39,41 @@ class TwoStage:
     pkeep: float = 1.0
     condition_dropout: float = 0.0
 
-    def __post_init__(self):
-        settings, codes, ids = self.gpt.config, self.n_codes, self.condition.vocabulary
+    def __post_init__(self) -> None:
         if not 0 <= self.condition_dropout < 1:
             raise ValueError(f"config.condition_dropout={self.condition_dropout}, but it is a share in [0, 1).")
         if self.condition_dropout and not self.condition.keys:
             raise ValueError(
                 f"config.condition_dropout={self.condition_dropout}, but there is no condition to hide; set it to 0."
             )
-        hidden = ", one more for a hidden condition" if self.condition_dropout else ""
-        needed = max(codes, ids + bool(hidden))
-        if settings.vocab_size < needed:
-            raise ValueError(
-                f"transformer.vocab_size={settings.vocab_size}, but the first stage has {codes} codes and the "
-                f"condition {ids} ids{hidden}; set it to at least {needed}."
-            )
-        length = self.condition.length + self.length - 1
-        if settings.block_size < length:
-            raise ValueError(
-                f"transformer.block_size={settings.block_size}, but {self.condition.length} condition and "
-                f"{self.length} image tokens ({self.grid[0]} x {self.grid[1]}) need {length}; raise it or use smaller "
-                f"images."
-            )
+        self._fit_transformer()
         if not 0 < self.pkeep <= 1:
             raise ValueError(f"config.pkeep={self.pkeep}, but it is a share in (0, 1].")
         self.sequence_order()  # refuses an unknown name or a grid that the order cannot walk
+
+    def _fit_transformer(self) -> None:
+        """Fill in the sizes of its tables where they are open, and refuse those that are too small."""
+        settings, codes, ids = self.gpt.config, self.n_codes, self.condition.vocabulary
+        hidden = ", one more for a hidden condition" if self.condition_dropout else ""
+        needed = {
+            "vocab_size": max(codes, ids + bool(hidden)),
+            "block_size": self.condition.length + self.length - 1,
+        }
+        open_sizes = {name: size for name, size in needed.items() if getattr(settings, name) == 0}
+        if open_sizes:
+            settings = dataclasses.replace(settings, **open_sizes)
+            object.__setattr__(self, "gpt", GPT(settings))  # frozen for everybody else
+        if settings.vocab_size < needed["vocab_size"]:
+            raise ValueError(
+                f"config.transformer.vocab_size={settings.vocab_size}, but the first stage has {codes} codes and the "
+                f"condition {ids} ids{hidden}; set it to at least {needed['vocab_size']}, or to 0."
+            )
+        if settings.block_size < needed["block_size"]:
+            raise ValueError(
+                f"config.transformer.block_size={settings.block_size}, but {self.condition.length} condition and "
+                f"{self.length} image tokens ({self.grid[0]} x {self.grid[1]}) need {needed['block_size']}; set it to "
+                "that, or to 0, or use smaller images."
+            )
 
     @property
     def n_codes(self) -> int:

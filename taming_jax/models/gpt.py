@@ -23,10 +23,11 @@ ATTENTION = ("xla", "cudnn")
 
 @dataclasses.dataclass(frozen=True)
 class GPTConfig:
-    """Settings of the transformer; the defaults are the paper's FacesHQ and D-RIN model (0.3 B parameters).
+    """Settings of the transformer; the width and depth of the paper's FacesHQ and D-RIN model (0.3 B parameters).
 
     vocab_size: ids of the condition and of the image share this one table, with no offset.
     block_size: longest input sequence, condition included, last image token excluded.
+        Both 0: as many as the parts of a two-stage model need, see `two_stage.TwoStage`; `GPT` itself wants numbers.
     n_unmasked: this many leading positions see one another freely.
     dtype: "float32" or "bfloat16", of the layers; parameters, statistics and logits stay float32.
     attention: "xla" anywhere; "cudnn" is the fused kernel of NVIDIA's GPUs, and needs bfloat16.
@@ -36,8 +37,8 @@ class GPTConfig:
     program compiles faster. Loaded models have their layers apart.
     """
 
-    vocab_size: int = 1024
-    block_size: int = 512
+    vocab_size: int = 0
+    block_size: int = 0
     n_layer: int = 24
     n_head: int = 16
     n_embd: int = 1024
@@ -51,7 +52,12 @@ class GPTConfig:
     scan_layers: bool = False
 
     def __post_init__(self):
-        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
+        for name in ("vocab_size", "block_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"transformer.{name}={getattr(self, name)}, but it must be at least 1, or 0 for what is needed."
+                )
+        for name in ("n_layer", "n_head", "n_embd"):
             if getattr(self, name) < 1:
                 raise ValueError(f"transformer.{name}={getattr(self, name)}, but it must be at least 1.")
         for name in ("embedding_dropout", "residual_dropout", "attention_dropout"):
@@ -81,9 +87,14 @@ class GPT(nn.Module):
         """ids int32 (b, l) -> logits float32 (b, l, n); with `last_only`, or `at`, the place of one id, (b, 1, n).
 
         With a cache (one entry a layer, see `init_cache`) `ids` are the positions from `start` on, and the result is
-        (logits, cache). Raises ValueError when the sequence is longer than block_size.
+        (logits, cache). Raises ValueError when the sequence is longer than block_size, or when that is left open.
         """
         config = self.config
+        if not (config.vocab_size and config.block_size):
+            raise ValueError(
+                f"transformer.vocab_size={config.vocab_size} and block_size={config.block_size}: 0 is what the parts "
+                "of a two-stage model need, and a transformer alone has none; set both to at least 1."
+            )
         if cache is not None and config.scan_layers:
             raise ValueError("a cache goes with layers apart: use with_layers_apart(model) and unstack_layers(params).")
         dtype = jnp.dtype(config.dtype)
