@@ -4,14 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float
 
 DATA_RANGE = 2.0
 WINDOW, SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03
 
 
-def psnr(x: Array, y: Array) -> Array:
-    """Peak signal-to-noise ratio in dB, (b, H, W, c) twice -> float32 (b,).
+def psnr(x: Float[Array, "b H W c"], y: Float[Array, "b H W c"]) -> Float[Array, " b"]:
+    """Peak signal-to-noise ratio in dB, float32.
 
     Values are taken as they are: clip reconstructions to [-1, 1] first. Equal images give 106 dB, not infinity, so that
     means stay finite. Raises ValueError where the shapes differ.
@@ -21,8 +22,8 @@ def psnr(x: Array, y: Array) -> Array:
     return 10 * jnp.log10(DATA_RANGE**2 / jnp.maximum(error, 1e-10))
 
 
-def ssim(x: Array, y: Array) -> Array:
-    """Structural similarity (Wang et al. 2004), (b, H, W, c) twice -> float32 (b,), at most 1.
+def ssim(x: Float[Array, "b H W c"], y: Float[Array, "b H W c"]) -> Float[Array, " b"]:
+    """Structural similarity (Wang et al. 2004), float32, at most 1.
 
     Gaussian window of 11 x 11 pixels with sigma 1.5, whole windows only; the mean over positions and channels. Raises
     ValueError where the shapes differ or the image is smaller than the window.
@@ -42,8 +43,8 @@ def ssim(x: Array, y: Array) -> Array:
     return jnp.mean(similarity, axis=(1, 2, 3))
 
 
-def _blur(x: Array) -> Array:
-    """Gaussian mean over each whole window, (b, H, W, c) -> (b, H - 10, W - 10, c), one axis after the other."""
+def _blur(x: Float[Array, "b H W c"]) -> Float[Array, "b H-10 W-10 c"]:
+    """Gaussian mean over each whole window, one axis after the other."""
     offsets = np.arange(WINDOW) - WINDOW // 2
     weights = np.exp(-(offsets**2) / (2 * SIGMA**2))
     kernel = jnp.asarray(weights / weights.sum(), jnp.float32)

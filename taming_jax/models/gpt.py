@@ -8,8 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int
 
-from taming_jax.nn.attention import Block, Cache, layer_norm, linear
+from taming_jax.nn.attention import Block, Cache, Position, layer_norm, linear
 from taming_jax.sharding import split_by_image, split_by_row
 
 # What of a block is kept for the backward pass; the rest is computed again.
@@ -51,7 +54,7 @@ class GPTConfig:
     remat: str = ""
     scan_layers: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("vocab_size", "block_size"):
             if getattr(self, name) < 0:
                 raise ValueError(
@@ -83,7 +86,16 @@ class GPT(nn.Module):
     config: GPTConfig
 
     @nn.compact
-    def __call__(self, ids, *, cache: tuple[Cache, ...] | None = None, start=0, train=False, last_only=False, at=None):
+    def __call__(
+        self,
+        ids: Int[Array, "b l"],
+        *,
+        cache: tuple[Cache, ...] | None = None,
+        start: Position = 0,
+        train: bool = False,
+        last_only: bool = False,
+        at: Position | None = None,
+    ) -> Float[Array, "b _ n"] | tuple[Float[Array, "b _ n"], tuple[Cache, ...]]:
         """ids int32 (b, l) -> logits float32 (b, l, n); with `last_only`, or `at`, the place of one id, (b, 1, n).
 
         With a cache (one entry a layer, see `init_cache`) `ids` are the positions from `start` on, and the result is
@@ -135,11 +147,11 @@ class GPT(nn.Module):
             name=name,
         )
 
-    def _blocks(self, x: jax.Array, train: bool) -> jax.Array:
-        """(b, l, d) through all blocks, without a cache."""
+    def _blocks(self, x: Float[Array, "b l d"], train: bool) -> Float[Array, "b l d"]:
+        """Through all blocks, without a cache."""
         config = self.config
 
-        def run(block, x):
+        def run(block: Block, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
             return split_by_image(block(x, train=train)[0])
 
         if config.remat:
@@ -156,7 +168,7 @@ class GPT(nn.Module):
         )
         return loop(self._block("blocks"), x, None)[0]
 
-    def init_cache(self, batch: int, length: int, dtype=None) -> tuple[Cache, ...]:
+    def init_cache(self, batch: int, length: int, dtype: DTypeLike | None = None) -> tuple[Cache, ...]:
         """An empty cache for `batch` sequences of up to `length` tokens, in the compute type unless told otherwise."""
         config = self.config
         shape = (batch, config.n_head, length, config.n_embd // config.n_head)
@@ -164,8 +176,8 @@ class GPT(nn.Module):
         return tuple(Cache(zeros, zeros) for _ in range(config.n_layer))
 
 
-def token_cross_entropy(logits: jax.Array, ids: jax.Array) -> jax.Array:
-    """logits (b, l, n), ids (b, l) -> (b, l) float32, the negative log-likelihood of each token in nats."""
+def token_cross_entropy(logits: Float[Array, "b l n"], ids: Int[Array, "b l"]) -> Float[Array, "b l"]:
+    """The negative log-likelihood of each token in nats, float32."""
     logits = logits.astype(jnp.float32)
     chosen = jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - chosen

@@ -4,11 +4,15 @@ sampling, arXiv 1904.09751) and greedy."""
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Int, Key
+
+Number = Float[Array, ""] | float
 
 # How strong guidance is along the drawing of an image: progress in [0, 1] -> share of the way from 1 to the full scale.
 SCHEDULES = {
@@ -38,7 +42,7 @@ class Filters:
     guidance: float = 1.0
     guidance_schedule: str = "constant"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         t, k, p, g = self.temperature, self.top_k, self.top_p, self.guidance
         if not _is(t, Real) or not math.isfinite(t) or t < 0:
             raise ValueError(f"temperature is {t!r}, but must be finite and at least 0; 0 is greedy, 1 the default")
@@ -55,8 +59,8 @@ class Filters:
     def greedy(self) -> bool:
         return self.temperature == 0
 
-    def guidance_scales(self, order: np.ndarray) -> np.ndarray | None:
-        """The scale of guidance at each place of the grid, float32 (l,), when the places are drawn in `order` (l,), the
+    def guidance_scales(self, order: Int[np.ndarray, " l"]) -> Float[np.ndarray, " l"] | None:
+        """The scale of guidance at each place of the grid, float32, when the places are drawn in `order`, the
         indices 0..l-1; None where there is no guidance."""
         if self.guidance == 1:
             return None
@@ -75,15 +79,17 @@ def check_guidance(guidance: float, condition_dropout: float) -> None:
         )
 
 
-def guide(logits: Array, scale: float | Array) -> Array:
-    """Logits (2 b, n) with the condition and without it, in turns -> float32 (b, n): moved from the latter by `scale`
+def guide(logits: Float[Array, "two_b n"], scale: Number) -> Float[Array, "b n"]:
+    """Logits with the condition and without it, in turns -> float32: moved from the latter by `scale`
     times the difference (arXiv 2207.12598, equation 6, where w is scale - 1)."""
     asked, free = jnp.unstack(logits.astype(jnp.float32).reshape(-1, 2, logits.shape[-1]), axis=1)
     return free + scale * (asked - free)
 
 
-def filter_logits(logits: Array, top_k: int | None = None, top_p: float | Array | None = None) -> Array:
-    """The logits (..., n) in float32, with -inf for the tokens that the filters exclude; at least one a row stays.
+def filter_logits(
+    logits: Float[Array, "*b n"], top_k: int | None = None, top_p: Number | None = None
+) -> Float[Array, "*b n"]:
+    """The logits in float32, with -inf for the tokens that the filters exclude; at least one a row stays.
 
     Top-k comes first, then top-p on the renormalised rest; the token with which the sum of probabilities passes top_p
     still stays, and so do tokens that tie with the last one kept. `top_k` is a Python int (it gives the program its
@@ -108,14 +114,14 @@ def filter_logits(logits: Array, top_k: int | None = None, top_p: float | Array 
 
 
 def draw(
-    keys: Array,
-    logits: Array,
-    temperature: float | Array = 1.0,
+    keys: Key[Array, " b"],
+    logits: Float[Array, "b n"],
+    temperature: Number = 1.0,
     top_k: int | None = None,
-    top_p: float | Array | None = None,
+    top_p: Number | None = None,
     greedy: bool = False,
-) -> Array:
-    """One token a row: keys (b,), logits (b, n) -> int32 (b,).
+) -> Int[Array, " b"]:
+    """One token a row, int32.
 
     Every row has its own key, so its token does not depend on the rest of the batch. `temperature` (above 0) and
     `top_p` may be traced; `top_k` and `greedy` are static. Greedy ignores keys and filters. Everything in float32.
@@ -128,5 +134,5 @@ def draw(
     return jax.vmap(jax.random.categorical)(keys, filter_logits(logits, top_k, top_p)).astype(jnp.int32)
 
 
-def _is(value, kind: type) -> bool:
+def _is(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
