@@ -43,9 +43,9 @@ def main() -> None:
     from taming_jax import sharding
 
     mesh = sharding.make_mesh(sharding.MeshConfig(*options.mesh))
-    init, step, frozen, batch = (transformer if options.stage == "transformer" else vqgan)(options)
+    training, frozen, batch = (transformer if options.stage == "transformer" else vqgan)(options)
     key = jax.random.key(0)
-    state = jax.eval_shape(init, key)
+    state = jax.eval_shape(training.init, key)
     placed = sharding.state_shardings(state, mesh)
     here = lambda tree, where: jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, where
@@ -53,7 +53,7 @@ def main() -> None:
     everywhere = lambda tree, where: here(tree, jax.tree.map(lambda _: where, tree))
     inputs = here(state, placed), everywhere(frozen, sharding.replicated(mesh))
     with jax.set_mesh(mesh):
-        update = jax.jit(step, donate_argnums=0, out_shardings=(placed, None))
+        update = jax.jit(training.step, donate_argnums=0, out_shardings=(placed, None))
         program = update.lower(*inputs, everywhere(batch, sharding.batch_sharding(mesh))).compile()
     found = collectives(program.as_text())
     held, total = sharding.bytes_held(inputs[0])
@@ -67,15 +67,15 @@ def main() -> None:
 
 
 def transformer(options):
-    """(init, step, frozen, batch), the arrays as shapes."""
+    """(training, frozen, batch), the arrays as shapes."""
     import jax
     import jax.numpy as jnp
 
     from taming_jax.conditioning import ClassLabel
     from taming_jax.models.gpt import GPT, GPTConfig
     from taming_jax.models.vqgan import VQGAN, VQGANConfig
-    from taming_jax.training import transformer
     from taming_jax.training.optim import OptimizerConfig, make_optimizer
+    from taming_jax.training.transformer import TransformerTraining
     from taming_jax.two_stage import TwoStage
 
     first = VQGAN(VQGANConfig(resolution=32, ch=32, ch_mult=(1, 1), num_res_blocks=1, z_channels=32, embed_dim=32))
@@ -88,8 +88,7 @@ def transformer(options):
         "image": jax.ShapeDtypeStruct((options.batch, 32, 32, 3), jnp.float32),
         "class_label": jax.ShapeDtypeStruct((options.batch,), jnp.int32),
     }
-    step = transformer.make_train_step(model, optimizer, jax.random.key(0), options.accumulate)
-    return (lambda key: transformer.make_state(key, model, optimizer)), step, stages, batch
+    return TransformerTraining(model, optimizer, options.accumulate), stages, batch
 
 
 def vqgan(options):
@@ -99,18 +98,17 @@ def vqgan(options):
 
     from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
     from taming_jax.models.vqgan import VQGAN, VQGANConfig
-    from taming_jax.training import vqgan
     from taming_jax.training.optim import OptimizerConfig, make_optimizer
+    from taming_jax.training.vqgan import VQGANTraining
+    from taming_jax.training.vqgan_loss import VQGANLossConfig
 
     size = {"ch": options.width // 2, "ch_mult": (1, 1, 2, 2), "num_res_blocks": 1, "attn_resolutions": (8,)}
     model = VQGAN(VQGANConfig(resolution=64, remat=bool(options.remat), dtype=options.dtype, **size))
     disc = Discriminator(DiscriminatorConfig(ndf=32, n_layers=2, dtype=options.dtype))
-    both = [make_optimizer(OptimizerConfig(b1=0.5), batch_size=options.batch, steps=100) for _ in range(2)]
-    loss = vqgan.VQGANLossConfig(perceptual_weight=0.0)
-    train = vqgan.make_train_step(model, disc, loss, *both, accumulate=options.accumulate)
-    step = lambda state, _, batch: train(state, batch, jax.random.fold_in(jax.random.key(0), state.step))
-    batch = {"image": jax.ShapeDtypeStruct((options.batch, 64, 64, 3), jnp.float32)}
-    return (lambda key: vqgan.make_state(key, model, disc, both, (64, 64, 3))), step, {}, batch
+    adam = make_optimizer(OptimizerConfig(b1=0.5), batch_size=options.batch, steps=100)
+    loss, shape = VQGANLossConfig(perceptual_weight=0.0), (options.batch, 64, 64, 3)
+    training = VQGANTraining(model, disc, loss, adam, adam, shape, options.accumulate)
+    return training, None, {"image": jax.ShapeDtypeStruct(shape, jnp.float32)}
 
 
 def parse() -> argparse.Namespace:

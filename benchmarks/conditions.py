@@ -30,11 +30,13 @@ import measures
 
 from taming_jax import checkpoint
 from taming_jax.data import pipeline
+from taming_jax.data.config import DataConfig
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
 from taming_jax.pictures import grid
 from taming_jax.settings import from_dict
 from taming_jax.trained.generator import Generator
 from taming_jax.trained.loading import load
+from taming_jax.trained.sampler import Request
 
 SHOWN = 8  # scenes in a picture
 
@@ -133,7 +135,8 @@ def measure(name: str, generator: Generator, options: argparse.Namespace, out: P
     """(figures of a condition, its picture's rows: name -> images)."""
     test, scenes = TESTS[name], held_out(options.scenes)
     condition, filters = generator.model.condition, experiment(name, options).sample.filters()
-    samples = np.asarray(generator.decode(generator.sample_ids_like(scenes, **filters)))
+    request = Request(scenes, options.scenes, scenes["image"].shape[1:3], filters)
+    samples = np.asarray(generator.decode(generator.draw(request)))
     reconstructions = np.asarray(generator.first_stage.reconstruct(scenes["image"]))
     ceiling = test.read(reconstructions, scenes)
     sample = test.read(samples, scenes)
@@ -157,7 +160,7 @@ def _draw(blocks: dict[str, dict[str, np.ndarray]], file: Path, labels: dict[str
 def held_out(n: int) -> dict[str, np.ndarray]:
     """Validation scenes of 32 x 32 pixels with every annotation."""
     annotations = ("class_label", "segmentation", "depth", "crop", "objects", "keypoints")
-    data = pipeline.DataConfig("demo", size=32, batch_size=n, n_val=n, max_objects=4, annotations=annotations)
+    data = DataConfig("demo", size=32, batch_size=n, n_val=n, max_objects=4, annotations=annotations)
     return next(iter(pipeline.make_batches(data, "val")))
 
 

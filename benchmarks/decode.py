@@ -27,6 +27,7 @@ from taming_jax.conditioning import ClassLabel
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sampling.decode import Job, sample
+from taming_jax.sampling.filters import Filters
 from taming_jax.two_stage import TwoStage
 
 SIDE = 16
@@ -58,7 +59,7 @@ def measure(name: str, batch: int, bandwidth: float, options: argparse.Namespace
     labels = np.arange(batch, dtype=np.int32)[:, None]
     nothing = np.zeros((batch, SIDE, SIDE), np.int32)
     key, numbers = jax.random.key(0), np.arange(batch)
-    job = Job(labels, nothing, nothing > 0, key, numbers, temperature=jnp.float32(1), greedy=True)
+    job = Job(labels, nothing, nothing > 0, key, numbers, Filters(temperature=0).traced(np.arange(n)))
     started = time.perf_counter()
     program = jax.jit(sample, static_argnums=0).lower(model, weights, job).compile()
     compile_s = time.perf_counter() - started

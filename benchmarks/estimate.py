@@ -27,13 +27,11 @@ import flops
 from configs import imagenet_cond, imagenet_vqgan
 from taming_jax import sharding
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment, saved_form
-from taming_jax.models.discriminator import Discriminator
 from taming_jax.models.lpips import LPIPS
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.nn.attention import Block
 from taming_jax.settings import from_dict
 from taming_jax.trained.loading import two_stage
-from taming_jax.training import optim, vqgan
 
 # name: device, how many
 SLICES = {"v5e-16": ("v5e", 16), "v5p-64": ("v5p", 32), "8 x H200": ("H200", 8)}
@@ -74,14 +72,13 @@ class Estimate:
 def first_stage() -> tuple[VQGANExperiment, dict[str, Any]]:
     """The settings of the first stage, and what of it is counted, for one image."""
     settings = from_dict(VQGANExperiment, imagenet_vqgan.get_config("16384").to_dict())
-    model, disc, size = VQGAN(settings.model), Discriminator(settings.discriminator), settings.data.size
-    adam, disc_adam = (optim.make_optimizer(settings.optimizer, batch_size=1, steps=1) for _ in range(2))
+    training, size = settings.training(), settings.data.size
+    model = training.model
     image, images = (jax.ShapeDtypeStruct((b, size, size, 3), jnp.float32) for b in (1, EXAMPLES))
     key = jax.eval_shape(lambda: jax.random.key(0))
-    state = jax.eval_shape(lambda key: vqgan.make_state(key, model, disc, (adam, disc_adam), image.shape), key)
+    state = jax.eval_shape(training.init, key)
     distance = LPIPS(jnp.dtype(settings.model.dtype))
     lpips = jax.eval_shape(distance.init, key, image, image)["params"]
-    step = vqgan.make_train_step(model, disc, settings.loss, adam, disc_adam)
     forward = flops.products(lambda p, x: model.apply({"params": p}, x)[0], state.params, image)
     encoder = flops.products(lambda p, x: model.apply({"params": p}, x, method="encode_ids"), state.params, image)
     judge = flops.products(lambda p, x, y: distance.apply({"params": p}, x, y), lpips, image, image)
@@ -89,7 +86,7 @@ def first_stage() -> tuple[VQGANExperiment, dict[str, Any]]:
     return settings, {
         "state": state,
         "lpips": lpips,
-        "step": sum(p.flops for p in flops.products(step, state, {"image": image}, key, lpips)),
+        "step": sum(p.flops for p in flops.products(training.step, state, lpips, {"image": image})),
         "forward": sum(p.flops for p in forward),
         "encode": sum(p.flops for p in encoder),
         "maps": flops.kept_bytes(forward, 1, itemsize),

@@ -11,6 +11,7 @@ import optax
 from scipy import ndimage
 
 from taming_jax.data import demo, pipeline
+from taming_jax.data.config import DataConfig
 from taming_jax.nn import maps
 
 Batch = dict[str, np.ndarray]
@@ -133,7 +134,7 @@ class _Reader(nn.Module):
 def depth_reader(steps: int = READER_STEPS):
     """A small network trained on real scenes: images -> depth (n, H, W). No rule reads depth, which is a matter of
     where an object stands. On real held-out scenes it is as far from the truth as `depth_error` of them says."""
-    data = pipeline.DataConfig("demo", size=32, batch_size=16, n_train=8192, annotations=("depth",))
+    data = DataConfig("demo", size=32, batch_size=16, n_train=8192, annotations=("depth",))
     model, tx = _Reader(), optax.adam(optax.cosine_decay_schedule(3e-3, steps))
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
     state = tx.init(params)

@@ -18,6 +18,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 import train_transformer
 import train_vqgan
+from taming_jax.data.config import Needs
 from taming_jax.data.pipeline import num_labels
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
 from taming_jax.settings import from_dict
@@ -74,7 +75,7 @@ def train(name: str, path: str, out: str, steps: int) -> dict[str, tuple[float, 
         changes["condition"] = {"stage": f"{out}/{name}_condition"}
         experiment = small(*condition_stage, data, 2 * steps)
         if experiment.model.content == "segmentation":
-            labels = num_labels(dataclasses.replace(experiment.data, annotations=("segmentation",)))
+            labels = num_labels(experiment.data, Needs(experiment.model.reads.annotations))
             model = dataclasses.replace(experiment.model, in_channels=labels, out_channels=labels)
             # The mean over so many channels is small beside the quantizer's loss, which would silence the latents.
             loss = dataclasses.replace(experiment.loss, pixel_weight=float(labels))

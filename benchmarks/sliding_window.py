@@ -27,6 +27,7 @@ from taming_jax.conditioning import NoCondition
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sampling.decode import Job
+from taming_jax.sampling.filters import Filters
 from taming_jax.sampling.window import cache_bytes, sample_window, schedule_for
 from taming_jax.two_stage import TwoStage
 
@@ -68,9 +69,8 @@ def measure(model, params, grid, options) -> dict:
     choices = {"stride": options.stride, "keep_columns": not options.forget_columns, "together": options.together}
     schedule = schedule_for(model, condition.shape, given.shape, **choices)
     weights = jax.tree.map(lambda leaf: leaf.astype(options.dtype), params)
-    job = Job(
-        condition, given, keep, jax.random.key(0), np.arange(options.images), temperature=jnp.float32(1), greedy=True
-    )
+    greedy = Filters(temperature=0).traced(np.arange(grid[0] * grid[1]))
+    job = Job(condition, given, keep, jax.random.key(0), np.arange(options.images), greedy)
     started = time.perf_counter()
     program = jax.jit(sample_window, static_argnums=0).lower(model, weights, job, schedule).compile()
     compiled = time.perf_counter()

@@ -40,12 +40,15 @@ import flops
 from taming_jax import sharding
 from taming_jax.conditioning import NoCondition
 from taming_jax.data import pipeline
-from taming_jax.data.pipeline import DataConfig
+from taming_jax.data.config import DataConfig
 from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.models.gpt import ATTENTION, GPT, GPTConfig, unstack_layers
 from taming_jax.models.lpips import LPIPS
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
-from taming_jax.training import optim, transformer, vqgan
+from taming_jax.training import loop, optim
+from taming_jax.training.transformer import TransformerTraining
+from taming_jax.training.vqgan import VQGANTraining
+from taming_jax.training.vqgan_loss import VQGANLossConfig
 from taming_jax.two_stage import TwoStage
 
 SMALL = VQGANConfig(
@@ -65,15 +68,14 @@ STEPS_IN_ALL, RATE = 1_000_000, 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
+class Measured:
     """What the training loop is given, and what to measure it by.
 
-    init: key -> state. step: (state, frozen, batch) -> (state, metrics); `losses` are those that a peer must share.
-    model_flops: of a step. tokens: of an image. peer: (first state, batch, device) -> its trainer and batch.
+    losses: those that a peer must share. model_flops: of a step. tokens: of an image. peer: (first state, batch,
+    device) -> its trainer and batch.
     """
 
-    init: Callable
-    step: Callable
+    training: loop.Training
     frozen: Any
     batch: Mapping[str, np.ndarray]
     size: int
@@ -96,26 +98,23 @@ def random_weights(network: Any, *inputs: np.ndarray) -> dict[str, Any]:
     return jax.tree.map(draw, shapes)
 
 
-def first_stage(name: str, batch: int, options: argparse.Namespace) -> Training:
+def first_stage(name: str, batch: int, options: argparse.Namespace) -> Measured:
     config, disc_config, size = FIRST_STAGES[name]
     config, disc_config = (dataclasses.replace(c, dtype=options.dtype) for c in (config, disc_config))
     config = dataclasses.replace(config, remat=bool(options.remat))
-    model, disc = VQGAN(config), Discriminator(disc_config)
-    loss = vqgan.VQGANLossConfig()
     settings = optim.OptimizerConfig(RATE, per_sample=False, b1=0.5, b2=0.9)
-    adam, disc_adam = (optim.make_optimizer(settings, batch_size=batch, steps=STEPS_IN_ALL) for _ in range(2))
-    shape = (size, size, config.in_channels)
+    adam = optim.make_optimizer(settings, batch_size=batch, steps=STEPS_IN_ALL)
     lpips = random_weights(LPIPS(), np.zeros((1, 32, 32, 3)), np.zeros((1, 32, 32, 3)))
-    train_step = vqgan.make_train_step(model, disc, loss, adam, disc_adam, accumulate=options.accumulate)
-    plain = VQGAN(dataclasses.replace(config, remat=False))
-    counted_step = vqgan.make_train_step(plain, disc, loss, adam, disc_adam)
-    key = jax.random.key(0)
-
-    def init(key):
-        return vqgan.make_state(key, model, disc, (adam, disc_adam), shape)
-
-    def step(state, lpips, batch):
-        return train_step(state, batch, jax.random.fold_in(key, state.step), lpips)
+    training = VQGANTraining(
+        model=VQGAN(config),
+        discriminator=Discriminator(disc_config),
+        loss=VQGANLossConfig(),
+        optimizer=adam,
+        disc_optimizer=adam,
+        batch_shape=(batch, size, size, config.in_channels),
+        accumulate=options.accumulate,
+    )
+    plain = dataclasses.replace(training, model=VQGAN(dataclasses.replace(config, remat=False)), accumulate=1)
 
     def peer(state, images, device):
         import training_peers
@@ -125,14 +124,15 @@ def first_stage(name: str, batch: int, options: argparse.Namespace) -> Training:
         trainer = training_peers.VQGANTraining(*weights, learning_rate=RATE, device=device, dtype=options.dtype)
         return trainer, from_numpy(images["image"]).permute(0, 3, 1, 2).to(device)
 
-    images = np.random.default_rng(0).uniform(-1, 1, (batch, *shape)).astype(np.float32)
-    state, whole = jax.eval_shape(init, key), {"image": jax.ShapeDtypeStruct(images.shape, np.float32)}
-    model_flops = sum(product.flops for product in flops.products(counted_step, state, whole, key, lpips))
+    images = np.random.default_rng(0).uniform(-1, 1, training.batch_shape).astype(np.float32)
+    state = jax.eval_shape(training.init, jax.random.key(0))
+    whole = {"image": jax.ShapeDtypeStruct(images.shape, np.float32)}
+    model_flops = sum(product.flops for product in flops.products(plain.step, state, lpips, whole))
     losses = ("total_loss", "disc_loss")
-    return Training(init, step, lpips, {"image": images}, size, losses, model_flops, 0, peer)
+    return Measured(training, lpips, {"image": images}, size, losses, model_flops, 0, peer)
 
 
-def second_stage(name: str, batch: int, options: argparse.Namespace, of_pixels: bool = False) -> Training:
+def second_stage(name: str, batch: int, options: argparse.Namespace, of_pixels: bool = False) -> Measured:
     layers, heads, width, codes, first = TRANSFORMERS[name]
     stage, _, size = FIRST_STAGES[first]
     stage = dataclasses.replace(stage, n_embed=codes, dtype=options.dtype)
@@ -159,9 +159,8 @@ def second_stage(name: str, batch: int, options: argparse.Namespace, of_pixels: 
     if of_pixels:
         frozen = {"first_stage": random_weights(VQGAN(stage), np.zeros((1, size, size, 3)))}
         given = {"image": random.uniform(-1, 1, (batch, size, size, 3)).astype(np.float32)}
-    return Training(
-        init=lambda key: transformer.make_state(key, model, adam),
-        step=transformer.make_train_step(model, adam, jax.random.key(0), accumulate=options.accumulate),
+    return Measured(
+        training=TransformerTraining(model, adam, accumulate=options.accumulate),
         frozen=frozen,
         batch=given,
         size=size,
@@ -180,12 +179,12 @@ def median(run: Callable[[], float], repeat: int) -> float:
 class Program:
     """A compiled step, as the training loop compiles it, and the state that it moves."""
 
-    def __init__(self, training: Training, mesh: jax.sharding.Mesh):
-        self.mesh, key = mesh, jax.random.key(0)
+    def __init__(self, measured: Measured, mesh: jax.sharding.Mesh):
+        self.mesh, key, training = mesh, jax.random.key(0), measured.training
         shardings = sharding.state_shardings(jax.eval_shape(training.init, key), mesh)
         self.state = jax.jit(training.init, out_shardings=shardings)(key)
-        self.frozen = jax.device_put(training.frozen, sharding.replicated(mesh))
-        self.batch = sharding.put_batch(training.batch, mesh)
+        self.frozen = jax.device_put(measured.frozen, sharding.replicated(mesh))
+        self.batch = sharding.put_batch(measured.batch, mesh)
         update = jax.jit(training.step, donate_argnums=0, out_shardings=(shardings, None))
         started = time.perf_counter()
         with jax.set_mesh(mesh):
@@ -217,35 +216,35 @@ def measure(stage: str, name: str, batch: int, options: argparse.Namespace) -> d
     """One row: ours, the input's share, and the peer."""
     mesh = sharding.make_mesh(sharding.MeshConfig(*options.mesh))
     sharding.check_batch(batch, mesh, options.accumulate)
-    training = (first_stage if stage == "vqgan" else second_stage)(name, batch, options)
+    measured = (first_stage if stage == "vqgan" else second_stage)(name, batch, options)
     with_peer = options.peer and jax.default_backend() in ("cpu", "gpu")
-    program = Program(training, mesh)
+    program = Program(measured, mesh)
     first_state = jax.device_get(program.state) if with_peer else None
     _, first = program.steps(1)
-    row: dict[str, Any] = {"stage": stage, "model": name, "batch": batch, **speed(training, program, options)}
+    row: dict[str, Any] = {"stage": stage, "model": name, "batch": batch, **speed(measured, program, options)}
     if options.profile:
         with jax.profiler.trace(os.path.join(options.profile, f"{stage}_{name}_{batch}")):
             program.steps(3)
     if options.count:
-        row["count"] = count(training, program, options)
-    if training.tokens:  # of codes; what the pipeline feeds starts from pixels
+        row["count"] = count(measured, program, options)
+    if measured.tokens:  # of codes; what the pipeline feeds starts from pixels
         del program
         program = Program(second_stage(name, batch, options, of_pixels=True), mesh)
         program.steps(1)
-    row |= input_lost(program, training.size, batch, options)
+    row |= input_lost(program, measured.size, batch, options)
     del program
     if with_peer:
-        row |= measure_peer(training, first_state, [first[loss] for loss in training.losses], row["images/s"], options)
+        row |= measure_peer(measured, first_state, [first[loss] for loss in measured.losses], row["images/s"], options)
     return row
 
 
-def speed(training: Training, program: Program, options: argparse.Namespace) -> dict[str, Any]:
+def speed(measured: Measured, program: Program, options: argparse.Namespace) -> dict[str, Any]:
     """Our step on a batch that is there, and what it needs."""
     program.steps(options.warm)
     taken = program.time(options)
-    batch, work, devices = len(next(iter(training.batch.values()))), training.model_flops, program.mesh.size
+    batch, work, devices = len(next(iter(measured.batch.values()))), measured.model_flops, program.mesh.size
     row: dict[str, Any] = {"compile_s": program.compile_s, "step_ms": 1e3 * taken, "images/s": batch / taken}
-    row |= {"tokens/s": batch * training.tokens / taken} if training.tokens else {}
+    row |= {"tokens/s": batch * measured.tokens / taken} if measured.tokens else {}
     row |= {"TFLOP": work / 1e12, "TFLOP/s": work / taken / 1e12}
     if peak := _peak(options):
         row["mfu"] = work / taken / (devices * peak)
@@ -267,7 +266,9 @@ def input_lost(program: Program, size: int, batch: int, options: argparse.Namesp
     return {"pixels_ms": 1e3 * there, "input_ms": 1e3 * flowing, "input_lost": max(0.0, 1 - there / flowing)}
 
 
-def measure_peer(training, first_state, expected, speed: float, options: argparse.Namespace) -> dict[str, float]:
+def measure_peer(
+    measured: Measured, first_state: Any, expected: list[float], speed: float, options: argparse.Namespace
+) -> dict[str, float]:
     import torch
     import training_peers
 
@@ -276,7 +277,7 @@ def measure_peer(training, first_state, expected, speed: float, options: argpars
         raise SystemExit("error: JAX has a GPU but PyTorch has none; install a CUDA build of it, or give --no-peer")
     torch.set_num_threads(options.threads or torch.get_num_threads())
     torch.set_float32_matmul_precision("high")  # XLA's default on GPUs as well
-    trainer, batch = training.peer(first_state, training.batch, device)
+    trainer, batch = measured.peer(first_state, measured.batch, device)
     if options.compiled_peer:
         trainer.compile()
     found = training_peers.total(trainer.step(batch))
@@ -299,20 +300,20 @@ def measure_peer(training, first_state, expected, speed: float, options: argpars
     return row | {"loss_gap": max(abs(a - b) / abs(b) for a, b in zip(found, expected))}
 
 
-def count(training: Training, program: Program, options: argparse.Namespace) -> dict[str, Any]:
+def count(measured: Measured, program: Program, options: argparse.Namespace) -> dict[str, Any]:
     """FLOPs and bytes of one step on all devices: by the convention, by the jaxpr (with what is computed again), and by
     XLA's analysis of its program, in which a loop counts once and a library's kernel perhaps not at all."""
     arguments = (program.state, program.frozen, program.batch)
-    counted = flops.products(training.step, *jax.eval_shape(lambda *x: x, *arguments))
+    counted = flops.products(measured.training.step, *jax.eval_shape(lambda *x: x, *arguments))
     found = program.compiled.cost_analysis() or {}
     devices = program.mesh.size
-    row: dict[str, Any] = {"model_TFLOP": training.model_flops / 1e12}
+    row: dict[str, Any] = {"model_TFLOP": measured.model_flops / 1e12}
     row["jaxpr_TFLOP"] = sum(product.flops for product in counted) / 1e12
     row["xla_TFLOP"] = devices * found.get("flops", 0) / 1e12
     row["xla_GB"] = devices * found.get("bytes accessed", 0) / 1e9
     row["shares"] = {part: value / 1e12 / row["jaxpr_TFLOP"] for part, value in flops.by_part(counted).items()}
     if peak := _peak(options):
-        row["ms_at_peak"] = 1e3 * training.model_flops / (devices * peak)
+        row["ms_at_peak"] = 1e3 * measured.model_flops / (devices * peak)
     known = flops.known_device(jax.devices()[0].device_kind)
     if bandwidth := options.bandwidth or (known and known.bandwidth * 1e9):
         row["ms_of_bytes"] = row["xla_GB"] * 1e12 / (devices * bandwidth)

@@ -6,8 +6,9 @@ import typing
 
 from ml_collections import ConfigDict, config_dict
 
-from taming_jax.data.pipeline import DataConfig
+from taming_jax.data.config import DataConfig
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
+from taming_jax.models.content import CONTENTS
 
 DEMO_CHANNELS = {"segmentation": 12, "pose": 5}  # labels and key points of the demo's scenes
 
@@ -23,14 +24,16 @@ def transformer(workdir: str, first_stage: str) -> ConfigDict:
 
 
 def reads(config: ConfigDict, content: str, channels: int) -> ConfigDict:
-    """The first stage of `config` for other than images: what it reads, in so many channels; without LPIPS."""
+    """The first stage of `config` for what it reads, in `channels` channels; without LPIPS."""
+    kind = CONTENTS[content]
+    best, mode = kind.best
     config.model.update({"content": content, "in_channels": channels, "out_channels": channels})
     config.discriminator.in_channels = channels
     config.loss.perceptual_weight = 0.0
-    config.train.update({"monitor": "val/l1", "monitor_mode": "min", "show": ("nll_loss", "quant_loss", "usage")})
-    if content == "segmentation":  # its loss is the cross-entropy, and no discriminator can judge labels
+    config.train.update({"monitor": f"val/{best}", "monitor_mode": mode})
+    config.train.show = (f"{kind.loss}_loss", "quant_loss", "usage")
+    if not kind.image_losses:
         config.loss.disc_weight = 0.0
-        config.train.update({"monitor": "val/accuracy", "monitor_mode": "max"})
     return config
 
 
@@ -57,11 +60,7 @@ def tiny_vqgan(config: ConfigDict, source: str = "demo") -> ConfigDict:
     config.loss.update({"perceptual_weight": 0.0, "disc_learn_start": 50, "disc_start": 60, "disc_ramp": 20})
     config.optimizer.update({"learning_rate": 2e-3, "per_sample": False, "warmup": 0})
     content, channels = config.model.content, config.model.in_channels
-    if content == "image":
-        config.train.update({"monitor": "val/psnr", "monitor_mode": "max", "show": ("l1_loss", "quant_loss", "usage")})
-    else:
-        reads(config, content, DEMO_CHANNELS.get(content, channels) if source == "demo" else channels)
-    return config
+    return reads(config, content, DEMO_CHANNELS.get(content, channels) if source == "demo" else channels)
 
 
 def tiny_transformer(config: ConfigDict, source: str = "demo") -> ConfigDict:

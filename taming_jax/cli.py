@@ -6,33 +6,36 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from taming_jax.checkpoint import quiet_orbax
+
 NONE = re.compile(r"--config\.([\w.]+)=none$", re.IGNORECASE)  # which the flags of numbers cannot read
 
 
-def run(main: Callable[..., bool], example: str, options: Mapping[str, tuple[Any, str]] | None = None) -> None:
+def run(
+    main: Callable[..., bool],
+    example: str,
+    options: Mapping[str, tuple[Any, str]] = MappingProxyType({}),
+    *,
+    has_workdir: bool = True,
+    instead: str = "",
+) -> None:
     """Parse the flags and call main(config, workdir); an error that the user can mend ends the program in one line.
 
-    options: for a program without working directory, its flags by name, each with default (a text or a whole number)
-    and help; they follow `config` in place of `workdir`.
+    options: further flags by name, each with default (a text or a whole number) and help; keywords of `main`.
+    has_workdir: False for a program without `--workdir`, whose main is not given one.
+    instead: the option that may be given in place of `--config`; config is then None, and workdir "" by default.
 
     Where main returns False, a signal has stopped it, and the exit status is that of a program ended by SIGTERM, so
     that a script does not go on to its next command.
     """
-    config = config_flags.DEFINE_config_file("config", None, f"A configuration file, such as {example}.")
-    given = {
-        name: (flags.DEFINE_integer if isinstance(default, int) else flags.DEFINE_string)(name, default, text)
-        for name, (default, text) in (options or {}).items()
-    }
-    workdir = None
-    if options is None:
-        workdir = flags.DEFINE_string("workdir", None, "For checkpoints, logs and pictures; default: config.workdir.")
-    flags.mark_flag_as_required("config")
+    config, given = _define(example, options, has_workdir, instead)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow only reads files here, and need not narrate it
 
     def parse(argv: list[str]) -> list[str]:
@@ -48,15 +51,16 @@ def run(main: Callable[..., bool], example: str, options: Mapping[str, tuple[Any
     def call(_: list[str]) -> None:
         logging.getLogger("absl").setLevel(logging.INFO)
         logging.getLogger("jax").setLevel(logging.WARNING)
+        quiet_orbax()
         try:
-            folder = config.value.workdir  # a file that could not be read shows here
+            folder = config.value.workdir if config.value is not None else ""  # a file that could not be read shows
         except OSError as error:
             sys.exit(f"error: {error}")
+        arguments = {name: flag.value for name, flag in given.items()}
+        if has_workdir:
+            arguments["workdir"] = arguments["workdir"] or folder
         try:
-            if workdir is None:
-                finished = main(config.value, **{name: flag.value for name, flag in given.items()})
-            else:
-                finished = main(config.value, workdir.value or folder)
+            finished = main(config.value, **arguments)
         except (ValueError, FloatingPointError, OSError) as error:
             _end(f"error: {error}")
         except Exception as error:
@@ -72,6 +76,26 @@ def run(main: Callable[..., bool], example: str, options: Mapping[str, tuple[Any
             sys.exit(143)
 
     app.run(call, flags_parser=parse)
+
+
+def _define(
+    example: str, options: Mapping[str, tuple[Any, str]], has_workdir: bool, instead: str
+) -> tuple[flags.FlagHolder, dict[str, flags.FlagHolder]]:
+    """The flag of the configuration, and the others by their names."""
+    config = config_flags.DEFINE_config_file("config", None, f"A configuration file, such as {example}.")
+    given = {
+        name: (flags.DEFINE_integer if isinstance(default, int) else flags.DEFINE_string)(name, default, text)
+        for name, (default, text) in options.items()
+    }
+    if has_workdir:
+        help = "For checkpoints, logs and pictures; default: config.workdir."
+        given["workdir"] = flags.DEFINE_string("workdir", None, help)
+    if instead:
+        one = lambda values: values["config"] is not None or bool(values[instead])
+        flags.register_multi_flags_validator(["config", instead], one, f"Give --config, or --{instead}.")
+    else:
+        flags.mark_flag_as_required("config")
+    return config, given
 
 
 def _set_to_none(config: ConfigDict, path: str) -> None:

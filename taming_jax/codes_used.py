@@ -13,8 +13,10 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from taming_jax import checkpoint, sharding
+from taming_jax import files, sharding
+from taming_jax.checkpoint.saved import open_saved
 from taming_jax.data import pipeline
+from taming_jax.data.config import DataConfig, Needs
 from taming_jax.models.vqgan import network_input
 from taming_jax.nn.quantizers import count_codes
 from taming_jax.settings import from_dict
@@ -22,9 +24,9 @@ from taming_jax.trained.first_stage import FirstStage
 from taming_jax.trained.loading import load_first_stage
 
 
-def count(stage: FirstStage, data: pipeline.DataConfig, batches: int | None = None) -> np.ndarray:
-    """How often each code occurs in so many training batches (None: an epoch of them): int64 (n_embed,)."""
-    config = stage.config
+def count(stage: FirstStage, data: DataConfig, batches: int | None = None) -> np.ndarray:
+    """How often each code occurs in `batches` training batches (None: an epoch of them): int64 (n_embed,)."""
+    config, needs = stage.config, Needs(stage.config.reads.annotations)
 
     def of_batch(params, batch):
         ids = stage.model.apply({"params": params}, network_input(config, batch), method="encode").ids
@@ -32,8 +34,8 @@ def count(stage: FirstStage, data: pipeline.DataConfig, batches: int | None = No
 
     of_batch = jax.jit(of_batch, out_shardings=sharding.replicated(stage.mesh))
     if batches is None:
-        batches = -(-pipeline.num_examples(data, "train") // data.batch_size)
-    stream = pipeline.make_batches(data, "train", **sharding.this_process(stage.mesh))
+        batches = -(-pipeline.num_examples(data, "train", needs) // data.batch_size)
+    stream = pipeline.make_batches(data, "train", needs=needs, **sharding.this_process(stage.mesh))
     counts = np.zeros(config.n_embed, np.int64)
     for _ in tqdm(range(batches), unit="batch"):
         counts += np.asarray(of_batch(stage.params, sharding.put_batch(next(stream), stage.mesh))).astype(np.int64)
@@ -44,7 +46,7 @@ def _writable(path: str) -> epath.Path:
     """The file that np.save would make of the name. Raises ValueError where nothing can be written there, before
     counting, which may take hours."""
     out = epath.Path(path if path.endswith(".npy") else f"{path}.npy")
-    attempt = out.with_name(f"{out.name}.tmp")  # what `out` holds stays until there is something better
+    attempt = files.unfinished(out)
     try:
         if out.is_dir():
             raise IsADirectoryError("it is a folder")
@@ -69,12 +71,12 @@ def main(arguments: list[str] | None = None) -> None:
         if given.batches is not None and given.batches < 1:
             raise ValueError(f"--batches={given.batches}, but it must be at least 1; leave it out for an epoch")
         out = _writable(given.out)
-        stage = load_first_stage(given.workdir)
-        data = checkpoint.load_config(given.workdir)["data"]
+        saved = open_saved(given.workdir)
+        stage, data = load_first_stage(given.workdir, step=saved.step), dict(saved.config.get("data", {}))
         data |= {name: value for name in ("source", "path") if (value := getattr(given, name)) is not None}
-        if "source" not in data:
+        if not (saved.trained_here or given.source):
             raise ValueError(f"{given.workdir!r} was not trained here; say with --source and --path what to look at.")
-        counts = count(stage, from_dict(pipeline.DataConfig, data, "config.data"), given.batches)
+        counts = count(stage, from_dict(DataConfig, data, "config.data"), given.batches)
     except (ValueError, OSError) as error:
         parser.exit(1, f"error: {error}\n")
     used = np.flatnonzero(counts >= given.min_count).astype(np.int32)
@@ -83,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
     if jax.process_index() == 0:
         content = io.BytesIO()
         np.save(content, used)
-        out.write_bytes(content.getvalue())
+        files.write_whole(out, content.getvalue())
         share = counts[used].sum() / counts.sum()
         print(f"{len(used)} of {len(counts)} codes, {share:.2%} of all tokens, written to {out}")
 

@@ -6,7 +6,6 @@ The configuration is that of the second stage's training, which then runs with `
 --config.data.path=DIR`. A call that was stopped is repeated as it was, and goes on. Several hosts share the work.
 """
 
-import dataclasses
 import json
 import logging
 import math
@@ -21,13 +20,15 @@ from etils import epath
 from tqdm import tqdm
 
 from taming_jax import sharding
-from taming_jax.conditioning import has_stage
-from taming_jax.data import codes, pipeline
+from taming_jax.data import pipeline
+from taming_jax.data.config import Needs
+from taming_jax.data.sources import codes
+from taming_jax.differences import differences
 from taming_jax.experiment import TransformerExperiment
+from taming_jax.files import write_whole
 from taming_jax.settings import from_dict, to_dict
-from taming_jax.trained.fingerprint import describe, differences
-from taming_jax.trained.loading import load_first_stage, two_stage
-from taming_jax.trained.stages import annotated, remapping, with_classes
+from taming_jax.trained.fingerprint import describe
+from taming_jax.trained.stages import condition_needs, open_stages, with_classes
 from taming_jax.two_stage import TwoStage
 
 OPTIONS = {
@@ -52,9 +53,10 @@ def encode(experiment: TransformerExperiment, out: str, crops: int = 1, images_p
     process, processes = _this_process()
     experiment = with_classes(experiment)
     mesh = sharding.make_mesh(devices=jax.local_devices())  # each process works for itself
-    model, stages = _stages(experiment, mesh)
-    data = annotated(experiment, model.condition)
-    plan = _plan(experiment, model, data, crops, images_per_shard)
+    stages = open_stages(experiment, "", mesh)
+    model, data = stages.model, experiment.data
+    needs = condition_needs(model.condition, experiment.condition)
+    plan = _plan(experiment, model, needs, crops, images_per_shard)
     _keep_plan(plan, out, write=process == 0)
     parts = [part for split in plan["splits"] for part in codes.parts(out, plan, split)]
     mine = [part for part in parts[process::processes] if not part.file.exists()]
@@ -66,8 +68,8 @@ def encode(experiment: TransformerExperiment, out: str, crops: int = 1, images_p
     total = sum(part.stop - part.start for part in mine)
     with tqdm(total=total, unit="image", mininterval=1.0, disable=process != 0) as progress:
         for part in mine:
-            batches = pipeline.make_crops(data, part.split, part.start, part.stop, part.crop, size)
-            rows = _rows(batches, part, lambda batch: tokens(stages, sharding.put_whole(batch, mesh)))
+            batches = pipeline.make_crops(data, part.split, part.start, part.stop, part.crop, size, needs)
+            rows = _rows(batches, part, lambda batch: tokens(stages.params, sharding.put_whole(batch, mesh)))
             codes.write_part(part, _watched(rows, progress))
     _wait_for([part.file for part in parts])
     if process == 0 and not info.exists():
@@ -91,18 +93,6 @@ def _check(experiment: TransformerExperiment, out: str, crops: int, images_per_s
         raise ValueError("config.data.source is 'codes', which are encoded already; name the data with the images.")
     if experiment.data.source == "demo" and crops > 1:
         raise ValueError(f"--crops={crops}, but the demo's scenes are never cropped: all would be the same.")
-
-
-def _stages(experiment: TransformerExperiment, mesh: jax.sharding.Mesh) -> tuple[TwoStage, dict[str, Any]]:
-    """The model, and the parameters of the networks that make its tokens."""
-    first = load_first_stage(experiment.first_stage, mesh=mesh)
-    changed = dataclasses.replace(first.model.config, **remapping(experiment))
-    stages, second = {"first_stage": first.params}, None
-    if has_stage(experiment.condition):
-        second = load_first_stage(experiment.condition.stage, mesh=mesh)
-        stages["condition_stage"] = second.params
-    network = first.model.clone(config=changed)
-    return two_stage(to_dict(experiment), network, second.model if second else None), stages
 
 
 def _tokens(model: TwoStage, stages: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
@@ -142,10 +132,10 @@ def _watched(rows: Iterator[dict[str, np.ndarray]], progress: tqdm) -> Iterator[
 
 
 def _plan(
-    experiment: TransformerExperiment, model: TwoStage, data: pipeline.DataConfig, crops: int, images_per_shard: int
+    experiment: TransformerExperiment, model: TwoStage, needs: Needs, crops: int, images_per_shard: int
 ) -> dict[str, Any]:
     """The description of what is going to be written; the same in every process."""
-    condition = model.condition
+    condition, data = model.condition, experiment.data.meeting(needs)
     objects = pipeline.object_names(data) if "objects" in data.annotations else None
     plan = {
         "format": codes.FORMAT,
@@ -181,19 +171,13 @@ def _keep_plan(plan: dict[str, Any], out: str, write: bool) -> None:
     path = epath.Path(out) / codes.PLAN
     path.parent.mkdir(parents=True, exist_ok=True)
     if write and not path.exists():
-        _write(path, plan)
+        write_whole(path, json.dumps(plan, indent=1))
     _wait_for([path], SHARED)
-    notes = differences(_fixed(json.loads(path.read_text())), _fixed(plan))
+    notes = differences(_fixed(json.loads(path.read_text())), _fixed(plan), "config")
     if notes:
         raise ValueError(
             f"{out!r} holds codes made otherwise ({notes}); repeat the call as it was, or choose another --out."
         )
-
-
-def _write(path: epath.Path, plan: dict[str, Any]) -> None:
-    unfinished = path.with_name(f"{path.name}.tmp")
-    unfinished.write_text(json.dumps(plan, indent=1))
-    unfinished.replace(path)
 
 
 def _fixed(plan: dict[str, Any]) -> dict[str, Any]:
@@ -206,7 +190,7 @@ def _fixed(plan: dict[str, Any]) -> dict[str, Any]:
 
 def _wait_for(files: Sequence[epath.Path], patience: float = math.inf) -> None:
     """Until the other processes have written these. No collective operation, which would not wait as long as that may
-    take. Raises ValueError where none of them shows within so many seconds."""
+    take. Raises ValueError where none of them shows within `patience` seconds."""
     begun = told = time.monotonic()
     while missing := [file for file in files if not file.exists()]:
         files, now = missing, time.monotonic()
@@ -235,7 +219,7 @@ def _finish(plan: dict[str, Any], out: str) -> None:
                 "%s: %d of %d crops are of unreadable images, left out; the log names the files.",
                 *(split, sizes["skipped"], sizes["images"] * sizes["crops"]),
             )
-    _write(epath.Path(out) / codes.INFO, plan)
+    write_whole(epath.Path(out) / codes.INFO, json.dumps(plan, indent=1))
 
 
 def main(config: Any, out: str, crops: int, images_per_shard: int) -> bool:
@@ -254,4 +238,4 @@ def main(config: Any, out: str, crops: int, images_per_shard: int) -> bool:
 if __name__ == "__main__":
     from taming_jax.cli import run
 
-    run(main, example="configs/demo_class.py", options=OPTIONS)
+    run(main, example="configs/demo_class.py", options=OPTIONS, has_workdir=False)

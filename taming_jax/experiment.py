@@ -9,17 +9,21 @@ from collections.abc import Mapping
 from typing import Any
 
 from taming_jax.conditioning import ConditionConfig
-from taming_jax.data.pipeline import DataConfig
-from taming_jax.models.discriminator import DiscriminatorConfig
+from taming_jax.data.config import AS_SET, DataConfig, Needs
+from taming_jax.data.pipeline import num_labels
+from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.models.gpt import GPTConfig
-from taming_jax.models.vqgan import VQGANConfig
+from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sampling.filters import Filters, check_guidance
 from taming_jax.sampling.rejection import rounds_for
 from taming_jax.settings import to_dict
 from taming_jax.sharding import MeshConfig
 from taming_jax.training.loop import TrainConfig
-from taming_jax.training.optim import OptimizerConfig
-from taming_jax.training.vqgan import VQGANLossConfig
+from taming_jax.training.optim import OptimizerConfig, make_optimizer
+from taming_jax.training.transformer import TransformerTraining
+from taming_jax.training.vqgan import VQGANTraining
+from taming_jax.training.vqgan_loss import VQGANLossConfig
+from taming_jax.two_stage import TwoStage
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +39,7 @@ class SampleConfig:
     condition: for maps and objects, a file or a folder to read them from: label maps (PNG), depth (PNG, NPY),
     photographs for edges, low_res and image, pose maps (NPY), JSON lists of objects; empty for the validation data of
     the training. unlabelled: the value in label maps for "no label", -1 for none; None: as in training.
-    complete: a picture to complete; keep: what of it stays, top, bottom, left, right or a mask (a picture, white where
+    complete: a picture to complete; keep: its mask, top, bottom, left, right or a file (a picture, white where
     it stays), empty for all of it, which `size` then extends to the right and downwards.
     scorer, accept: rejection sampling by a function "module:function" that keeps the best share `accept` of the images
     of a condition (see taming_jax.sampling.rejection). animate: also a GIF of the order in which each image was drawn.
@@ -66,7 +70,7 @@ class SampleConfig:
     step: str = ""
 
     def __post_init__(self):
-        Filters(**self.filters())  # refuses what cannot be drawn with
+        self.filters()  # refuses what cannot be drawn with
         for name in ("n", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"config.sample.{name}={getattr(self, name)}, but it must be at least 1.")
@@ -85,10 +89,9 @@ class SampleConfig:
         if self.per_class is not None and self.per_class < 1:
             raise ValueError(f"config.sample.per_class={self.per_class}, but it must be at least 1, or None.")
 
-    def filters(self) -> dict[str, Any]:
-        """How tokens are drawn, as keywords of `Generator.sample`."""
-        names = ("temperature", "top_k", "top_p", "guidance", "guidance_schedule")
-        return {name: getattr(self, name) for name in names}
+    def filters(self) -> Filters:
+        """How tokens are drawn. Raises ValueError for what cannot be drawn with."""
+        return Filters(self.temperature, self.top_k, self.top_p, self.guidance, self.guidance_schedule)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +110,37 @@ class VQGANExperiment:
     optimizer: OptimizerConfig = OptimizerConfig(b1=0.5, b2=0.9)
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()
+
+    def training(self) -> VQGANTraining:
+        """Of these networks. Raises ValueError where the settings do not fit one another."""
+        data, adversarial = self.data, self.loss.disc_weight > 0
+        optimizer = make_optimizer(self.optimizer, batch_size=data.batch_size, steps=self.train.steps)
+        return VQGANTraining(
+            model=VQGAN(self.model),
+            discriminator=Discriminator(self.discriminator) if adversarial else None,
+            loss=self.loss,
+            optimizer=optimizer,
+            disc_optimizer=optimizer if adversarial else None,
+            batch_shape=(data.batch_size, data.size, data.size, self.model.in_channels),
+            accumulate=self.optimizer.accumulate,
+            ema_decay=self.optimizer.ema_decay,
+            seed=self.train.seed,
+            init_from=self.init_from,
+        )
+
+    @property
+    def needs(self) -> Needs:
+        """What the network reads of the data."""
+        return Needs(self.model.reads.annotations)
+
+    def check_channels(self) -> None:
+        """Raise ValueError where the network reads another number of channels than the data has."""
+        expected = self.model.reads.data_channels(num_labels(self.data, self.needs))
+        if expected and self.model.in_channels != expected:
+            raise ValueError(
+                f"config.model.in_channels={self.model.in_channels}, but the data's {self.model.content} has "
+                f"{expected} channels; set it and out_channels to that."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +176,23 @@ class TransformerExperiment:
         except ValueError as error:
             raise ValueError(f"config.sample.{error}") from error
 
+    def training(self, model: TwoStage) -> TransformerTraining:
+        """Of the transformer of this model."""
+        optimizer = make_optimizer(self.optimizer, batch_size=self.data.batch_size, steps=self.train.steps)
+        return TransformerTraining(
+            model=model,
+            optimizer=optimizer,
+            accumulate=self.optimizer.accumulate,
+            ema_decay=self.optimizer.ema_decay,
+            seed=self.train.seed,
+            init_from=self.init_from,
+        )
 
-def saved_form(experiment: VQGANExperiment | TransformerExperiment) -> Mapping[str, Any]:
-    """The JSON that goes into a checkpoint."""
+
+def saved_form(experiment: VQGANExperiment | TransformerExperiment, needs: Needs = AS_SET) -> Mapping[str, Any]:
+    """The JSON that goes into a checkpoint.
+
+    needs: of the training. The saved settings of the data meet them, so that they alone give batches as in training.
+    """
     kind = "vqgan" if isinstance(experiment, VQGANExperiment) else "two_stage"
-    return {"kind": kind, **to_dict(experiment)}
+    return {"kind": kind, **to_dict(experiment), "data": to_dict(experiment.data.meeting(needs))}

@@ -57,6 +57,27 @@ def to_pixels(images: np.ndarray) -> np.ndarray:
     return np.round((np.nan_to_num(images, nan=-1.0).clip(-1, 1) + 1) * 127.5).astype(np.uint8)
 
 
+def label_colours(labels: np.ndarray) -> np.ndarray:
+    """Label maps int (b, H, W) -> a colour for each label, float32 (b, H, W, 3) in [-1, 1]; label 0 is dark."""
+    numbers = np.arange(max(256, int(labels.max(initial=0)) + 1))
+    hue = numbers[:, None] * 0.618034 + np.asarray([[0.0, 1 / 3, 2 / 3]])  # golden section: neighbours differ
+    light = 0.55 + 0.25 * (numbers % 3)[:, None] / 2
+    palette = np.clip(light + 0.45 * np.cos(2 * np.pi * hue), 0, 1)
+    palette[0] = 0.1
+    return (2 * palette - 1).astype(np.float32)[labels]
+
+
+def dot_colours(dots: np.ndarray) -> np.ndarray:
+    """Maps of dots (b, H, W, k) in [-1, 1] -> (b, H, W, 3) in [-1, 1]: each map in a colour of its own, on black."""
+    colours = (label_colours(np.arange(1, dots.shape[-1] + 1)[None, None])[0, 0] + 1) / 2  # (k, 3)
+    return 2 * np.max((dots[..., None] + 1) / 2 * colours, axis=-2) - 1
+
+
+def grey(x: np.ndarray) -> np.ndarray:
+    """(b, H, W) -> float32 (b, H, W, 3)."""
+    return np.repeat(np.asarray(x, np.float32)[..., None], 3, axis=-1)
+
+
 def save(image: np.ndarray, path: epath.Path, made: Mapping[str, Any] | None = None) -> None:
     """float (H, W, 3) in [-1, 1] as a PNG; `made`, what it takes to make it again, goes in as JSON."""
     text = PngImagePlugin.PngInfo()

@@ -1,17 +1,21 @@
-"""Devices: the start of the distributed runtime, the mesh, and where parameters and batches live on it."""
+"""Devices: the start of the distributed runtime, the mesh, and where batches, parameters and activations live on it."""
 
 import dataclasses
 import logging
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+HOSTS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+# What JAX reads of a process that srun has started. A shell within salloc or a batch file has only some of it.
+SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -29,21 +33,13 @@ RULES: tuple[tuple[str, P], ...] = (
 )
 STACKED = re.compile(r"(^|/)blocks/")  # parameters of all layers in one array, the layer first
 
-HOSTS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-# What JAX reads of a process that srun has started. A shell within salloc or a batch file has only some of it.
-SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
-
-@dataclasses.dataclass(frozen=True)
-class MeshConfig:
-    """Devices along each axis; one of them may be -1 and takes what is left.
-
-    data: copies of the model. fsdp: the batch and the parameters are split. tensor: layers are split.
-    """
-
-    data: int = -1
-    fsdp: int = 1
-    tensor: int = 1
+def _in_slurm_step(environment: Mapping[str, str]) -> bool:
+    """Whether srun has started this process as one of several."""
+    if any(name not in environment for name in SLURM):
+        return False
+    # salloc may start its one shell by srun, with the job's number of tasks in SLURM_NTASKS
+    return min(int(environment[name]) for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS") if name in environment) > 1
 
 
 def start_distributed(heartbeat_timeout: int = 100) -> None:
@@ -71,12 +67,16 @@ def start_distributed(heartbeat_timeout: int = 100) -> None:
         logging.disable(logging.INFO)  # the first process tells what happens; warnings are each one's own
 
 
-def _in_slurm_step(environment: Mapping[str, str]) -> bool:
-    """Whether srun has started this process as one of several."""
-    if any(name not in environment for name in SLURM):
-        return False
-    # salloc may start its one shell by srun, with the job's number of tasks in SLURM_NTASKS
-    return min(int(environment[name]) for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS") if name in environment) > 1
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """Devices along each axis; one of them may be -1 and takes what is left.
+
+    data: copies of the model. fsdp: the batch and the parameters are split. tensor: layers are split.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
 
 
 def make_mesh(config: MeshConfig = MeshConfig(), devices: list | None = None) -> Mesh:
@@ -95,6 +95,29 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: list | None = None) ->
         )
     sizes = [len(devices) // fixed if size == -1 else size for size in sizes]
     return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same whole array on each device of the mesh."""
+    return NamedSharding(mesh, P())
+
+
+def batch_shares(mesh: Mesh) -> int:
+    """How many devices, or groups of them along `tensor`, share a batch."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def check_batch(batch_size: int, mesh: Mesh, parts: int = 1, name: str = "config.data.batch_size") -> None:
+    """Raise ValueError when the global batch does not split evenly over the devices that share each of its parts.
+    name: what the user calls its size."""
+    shares = batch_shares(mesh)
+    if batch_size % (shares * parts):
+        one_after_another = f" and config.optimizer.accumulate={parts} parts" if parts > 1 else ""
+        raise ValueError(
+            f"{name}={batch_size} (the global batch) is not divisible by the {shares} devices that "
+            f"share it (mesh data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']}){one_after_another}; choose a "
+            f"multiple of {shares * parts}."
+        )
 
 
 def this_process(mesh: Mesh) -> dict[str, int]:
@@ -117,56 +140,19 @@ def this_process(mesh: Mesh) -> dict[str, int]:
     return {"process_index": parts.index(tuple(rows[jax.process_index()])), "process_count": len(parts)}
 
 
-def batch_shares(mesh: Mesh) -> int:
-    """Devices that share a batch."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
-
-
-def check_batch(batch_size: int, mesh: Mesh, parts: int = 1, name: str = "config.data.batch_size") -> None:
-    """Raise ValueError when the global batch does not split evenly over the devices that share each of its parts.
-    name: what the user calls its size."""
-    shares = batch_shares(mesh)
-    if batch_size % (shares * parts):
-        one_after_another = f" and config.optimizer.accumulate={parts} parts" if parts > 1 else ""
-        raise ValueError(
-            f"{name}={batch_size} (the global batch) is not divisible by the {shares} devices that "
-            f"share it (mesh data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']}){one_after_another}; choose a "
-            f"multiple of {shares * parts}."
-        )
-
-
 def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
     """The dimension of the images split over data and fsdp, the rest whole."""
     return NamedSharding(mesh, P(*[None] * axis, ("data", "fsdp")))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, P())
-
-
-def split_by_image(x: jax.Array) -> jax.Array:
-    """Activations (b, ...), to be split over the devices as the batch is: so the partitioner brings parameters to the
-    activations, and not the other way round. Only under `jax.set_mesh`; elsewhere nothing is said."""
-    return _constrained(x, P(("data", "fsdp")))
-
-
-def split_by_row(table: jax.Array) -> jax.Array:
-    """An embedding (n, d) about to be looked up in: whole along d, since a row is needed on one device."""
-    return _constrained(table, P("tensor"))
-
-
-def _constrained(x: jax.Array, spec: P) -> jax.Array:
-    return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, spec)
-
-
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's share of the batch, as numpy, -> global arrays split over the mesh."""
+    """This process's share of the batch, numpy (b, ...) by name -> global arrays split over the mesh."""
     sharding = batch_sharding(mesh)
     return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
 
 
 def put_whole(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """The whole batch, the same in every process, -> global arrays split over the mesh.
+    """The whole batch, numpy (b, ...) by name, the same in every process -> global arrays split over the mesh.
 
     Repeated up to a multiple of the devices that share it; what is computed of the surplus is to be cut off.
     """
@@ -179,13 +165,20 @@ def put_whole(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     return {key: put(array) for key, array in batch.items()}
 
 
+def in_shares(
+    function: Callable[..., jax.Array], params: Any, batch: Mapping[str, np.ndarray], mesh: Mesh
+) -> jax.Array:
+    """function(params, batch) -> (b, ...), with the batch split over the devices; the result without what pads it."""
+    return function(params, put_whole(batch, mesh))[: len(next(iter(batch.values())))]
+
+
 def state_shardings(abstract_state: Any, mesh: Mesh, rules: tuple[tuple[str, P], ...] = RULES) -> Any:
     """For each array of the state (as `jax.eval_shape` gives it) the sharding that the rules name.
 
     An axis that does not divide its dimension is left out, so that small networks need no rules of their own.
     """
 
-    def place(path, leaf) -> NamedSharding:
+    def sharding_of(path: Any, leaf: Any) -> NamedSharding:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         for pattern, spec in rules:
             spec = P(None, *spec) if STACKED.search(name) else spec
@@ -197,7 +190,7 @@ def state_shardings(abstract_state: Any, mesh: Mesh, rules: tuple[tuple[str, P],
                 return NamedSharding(mesh, P(*fitting))
         return replicated(mesh)
 
-    return jax.tree_util.tree_map_with_path(place, abstract_state)
+    return jax.tree_util.tree_map_with_path(sharding_of, abstract_state)
 
 
 def place(params: Any, mesh: Mesh) -> Any:
@@ -205,13 +198,23 @@ def place(params: Any, mesh: Mesh) -> Any:
     return jax.device_put(params, state_shardings(params, mesh))
 
 
-def in_shares(function: Any, params: Any, batch: Mapping[str, np.ndarray], mesh: Mesh) -> jax.Array:
-    """function(params, batch) -> (b, ...), with the batch split over the devices; the result without what pads it."""
-    return function(params, put_whole(batch, mesh))[: len(next(iter(batch.values())))]
-
-
 def bytes_held(state: Any) -> tuple[int, int]:
     """(bytes of the arrays on one device, bytes of the arrays), of arrays or their shapes with shardings."""
     arrays = jax.tree.leaves(state)
     held = sum(x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in arrays)
     return held, sum(x.dtype.itemsize * x.size for x in arrays)
+
+
+def _constrained(x: jax.Array, spec: P) -> jax.Array:
+    return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, spec)
+
+
+def split_by_image(x: jax.Array) -> jax.Array:
+    """Activations (b, ...), to be split over the devices as the batch is: so the partitioner brings parameters to the
+    activations, and not the other way round. Only under `jax.set_mesh`; elsewhere nothing is said."""
+    return _constrained(x, P(("data", "fsdp")))
+
+
+def split_by_row(table: jax.Array) -> jax.Array:
+    """An embedding (n, d) about to be looked up in: whole along d, since a row is needed on one device."""
+    return _constrained(table, P("tensor"))

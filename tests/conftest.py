@@ -1,5 +1,6 @@
 """Strict settings for every test: eight virtual CPU devices, and no silent broadcasting between ranks."""
 
+import functools
 import gc
 import os
 import tempfile
@@ -19,9 +20,12 @@ import pytest
 from jaxtyping import config as jaxtyping_config
 from jaxtyping import install_import_hook
 
-# Where shapes stand in the signatures, every call of a test is checked against them.
-CHECKED = ("nn", "models", "metrics", "sampling", "training.losses", "two_stage")
+# Where shapes stand in the signatures, every call of a test is checked against them. Before anything of the package is
+# imported.
+CHECKED = ("nn", "models", "metrics", "sampling", "training.losses", "training.vqgan_loss", "two_stage")
 install_import_hook([f"taming_jax.{name}" for name in CHECKED], "shapes.checked")
+
+from original_weights import RECIPES
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -50,10 +54,17 @@ GOLDENS = Path(__file__).parent / "goldens"
 
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], dict[str, np.ndarray]]:
-    """golden("name") -> the arrays of tests/goldens/name.npz, numbers computed by the PyTorch implementation."""
+    """golden("name") -> the arrays of tests/goldens/name.npz, numbers computed by the PyTorch implementation.
+
+    Beside them, as "weight/...", the weights with which it computed them.
+    """
+
+    @functools.cache
+    def made(name: str) -> dict[str, np.ndarray]:
+        return RECIPES[name].weights() if name in RECIPES else {}
 
     def load(name: str) -> dict[str, np.ndarray]:
         with np.load(GOLDENS / f"{name}.npz", allow_pickle=False) as arrays:
-            return dict(arrays)
+            return {**arrays, **{f"weight/{key}": value for key, value in made(name).items()}}
 
     return load

@@ -2,6 +2,7 @@
 
 import errno
 import gc
+import logging
 import resource
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -66,7 +68,7 @@ def test_another_model_is_refused_with_the_difference(workdir):
     target = jax.eval_shape(lambda: arrays(4, width=6))
     with (
         checkpoint.Checkpoints(workdir) as checkpoints,
-        pytest.raises(ValueError, match=r"layer/kernel is \(8, 4\) there and \(8, 6\) here"),
+        pytest.raises(ValueError, match=r"params: layer/kernel: \(8, 4\) there, \(8, 6\) here\)"),
     ):
         checkpoints.restore(4, params=target, train={})
 
@@ -153,7 +155,7 @@ def test_a_damaged_checkpoint_is_told_from_a_good_one(three, item, how):
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), TypeError("an Orbax of another day")])
 def test_what_only_hinders_reading_is_no_damage(three, error, monkeypatch):
     target = {"noise": jax.ShapeDtypeStruct((64, 64), jnp.float32)}
-    monkeypatch.setattr(checkpoint.ocp.PyTreeCheckpointHandler, "restore", fail(error))
+    monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", fail(error))
     with (
         checkpoint.Checkpoints(three) as checkpoints,
         pytest.raises(OSError, match=rf"step 3 in .* could not be read \({type(error).__name__}: .*{error.args[-1]}"),
@@ -227,3 +229,19 @@ def test_a_save_that_is_killed_leaves_the_older_ones_and_is_made_again(three):
         checkpoints.save(4, params=noise, config=CONFIG)
     assert sorted(path.name for path in folder.iterdir()) == ["3", "4"]
     assert not checkpoint.load_params(three)["noise"].any()
+
+
+def test_orbax_narrates_nothing_once_it_is_told():
+    logger = logging.getLogger("absl")
+    for _ in range(2):
+        checkpoint.quiet_orbax()
+    assert len([told for told in logger.filters if getattr(told, "__module__", "").startswith("taming_jax")]) == 1
+
+    def told(level, path, failure=None):
+        record = logging.LogRecord("absl", level, path, 1, "message", (), failure)
+        return bool(logger.filter(record))
+
+    orbax, failure = "site-packages/orbax/checkpoint/handler.py", (ValueError, ValueError("raised too"), None)
+    assert not any(told(level, orbax) for level in (logging.INFO, logging.WARNING))
+    assert not told(logging.ERROR, orbax, failure) and told(logging.ERROR, orbax)
+    assert told(logging.INFO, "taming_jax/training/loop.py")

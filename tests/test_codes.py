@@ -10,41 +10,35 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import TINY
 
 import taming_jax
 import train_transformer
 import train_vqgan
-from taming_jax import checkpoint, encode_dataset, evaluate
-from taming_jax.conditioning import ClassLabel, content_picture, make_condition
-from taming_jax.data import codes, pipeline
+from taming_jax import checkpoint, encode_dataset
+from taming_jax.conditioning import ClassLabel, make_condition
+from taming_jax.data import pipeline
 from taming_jax.data.records import Shard
+from taming_jax.data.sources import codes
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.settings import from_dict, to_dict
-from taming_jax.trained.first_stage import FirstStage
-from taming_jax.trained.stages import annotated, pictured, with_classes
+from taming_jax.trained import evaluation
+from taming_jax.trained.sampler import Sampler
+from taming_jax.trained.stages import condition_needs, open_stages, pictured, with_classes
 
 PHOTOS, BATCH = 11, 4  # one of the photographs is none
 
 
 def save_stage(path, seed=0, **settings):
     """A first stage of 16 pixels and 4 x 4 codes with random parameters."""
-    small = {
-        "resolution": 16,
-        "ch": 8,
-        "ch_mult": (1, 1, 2),
-        "num_res_blocks": 1,
-        "attn_resolutions": (),
-        "n_embed": 32,
-    }
-    config = VQGANConfig(**small, z_channels=8, embed_dim=4, norm_groups=4, **settings)
+    config = dataclasses.replace(TINY, ch_mult=(1, 1, 2), n_embed=32, **settings)
     shapes = jax.eval_shape(VQGAN(config).init, jax.random.key(0), jnp.zeros((1, 16, 16, config.in_channels)))
     rng = np.random.default_rng(seed)
 
@@ -106,9 +100,10 @@ def assert_equal(batches, others):
 
 def tokens_of(experiment, batches):
     """What the step of training computes of pixels."""
-    model, stages = encode_dataset._stages(with_classes(experiment), taming_jax.sharding.make_mesh())
-    tokens = jax.jit(lambda stages, batch: encode_dataset._tokens(model, stages, batch))
-    return [tokens(stages, {name: value for name, value in batch.items() if name != "valid"}) for batch in batches]
+    stages = open_stages(with_classes(experiment), "", taming_jax.sharding.make_mesh())
+    tokens = jax.jit(lambda params, batch: encode_dataset._tokens(stages.model, params, batch))
+    images = [{name: value for name, value in batch.items() if name != "valid"} for batch in batches]
+    return [tokens(stages.params, batch) for batch in images]
 
 
 @pytest.fixture(scope="module")
@@ -145,11 +140,11 @@ def test_codes_are_the_tokens_of_the_images(kind, stages, tmp_path):
     settings = {name: stages[value] if name == "stage" else value for name, value in CONDITIONS[kind].items()}
     experiment = second_stage(stages, kind, condition=settings)
     info = encode_dataset.encode(experiment, str(tmp_path))
-    model, _ = encode_dataset._stages(with_classes(experiment), taming_jax.sharding.make_mesh())
-    data = annotated(experiment, model.condition)
-    coded = annotated(from_codes(experiment, tmp_path), model.condition)
+    model = open_stages(with_classes(experiment), "", taming_jax.sharding.make_mesh()).model
+    data, coded = experiment.data, from_codes(experiment, tmp_path).data
+    needs = condition_needs(model.condition, experiment.condition)
     for split, n in (("train", 6), ("val", 2)):
-        pixels, found = take(data, n, split), take(coded, n, split)
+        pixels, found = take(data, n, split, needs=needs), take(coded, n, split, needs=needs)
         for tokens, batch, here in zip(tokens_of(experiment, pixels), pixels, found, strict=True):
             np.testing.assert_array_equal(here["codes"].reshape(BATCH, -1), tokens["codes"])
             valid = batch.get("valid", np.ones(BATCH, bool))
@@ -161,7 +156,7 @@ def test_codes_are_the_tokens_of_the_images(kind, stages, tmp_path):
             assert here["condition_codes"].shape == (BATCH, *grid) and here["condition_codes"].dtype == np.int32
     assert info["splits"]["train"] == {"images": 10, "crops": 1, "images_per_shard": 8192, "skipped": 0}
     assert len(np.unique(found[0]["codes"])) > 3  # the random stage tells images apart
-    assert pipeline.class_names(coded) == pipeline.class_names(data)
+    assert pipeline.class_names(coded, needs) == pipeline.class_names(data, needs)
 
 
 def test_crops_are_those_of_as_many_epochs(photo_experiment, photo_codes):
@@ -304,7 +299,7 @@ def test_training_from_codes_has_the_losses_of_training_from_images(stages, clas
     """With noise in the tokens and hidden conditions; in evaluation too."""
     experiment = second_stage(stages, "class_label", pkeep=0.8, condition_dropout=0.3)
     with monkeypatch.context() as patch:
-        patch.setattr(evaluate.GeneratorEvaluation, "pictures", lambda *_: {})  # which takes longest
+        patch.setattr(evaluation.GeneratorEvaluation, "pictures", lambda *_: {})  # which takes longest
         assert train_transformer.train_and_evaluate(experiment, str(tmp_path / "images"))
     coded = from_codes(experiment, class_codes)
     monkeypatch.setattr(VQGAN, "encode_ids", lambda *_: pytest.fail("stage one was run"))
@@ -315,7 +310,7 @@ def test_training_from_codes_has_the_losses_of_training_from_images(stages, clas
         if name.startswith(("train/", "val/")):
             np.testing.assert_allclose(of_codes[step, name], value, rtol=1e-6, err_msg=name)
     assert (tmp_path / "codes" / "images" / "completions_0000005.png").exists()
-    assert pictured(coded.data) == annotated(with_classes(experiment), ClassLabel(10))
+    assert pictured(coded.data) == experiment.data.meeting(condition_needs(ClassLabel(10), experiment.condition))
 
 
 def test_what_does_not_fit_is_refused(stages, class_codes, tmp_path, monkeypatch):
@@ -377,9 +372,8 @@ def test_damaged_shards_are_named(damage, stages, photo_experiment, photo_codes,
 def test_conditions_can_be_drawn_from_their_tokens(kind, stages):
     """Coordinates as they are from the images; a map as its stage brings it back, brought to the images' size."""
     experiment = second_stage(stages, kind, condition={"factor": 4, "stage": stages["labels"], "size": 8})
-    model, params = encode_dataset._stages(experiment, taming_jax.sharding.make_mesh())
-    stage = FirstStage(model.condition.stage, params["condition_stage"]) if kind == "segmentation" else None
-    generator = SimpleNamespace(model=model, training_pixels=(16, 16), condition_stage=stage)
+    stages = open_stages(experiment, "", taming_jax.sharding.make_mesh())
+    model, stage = stages.model, stages.condition_stage
     grid = model.condition.grid
     tokens = np.arange(grid[0] * grid[1], dtype=np.int32).reshape(1, *grid)
     if kind == "coordinate":
@@ -387,10 +381,10 @@ def test_conditions_can_be_drawn_from_their_tokens(kind, stages):
         tokens = np.asarray(model.condition.tokens(batch, 1, {}))
         wanted, within = model.condition.picture(batch, 1, (16, 16)), 0.3  # a cell has one value, and 30 steps
     else:
-        decoded = content_picture("segmentation", np.asarray(stage.decode(tokens)))
+        decoded = stage.config.reads.picture(np.asarray(stage.decode(tokens)))
         assert decoded.shape == (1, 8, 8, 3)
         wanted, within = decoded.repeat(2, axis=1).repeat(2, axis=2), 0
-    drawn = evaluate._drawn_condition(generator, {"condition_codes": tokens}, 1)
+    drawn = evaluation._drawn_condition(Sampler(stages), {"condition_codes": tokens}, 1)
     assert np.ptp(drawn) > 0.3
     np.testing.assert_allclose(drawn, wanted, atol=within)
 

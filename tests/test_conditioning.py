@@ -10,12 +10,14 @@ import pytest
 from conftest import GOLDENS
 from golden import close, drawn_like, first_stage_params, gpt_params, weights
 from PIL import Image
+from tiny import TINY
 
 from taming_jax.conditioning import (
     CONDITIONS,
     ConditionConfig,
     Coordinate,
-    Objects,
+    LowResolution,
+    ObjectsCondition,
     StageCondition,
     has_stage,
     make_condition,
@@ -33,9 +35,7 @@ from taming_jax.two_stage import TwoStage
 
 
 def network(content="image", channels=3):
-    settings = {"resolution": 16, "ch": 8, "ch_mult": (1, 1), "num_res_blocks": 1, "attn_resolutions": ()}
-    settings |= {"z_channels": 8, "embed_dim": 8, "n_embed": 20, "norm_groups": 4}
-    return VQGAN(VQGANConfig(content=content, in_channels=channels, out_channels=channels, **settings))
+    return VQGAN(dataclasses.replace(TINY, content=content, in_channels=channels, out_channels=channels))
 
 
 def test_coordinates_are_the_originals(golden):
@@ -86,7 +86,7 @@ def test_scene_tokens_are_the_originals(scene, kind):
         )
         category = np.where(seen, category, -1)  # as the data pipeline leaves out what the crop does not show
     batch |= {"object_boxes": boxes[None], "object_category": category[None], "object_flags": flags[None]}
-    condition = Objects(
+    condition = ObjectsCondition(
         centres=kind == "center_points",
         n_classes=settings["no_object_classes"],
         names=(),
@@ -101,12 +101,12 @@ def test_scene_tokens_are_the_originals(scene, kind):
     np.testing.assert_array_equal(tokens, scene["tokens"][kind])
 
 
-BOXES = Objects(False, 3, ("cat", "dog", "tree"), 1024, 2, False, False, False)
+BOXES = ObjectsCondition(False, 3, ("cat", "dog", "tree"), 1024, 2, False, False, False)
 
 
 def test_places_lie_on_the_largest_square_grid_below():
     """As in the published models, which have 8192 ids: a grid of 90 x 90, and the last id for empty slots."""
-    boxes = Objects(False, 3, ("cat", "dog", "tree"), 8192, 2, False, False, False)
+    boxes = ObjectsCondition(False, 3, ("cat", "dog", "tree"), 8192, 2, False, False, False)
     batch = boxes.parse({"boxes": [{"category": "tree", "box": [0.0, 0.0, 1.0, 1.0]}]}, 1, (32, 32))
     np.testing.assert_array_equal(boxes.tokens(batch, 1, {}), [[2, 0, 90 * 90 - 1, 8191, 8191, 8191]])
 
@@ -187,7 +187,7 @@ def test_images_of_any_size_under_a_label_map_are_the_originals(scene):
     ("given", "message"),
     [
         ({}, r"needs segmentation, which is missing"),
-        ({"segmentation": np.zeros((64, 64))}, r"segmentation is float64; expected whole numbers"),
+        ({"segmentation": np.zeros((64, 64))}, r"segmentation is float64 of shape \(2, 64, 64\); expected integers"),
         ({"segmentation": np.full((64, 64), 12)}, r"labels 12\.\.12; this model knows 0\.\.11"),
         ({"segmentation": np.zeros((66, 64), int)}, r"66 x 64 pixels is not divisible by the factor 4"),
         ({"segmentation": np.zeros(64, int)}, r"shape \(64,\); expected \(H, W\)"),
@@ -280,9 +280,9 @@ def test_photographs_are_cut_to_the_factor_alone_but_for_low_resolution(tmp_path
     read = lambda condition, name: read_condition(tmp_path / name, condition, 8, None)
     edges = StageCondition("edges", network("edges", 1), True, 32)
     assert read(edges, "a.png")["image"].shape == (24, 40, 3)
-    smaller = StageCondition("low_res", network(), False, 32, scale=16)
+    smaller = LowResolution("low_res", network(), False, 32, scale=16)
     assert read(smaller, "a.png")["image"].shape == (16, 32, 3)
-    assert read(StageCondition("low_res", network(), False, 32), "a.png")["image"].shape == (24, 40, 3)
+    assert read(LowResolution("low_res", network(), False, 32), "a.png")["image"].shape == (24, 40, 3)
     assert read_condition(tmp_path / "a.png", edges, 8, (12, 20))["image"].shape == (12, 20, 3)  # as asked
     with pytest.raises(ValueError, match=r"low\.png: a map of 1 x 40 pixels is smaller than one code"):
         read(StageCondition("segmentation", network("segmentation", 4), True, 32), "low.png")
@@ -299,9 +299,7 @@ def test_poses_from_files_are_brought_to_the_size_and_checked(tmp_path):
     assert read_condition(tmp_path / "a.npy", pose, 8, None)["pose"].shape == (16, 24, 5)
     resized = read_condition(tmp_path / "a.npy", pose, 8, (16, 32))["pose"]
     assert resized.shape == (16, 32, 5) and (resized[:, 18:, 3] == 1).all() and (resized[..., 2] == -1).all()
-    with pytest.raises(
-        ValueError, match=r"flat\.npy: a pose is numbers \(H, W, points\), but this is float32 \(18, 24"
-    ):
+    with pytest.raises(ValueError, match=r"flat\.npy: a map is numbers \(H, W, 5\), but this is float32 \(18, 24"):
         read_condition(tmp_path / "flat.npy", pose, 8, None)
     for wrong in (resized * 255, np.where(resized > 0, np.nan, resized)):
         with pytest.raises(ValueError, match=r"pose has values that are not numbers in \[-1, 1\]"):

@@ -13,6 +13,7 @@ import pytest
 from configs import demo_class
 from taming_jax import cli
 from taming_jax.conditioning import CONDITIONS, has_stage, make_condition
+from taming_jax.data.config import Needs
 from taming_jax.experiment import SampleConfig, TransformerExperiment, VQGANExperiment, saved_form
 from taming_jax.models.gpt import GPT
 from taming_jax.models.vqgan import VQGAN
@@ -47,6 +48,13 @@ def test_it_composes(name, arg):
     assert from_dict(type(settings), {key: value for key, value in saved.items() if key != "kind"}) == settings
     if "tiny" in arg:
         assert settings.train.steps <= 100 and settings.data.size == 32 and settings.workdir.endswith("_tiny")
+
+
+def test_what_is_saved_of_the_data_meets_the_needs_of_the_training():
+    settings = experiment("demo_class")
+    data = saved_form(settings, Needs(("objects", "crop"), max_objects=4, whole_boxes=True))["data"]
+    changed = {"annotations": ["objects", "crop"], "max_objects": 4, "whole_boxes": True}
+    assert data == saved_form(settings)["data"] | changed
 
 
 @pytest.mark.parametrize("name", NAMES)

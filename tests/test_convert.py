@@ -19,86 +19,20 @@ from golden import (
     vqgan_params,
     weights,
 )
+from projects import PROJECTS, adversarial, gpt, network, part, project, two_stage, vq
 
 import taming_jax
 from taming_jax import checkpoint
 from taming_jax.convert.__main__ import check_training, main
 from taming_jax.convert.engine import bring
-from taming_jax.convert.export import export_checkpoint
-from taming_jax.convert.from_original import convert_checkpoint
+from taming_jax.convert.original import convert_checkpoint, export_checkpoint
+from taming_jax.convert.original.names import Networks, StageNetworks, lpips_arrays, lpips_sources, table_of
+from taming_jax.convert.original.settings import translate
 from taming_jax.convert.reader import read_state
-from taming_jax.convert.settings import translate
-from taming_jax.convert.tables import FirstStage, Model, lpips_arrays, lpips_sources, table_of
 from taming_jax.convert.writer import write_checkpoint
 from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.nn import orders
 from taming_jax.settings import from_dict
-
-DUMMY = {"target": "taming.modules.losses.DummyLoss"}
-
-
-def part(name, **params):
-    return {"target": f"taming.{name}", "params": params}
-
-
-def network(**changes):
-    values = {"double_z": False, "z_channels": 32, "resolution": 32, "in_channels": 3, "out_ch": 3, "ch": 32}
-    values |= {"ch_mult": [1, 2], "num_res_blocks": 1, "attn_resolutions": [16], "dropout": 0.0}
-    return values | changes
-
-
-def vq(embed_dim=16, n_embed=64, loss=DUMMY, kind="VQModel", dd=None, **params):
-    shared = {"embed_dim": embed_dim, "n_embed": n_embed, "ddconfig": dd or network(), "lossconfig": loss}
-    return part(f"models.vqgan.{kind}", **shared, **params)
-
-
-def adversarial(**changes):
-    values = {"disc_conditional": False, "disc_start": 2, "disc_weight": 0.8, "disc_num_layers": 2, "disc_ndf": 16}
-    return part("modules.losses.vqperceptual.VQLPIPSWithDiscriminator", **{**values, **changes})
-
-
-def gpt(**changes):
-    values = {"vocab_size": 64, "block_size": 257, "n_layer": 2, "n_head": 4, "n_embd": 64}
-    return part("modules.transformer.mingpt.GPT", **{**values, **changes})
-
-
-def two_stage(first=None, transformer=None, **params):
-    defaults = {"cond_stage_key": "image", "cond_stage_config": "__is_unconditional__"}
-    stages = {"first_stage_config": first or vq(), "transformer_config": transformer or gpt()}
-    return project(part("models.cond_transformer.Net2NetTransformer", **stages, **{**defaults, **params}))
-
-
-def project(model, **data):
-    return {"model": {"base_learning_rate": 4.5e-06, **model}, **data}
-
-
-F4 = network(z_channels=64, resolution=64, ch_mult=[1, 2, 2])
-LABELS = network(in_channels=12, out_ch=12, ch_mult=[1, 1, 2], attn_resolutions=[8])
-GUMBEL = network(z_channels=96, ch_mult=[1, 1, 2], attn_resolutions=[8])
-BCE = part("modules.losses.segmentation.BCELossWithQuant")
-TEMPERATURE = part(
-    "lr_scheduler.LambdaWarmUpCosineScheduler",
-    **{"warm_up_steps": 5000, "max_decay_steps": 1000001, "lr_start": 1.0, "lr_max": 1.0, "lr_min": "1e-6"},
-)
-CLASSES = {"cond_stage_key": "class_label", "cond_stage_config": part("modules.util.Labelator", n_classes=10)}
-WIDE = network(resolution=64, ch_mult=[1, 1, 2])
-PROJECTS = {
-    "vqgan_f4": project(vq(32, 128, adversarial(), dd=F4)),
-    "vqgan_gumbel_f4": project(
-        vq(96, 128, kind="GumbelVQ", dd=GUMBEL, kl_weight=0.001, temperature_scheduler_config=TEMPERATURE)
-    ),
-    "vqgan_segmentation_f4": project(vq(loss=BCE, kind="VQSegmentationModel", dd=LABELS, n_labels=12)),
-    "gpt_n_unmasked": {"transformer_config": gpt(vocab_size=96, block_size=65, n_unmasked=17)},
-    "class_conditional": two_stage(**CLASSES),
-    "segmentation_conditional": two_stage(
-        vq(dd=WIDE),
-        gpt(block_size=512),
-        cond_stage_key="segmentation",
-        cond_stage_config=vq(
-            n_embed=48, kind="VQSegmentationModel", dd={**WIDE, "in_channels": 12, "out_ch": 12}, n_labels=12
-        ),
-    ),
-}
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +43,7 @@ def converted(tmp_path_factory, golden):
     def convert(name):
         if name not in done:
             folder = tmp_path_factory.mktemp(name)
-            arrays = golden(name)
-            state = weights(arrays) or arrays  # one of them holds nothing else
-            tree = {"state_dict": state, "global_step": 1234, "epoch": 3, "callbacks": {}}
+            tree = {"state_dict": weights(golden(name)), "global_step": 1234, "epoch": 3, "callbacks": {}}
             write_checkpoint(folder / "state.ckpt", tree)
             (folder / "project.yaml").write_text(yaml.safe_dump(PROJECTS[name]))
             convert_checkpoint(folder / "state.ckpt", folder / "out", folder / "project.yaml", check=check_training)
@@ -123,7 +55,7 @@ def converted(tmp_path_factory, golden):
 
 @pytest.mark.parametrize("name", ["vqgan_f4", "vqgan_gumbel_f4", "vqgan_segmentation_f4"])
 def test_a_first_stage_gives_the_originals_ids_and_reconstruction(converted, golden, name):
-    expected = golden(f"{name}_expected" if name == "vqgan_f4" else name)
+    expected = golden(name)
     stage = taming_jax.load(str(converted(name)))
     ids = stage.encode(expected["labels"] if "labels" in expected else expected["image"])
     np.testing.assert_array_equal(ids, expected["indices"].reshape(ids.shape))
@@ -134,9 +66,9 @@ def test_the_parameters_are_those_that_the_tests_of_the_networks_use(converted, 
     """So what those tests find of the goldens holds for the converted files."""
     same = lambda a, b: jax.tree.map(np.testing.assert_array_equal, a, b)
     for name in ("vqgan_f4", "vqgan_gumbel_f4", "vqgan_segmentation_f4"):
-        state = weights(golden(name)) or golden(name)
-        same(checkpoint.load_params(str(converted(name))), vqgan_params(state))
-    same(checkpoint.load_discriminator(str(converted("vqgan_f4"))), discriminator_variables(golden("vqgan_f4")))
+        same(checkpoint.load_params(str(converted(name))), vqgan_params(weights(golden(name))))
+    state = weights(golden("vqgan_f4"))
+    same(checkpoint.load_discriminator(str(converted("vqgan_f4"))), discriminator_variables(state))
     for name, stage in (("class_conditional", "first"), ("segmentation_conditional", "cond")):
         state, workdir = weights(golden(name)), str(converted(name))
         same(checkpoint.load_params(workdir), gpt_params(state))
@@ -145,7 +77,7 @@ def test_the_parameters_are_those_that_the_tests_of_the_networks_use(converted, 
 
 
 def test_the_discriminator_comes_along(converted, golden):
-    expected, workdir = golden("vqgan_f4_expected"), str(converted("vqgan_f4"))
+    expected, workdir = golden("vqgan_f4"), str(converted("vqgan_f4"))
     config = checkpoint.load_config(workdir)
     disc = Discriminator(from_dict(DiscriminatorConfig, config["discriminator"]))
     variables = checkpoint.load_discriminator(workdir)
@@ -184,7 +116,7 @@ def test_the_way_back_is_exact_and_its_yaml_means_the_same(converted, tmp_path, 
     after, extras_after = read_state(tmp_path / "back.ckpt")
     assert (extras_after["global_step"], extras_after["epoch"]) == (extras["global_step"], extras["epoch"])
     missing = {key for key in after if key not in before}
-    # Some goldens are kept here without the masks that carry nothing.
+    # The goldens lack the masks, which carry nothing.
     assert set(before) == set(after) - {key for key in missing if key.endswith("attn.mask")}
     for key, array in before.items():
         assert after[key].dtype == array.dtype
@@ -193,9 +125,9 @@ def test_the_way_back_is_exact_and_its_yaml_means_the_same(converted, tmp_path, 
     assert translate(back, before).configs == translate(PROJECTS[name], before).configs
 
 
-def random_state(model, seed=0):
-    """Arrays for every entry of a model, under the original's names."""
-    rs, table = np.random.RandomState(seed), table_of(model)
+def random_state(networks, seed=0):
+    """Arrays for every entry of a checkpoint, under the original's names."""
+    rs, table = np.random.RandomState(seed), table_of(networks)
     state = {}
     for entry in table.entries:
         array = np.asarray(rs.randn(*entry.source_shape), np.float32)
@@ -214,9 +146,9 @@ def convert(tmp_path, state, settings, name="made", **options):
 def test_actnorm_vanilla_loss_and_lpips_inside(tmp_path, golden, started):
     changes = {"use_actnorm": True, "disc_loss": "vanilla", "disc_num_layers": 1, "disc_factor": 0.5}
     settings = project(vq(loss=adversarial(**changes, pixelloss_weight=3)))
-    stage = translate(settings, {}).model.first_stage
+    stage = translate(settings, {}).networks.first_stage
     disc = DiscriminatorConfig(ndf=16, n_layers=1, norm="actnorm")
-    state = random_state(Model(FirstStage(stage.config, disc)))
+    state = random_state(Networks(StageNetworks(stage.config, disc)))
     main = "loss.discriminator.main."
     assert state[f"{main}3.loc"].shape == (1, 32, 1, 1)
     state[f"{main}3.initialized"] = np.array(started, np.uint8)
@@ -267,14 +199,14 @@ def test_token_orders_are_compared_with_the_checkpoints(tmp_path, theirs):
     plan = translate(settings, {})
     assert plan.configs[""]["order"] == NAMES[theirs]
     assert plan.configs[""]["data"]["size"] == 32
-    state = random_state(plan.model)
+    state = random_state(plan.networks)
     walk = orders.order(NAMES[theirs], 8, 8)
     np.testing.assert_array_equal(state["permuter.forward_shuffle_idx"], walk)
     np.testing.assert_array_equal(state["permuter.backward_shuffle_idx"], np.argsort(walk))
-    bring(table_of(plan.model), state)
+    bring(table_of(plan.networks), state)
     state["permuter.forward_shuffle_idx"] = np.arange(64)
     with pytest.raises(ValueError, match=r"permuter\.forward_shuffle_idx .* is not what the configuration makes it"):
-        bring(table_of(plan.model), state)
+        bring(table_of(plan.networks), state)
 
 
 def test_half_precision_remap_and_a_condition_read_by_the_first_stage(tmp_path):
@@ -285,7 +217,7 @@ def test_half_precision_remap_and_a_condition_read_by_the_first_stage(tmp_path):
         cond_stage_config="__is_first_stage__",
     )
     plan = translate(settings, {"first_stage_model.quantize.used": used})
-    state = random_state(plan.model)
+    state = random_state(plan.networks)
     np.testing.assert_array_equal(state["first_stage_model.quantize.used"], used)
     state = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in state.items()}
     copies = {k.replace("first_stage_model", "cond_stage_model"): v for k, v in state.items() if k.startswith("first")}
@@ -308,7 +240,7 @@ def test_half_precision_remap_and_a_condition_read_by_the_first_stage(tmp_path):
 def small():
     """(settings, state) of a small transformer, to be spoilt."""
     settings = {"transformer_config": gpt(block_size=9, n_layer=1)}
-    return settings, random_state(translate(settings, {"transformer.": 0}).model)
+    return settings, random_state(translate(settings, {"transformer.": 0}).networks)
 
 
 def test_everything_that_does_not_fit_is_named_at_once(tmp_path, small):

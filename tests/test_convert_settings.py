@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from taming_jax.conditioning import ConditionConfig
-from taming_jax.convert.settings import load_project, translate
+from taming_jax.convert.original.settings import load_project, translate
 from taming_jax.models.discriminator import DiscriminatorConfig
 from taming_jax.models.gpt import GPTConfig
 from taming_jax.models.vqgan import VQGANConfig
@@ -88,7 +88,7 @@ def test_the_published_gumbel_first_stage_with_the_discriminator_that_its_file_h
     config = from_dict(VQGANConfig, plan.configs[""]["model"])
     assert (config.quantizer, config.kl_weight, config.factor, config.n_embed) == ("gumbel", 1e-8, 8, 8192)
     assert plan.configs[""]["loss"]["temperature_start"] == 0.9
-    assert plan.model.first_stage.discriminator == DiscriminatorConfig(ndf=8, n_layers=2)
+    assert plan.networks.first_stage.discriminator == DiscriminatorConfig(ndf=8, n_layers=2)
     assert any("names no discriminator, but the checkpoint holds one" in note for note in plan.notes)
     with pytest.raises(ValueError, match="GumbelVQ needs embed_dim equal to z_channels, here 128 and 256"):
         translate(project({**model, "params": {**model["params"], "embed_dim": 128}}), {})
@@ -151,7 +151,7 @@ def test_conditions_that_are_maps(key, stage, content):
 def test_other_conditions(params, kind):
     plan = translate(faces(**params), {})
     assert plan.configs[""]["condition"]["kind"] == kind
-    assert plan.model.shared == (kind == "image")
+    assert plan.networks.shared == (kind == "image")
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_the_training_side_fits_the_transformer(block_size, data, side):
     settings["data"] = {"params": {"train": {"params": data}}}
     plan = translate(settings, {})
     assert plan.configs[""]["data"]["size"] == side
-    assert plan.model.grid == (side // 16, side // 16)
+    assert plan.networks.grid == (side // 16, side // 16)
     assert any(f"data.size={side}" in note for note in plan.notes) == (side != 256)
 
 
@@ -180,7 +180,7 @@ def test_a_token_order_decides_the_training_side():
 def test_a_remap_comes_from_the_checkpoint():
     settings = project(vqgan(remap="data/used.npy"))
     plan = translate(settings, {"quantize.used": np.array([7, 2])})
-    assert plan.model.first_stage.config.remap == (7, 2)
+    assert plan.networks.first_stage.config.remap == (7, 2)
     with pytest.raises(ValueError, match=r"remap is set, but the checkpoint lacks quantize\.used"):
         translate(settings, {})
 

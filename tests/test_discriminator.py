@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import GOLDENS
-from golden import close, discriminator_variables
+from golden import close, discriminator_variables, weights
 
 from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.nn.conv import ActNorm, BatchNorm
@@ -18,8 +18,8 @@ TRAIN = {"train": True, "mutable": ["batch_stats"]}
 
 
 def test_logits_equal_the_goldens(golden):
-    expected = golden("vqgan_f4_expected")
-    variables = discriminator_variables(golden("vqgan_f4"))
+    expected = golden("vqgan_f4")
+    variables = discriminator_variables(weights(expected))
     disc = Discriminator(DiscriminatorConfig(ndf=16, n_layers=2))
     run = jax.jit(partial(disc.apply, train=False))
     close(run(variables, expected["image"]), expected["disc_logits_real_eval"], 1e-4)

@@ -1,6 +1,7 @@
 """The loop around a network of one number: going on after damage, and what may have changed since."""
 
 import copy
+import dataclasses
 import errno
 import json
 import logging
@@ -33,13 +34,25 @@ class State:
     params: dict
 
 
-def init(key):
-    return State(jnp.int32(0), {"weight": jax.random.normal(key, (64, 64))})
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """given: what `start` tells; diverges: after step 4."""
 
+    given: dict = dataclasses.field(default_factory=dict)
+    diverges: bool = False
 
-def step(state, frozen, batch):
-    params = jax.tree.map(lambda x: 0.9 * x + batch["x"].mean(), state.params)
-    return State(state.step + 1, params), {"loss": params["weight"].sum()}
+    def init(self, key):
+        return State(jnp.int32(0), {"weight": jax.random.normal(key, (64, 64))})
+
+    def start(self):
+        return self.given
+
+    def step(self, state, frozen, batch):
+        params = jax.tree.map(lambda x: 0.9 * x + batch["x"].mean(), state.params)
+        loss = params["weight"].sum()
+        if self.diverges:
+            loss = jnp.where(state.step >= 4, jnp.nan, loss)
+        return State(state.step + 1, params), {"loss": loss}
 
 
 def batches(start):
@@ -48,13 +61,12 @@ def batches(start):
         yield {"x": np.full((2,), start, np.float32)}
 
 
-def train(workdir, saved_config=FIRST, hooks=(), step=step, **settings):
+def train(workdir, saved_config=FIRST, hooks=(), training=Training(), **settings):
     settings = {"steps": 6, "log_every": 1, "save_every": 2} | settings
     return loop.train(
-        config=loop.TrainConfig(**settings),
-        init=init,
-        step=step,
+        training=training,
         frozen=None,
+        config=loop.TrainConfig(**settings),
         batches=batches,
         hooks=hooks,
         saved_config=saved_config,
@@ -120,15 +132,11 @@ def test_a_failure_in_drawing_costs_only_the_picture(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_names_the_checkpoint_that_was_written(tmp_path, monkeypatch):
-    def diverge(state, frozen, batch):
-        state, metrics = step(state, frozen, batch)
-        return state, {"loss": jnp.where(state.step > 4, jnp.nan, metrics["loss"])}
-
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(FloatingPointError, match=r"step 5: loss is nan. The checkpoint of step 4 is intact. Try"):
-        train(tmp_path / "a", step=diverge)
+        train(tmp_path / "a", training=Training(diverges=True))
     save = checkpoint.Checkpoints.save
 
     def fail_at_4(self, number, **items):
@@ -143,7 +151,17 @@ def test_a_loss_that_is_not_finite_names_the_checkpoint_that_was_written(tmp_pat
         r"step 5: loss is nan. The checkpoint of step 4 .* not be saved \(.*No space.*\). The checkpoint of step 2 is"
     )
     with pytest.raises(FloatingPointError, match=message):
-        train(tmp_path / "b", step=diverge)
+        train(tmp_path / "b", training=Training(diverges=True))
+
+
+def test_a_fresh_state_starts_from_given_arrays_and_a_resumed_one_does_not(tmp_path):
+    zeros, other = ({"params": {"weight": np.zeros((n, n), np.float32)}} for n in (64, 2))
+    state, _ = train(tmp_path / "a", training=Training(given=zeros), steps=1)
+    np.testing.assert_allclose(state.params["weight"], 1)  # 0.9 * 0 + 1
+    state, _ = train(tmp_path / "a", training=Training(given=other), steps=2)
+    np.testing.assert_allclose(state.params["weight"], 2.9)
+    with pytest.raises(ValueError, match=r"config.init_from holds another network \(params: .*weight"):
+        train(tmp_path / "b", training=Training(given=other))
 
 
 def test_a_signal_before_the_first_step_of_a_resumed_training_ends_it(tmp_path, monkeypatch):

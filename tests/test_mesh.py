@@ -16,9 +16,11 @@ from taming_jax.conditioning import ClassLabel
 from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.models.gpt import GPT, GPTConfig, stack_layers, unstack_layers
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
-from taming_jax.training import transformer, vqgan
 from taming_jax.training.accumulate import mean_over_parts
 from taming_jax.training.optim import OptimizerConfig, best_params, make_optimizer
+from taming_jax.training.transformer import TransformerTraining
+from taming_jax.training.vqgan import VQGANTraining
+from taming_jax.training.vqgan_loss import VQGANLossConfig
 from taming_jax.two_stage import TwoStage
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
@@ -55,38 +57,47 @@ def optimizer(**settings) -> optax.GradientTransformation:
 
 
 def second_stage(config: GPTConfig = SECOND, **settings):
-    """(init, step, frozen arrays, the name of its loss)."""
+    """(training, frozen arrays, the name of its loss)."""
     model, tx = TwoStage(FIRST, GPT(config), ClassLabel(8), (8, 8)), optimizer(weight_decay=0.01, clip_norm=1.0)
     stages = {"first_stage": FIRST.init(jax.random.key(1), jnp.zeros((1, SIZE, SIZE, 3)))["params"]}
-    init = lambda key: transformer.make_state(key, model, tx, settings.get("ema_decay", 0.0))
-    return init, transformer.make_train_step(model, tx, jax.random.key(0), **settings), stages, "loss"
+    return TransformerTraining(model, tx, **settings), stages, "loss"
 
 
 def first_stage(model: VQGAN = FIRST, disc_weight: float = 0.8, **settings):
     disc = Discriminator(DiscriminatorConfig(ndf=16, n_layers=1)) if disc_weight else None
     both = optimizer(b1=0.5, b2=0.9), optimizer(b1=0.5, b2=0.9)
-    loss = vqgan.VQGANLossConfig(perceptual_weight=0.0, disc_weight=disc_weight)
-    train = vqgan.make_train_step(model, disc, loss, *both, **settings)
-    init = lambda key: vqgan.make_state(key, model, disc, both, (SIZE, SIZE, 3))
-    step = lambda state, _, batch: train(state, batch, jax.random.fold_in(jax.random.key(0), state.step))
-    return init, step, {}, "total_loss"
+    loss = VQGANLossConfig(perceptual_weight=0.0, disc_weight=disc_weight)
+    return VQGANTraining(model, disc, loss, *both, (BATCH, SIZE, SIZE, 3), **settings), None, "total_loss"
 
 
 def run(parts, sizes, steps=STEPS):
     """(loss of each step, the fresh state, the last one, the compiled program's text)."""
-    init, step, frozen, name = parts
+    training, frozen, name = parts
     mesh = sharding.make_mesh(sharding.MeshConfig(*sizes))
-    placed = sharding.state_shardings(jax.eval_shape(init, jax.random.key(0)), mesh)
-    fresh = jax.jit(init, out_shardings=placed, compiler_options=QUICK)(jax.random.key(0))
+    placed = sharding.state_shardings(jax.eval_shape(training.init, jax.random.key(0)), mesh)
+    fresh = jax.jit(training.init, out_shardings=placed, compiler_options=QUICK)(jax.random.key(0))
     frozen, batch = jax.device_put(frozen, sharding.replicated(mesh)), sharding.put_batch(images(), mesh)
     with jax.set_mesh(mesh):
-        traced = jax.jit(step, out_shardings=(placed, None)).lower(fresh, frozen, batch)
+        traced = jax.jit(training.step, out_shardings=(placed, None)).lower(fresh, frozen, batch)
     program = traced.compile(QUICK)
     state, losses = fresh, []
     for _ in range(steps):
         state, metrics = program(state, frozen, batch)
         losses.append(float(metrics[name]))
     return np.array(losses), fresh, state, program.as_text()
+
+
+@pytest.mark.parametrize("stage", ["first", "second"])
+def test_a_step_is_lowered_for_shapes_alone(stage):
+    training, frozen, name = first_stage() if stage == "first" else second_stage()
+    shapes = jax.eval_shape(lambda *given: given, frozen, images())
+    mesh = sharding.make_mesh(sharding.MeshConfig(2, 4, 1))
+    state = jax.eval_shape(training.init, jax.random.key(0))
+    placed = sharding.state_shardings(state, mesh)
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(training.step, out_shardings=(placed, None)).lower(state, *shapes)
+    after, metrics = lowered.out_info
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state) and metrics[name].shape == ()
 
 
 def moved_by(program: str) -> dict[str, list[tuple[int, ...]]]:

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taming_jax.metrics import codebook, image
+from taming_jax.metrics import codebook, image, states
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +79,24 @@ def test_codebook_usage_and_perplexity():
     np.testing.assert_allclose(codebook.perplexity(jnp.full(64, 2**30, jnp.int32)), 64, rtol=1e-5)
     np.testing.assert_allclose(codebook.perplexity(jnp.array([0, 9])), 1, rtol=1e-6)
     assert float(codebook.usage(jnp.zeros(4))) == 0 and float(codebook.perplexity(jnp.zeros(4))) == 1
+
+
+def test_first_stage_metrics_of_two_batches_are_those_of_all_images_that_count():
+    counts = jnp.array([[3, 1, 0, 0], [1, 3, 0, 0]])
+    one = states.FirstStageMetrics.of({"l1": jnp.array([1.0, 2.0])}, jnp.array([1.0, 1.0]), counts[0])
+    two = states.FirstStageMetrics.of({"l1": jnp.array([6.0, jnp.nan])}, jnp.array([1.0, 0.0]), counts[1])
+    figures = one.merge(two).compute()
+    assert figures == {"l1": 3.0, "usage": 0.5, "perplexity": pytest.approx(2)}
+    assert {type(value) for value in figures.values()} == {float}
+    nothing = states.FirstStageMetrics.of({"l1": jnp.array([6.0])}, jnp.array([0.0]), counts[0])
+    assert nothing.compute() == {}
+
+
+def test_token_metrics_are_added_up_in_double_precision():
+    tenth = states.TokenMetrics(n=jnp.float32(1), nll=jnp.float32(0.1))
+    total = states.TokenMetrics()
+    for _ in range(1000):
+        total = total.merge(tenth)
+    assert total.compute()["nll"] == pytest.approx(float(np.float32(0.1)), rel=1e-12)
+    assert total.compute()["bits_per_token"] == pytest.approx(0.1 / np.log(2), rel=1e-6)
+    assert states.TokenMetrics().compute() == {}

@@ -8,13 +8,16 @@ import numpy as np
 import optax
 import pytest
 from golden import close, vqgan_params, weights
+from tiny import TINY
 
+from taming_jax.models.content import binary_cross_entropy
 from taming_jax.models.vqgan import VQGAN, VQGANConfig, network_input
 from taming_jax.nn.quantizers import VectorQuantizer
 from taming_jax.sharding import MeshConfig, make_mesh
+from taming_jax.trained.evaluation import make_image_eval
 from taming_jax.trained.first_stage import FirstStage
-from taming_jax.training.losses import binary_cross_entropy
-from taming_jax.training.vqgan import VQGANLossConfig, make_eval_step, make_state, make_train_step
+from taming_jax.training.vqgan import VQGANTraining
+from taming_jax.training.vqgan_loss import VQGANLossConfig
 
 SHAPE = {"resolution": 32, "ch": 32, "ch_mult": (1, 1, 2), "num_res_blocks": 1, "attn_resolutions": (8,)}
 GUMBEL = VQGAN(VQGANConfig(quantizer="gumbel", z_channels=96, embed_dim=96, n_embed=128, kl_weight=1e-3, **SHAPE))
@@ -67,7 +70,7 @@ def test_the_stage_for_label_maps_is_the_originals(golden):
     stage = FirstStage(SEGMENTATION, params, make_mesh(MeshConfig(data=1)))
     np.testing.assert_array_equal(stage.encode(arrays["labels"]), arrays["indices"])
     close(stage.reconstruct(arrays["labels"]), arrays["reconstruction"], 1e-4)
-    with pytest.raises(ValueError, match=r"labels reach from 12 to 12; this model knows 0\.\.11"):
+    with pytest.raises(ValueError, match=r"segmentation has labels 12\.\.12; this model knows 0\.\.11"):
         stage.encode(np.full((1, 32, 32), 12))
     with pytest.raises(ValueError, match=r"expected integers \(b, H, W\)"):
         stage.encode(np.zeros((1, 32, 32), np.float32))
@@ -89,8 +92,6 @@ def test_remapped_ids_are_places_among_the_used_codes(golden):
         dataclasses.replace(SEGMENTATION.config, remap=(64,))
 
 
-TINY = {"resolution": 16, "ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (), "z_channels": 8}
-TINY |= {"embed_dim": 8, "n_embed": 12, "norm_groups": 4}
 RAMP = np.linspace(-1, 1, 16, dtype=np.float32)
 SHADES = np.stack([RAMP[:, None] * RAMP, -RAMP[:, None] * RAMP])  # (2, 16, 16)
 KINDS = {
@@ -113,22 +114,22 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_learns(kind):
     settings, batch = KINDS[kind]
-    model, tx = VQGAN(VQGANConfig(**TINY, **settings)), optax.adam(3e-3)
+    model, tx = VQGAN(dataclasses.replace(TINY, **settings)), optax.adam(3e-3)
     loss = VQGANLossConfig(perceptual_weight=0.0, disc_weight=0.0, temperature_warmup=0, temperature_steps=60)
-    shape = (16, 16, model.config.in_channels)
-    state = jax.jit(lambda key: make_state(key, model, None, (tx, tx), shape))(jax.random.key(0))
-    step = jax.jit(make_train_step(model, None, loss, tx))
+    training = VQGANTraining(model, None, loss, tx, None, (2, 16, 16, model.config.in_channels))
+    state = jax.jit(training.init)(jax.random.key(0))
+    step = jax.jit(training.step)
     history = []
-    for i in range(60):
-        state, metrics = step(state, batch, jax.random.key(i))
+    for _ in range(60):
+        state, metrics = step(state, None, batch)
         history.append({name: float(value) for name, value in metrics.items()})
     assert history[-1]["nll_loss"] < 0.8 * history[0]["nll_loss"]
     assert ("l2_loss" in history[0]) == (kind == "edges")  # whose median is a blank map
     if kind == "gumbel":
         assert history[0]["temperature"] > 0.99 and history[-1]["temperature"] < 0.01
-    sums = jax.jit(make_eval_step(model))(state.params, batch)
-    assert float(sums["n"]) == 2
-    assert ("accuracy_sum" in sums) == (kind == "segmentation")
+    measured, _ = jax.jit(make_image_eval(model))(state.params, batch)
+    assert float(measured.n) == 2
+    assert ("accuracy" in measured.sums) == (kind == "segmentation")
 
 
 def test_the_temperature_warms_up_and_falls_along_a_cosine():
@@ -143,7 +144,7 @@ def test_the_temperature_warms_up_and_falls_along_a_cosine():
 
 def test_label_maps_take_no_discriminator():
     with pytest.raises(ValueError, match=r"without discriminator and LPIPS, but disc_weight is 0.8"):
-        make_train_step(SEGMENTATION, None, VQGANLossConfig(), optax.sgd(1.0))
+        VQGANTraining(SEGMENTATION, None, VQGANLossConfig(), optax.sgd(1.0), None, (1, 32, 32, 12))
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,14 @@ import pytest
 from PIL import Image
 
 from taming_jax.data import demo
+from taming_jax.data.config import SOURCES, DataConfig, Needs
 from taming_jax.data.pipeline import (
-    DataConfig,
+    OPENERS,
     Prefetched,
     class_names,
     label_names,
     make_batches,
+    make_crops,
     num_examples,
     num_labels,
     object_names,
@@ -124,6 +126,26 @@ def test_resume_is_exact(cfg, start):
     assert_equal(whole[start:], take(make_batches(cfg, "train", start_step=start), 12 - start))
 
 
+def test_needs_go_before_the_settings(folder):
+    settings = {"size": 16, "batch_size": 4, "n_train": 8, "n_val": 4}
+    asked = DataConfig(**settings, annotations=("objects", "crop"), max_objects=3)
+    plain, needs = DataConfig(**settings, annotations=("depth",)), Needs(("objects", "crop"), max_objects=3)
+    assert plain.meeting(needs) == asked and plain.meeting(Needs()) == plain
+    for split in ("train", "val"):
+        assert_equal(take(make_batches(plain, split, needs=needs), 1), take(make_batches(asked, split), 1))
+        assert_equal(make_crops(plain, split, 0, 4, 0, 2, needs), make_crops(asked, split, 0, 4, 0, 2))
+    assert "depth" in next(make_batches(plain, "val")) and "depth" in next(make_batches(plain, "val", needs=Needs()))
+    photos = DataConfig(source="folder", path=folder, annotations=("crop",))
+    for question in (class_names, num_labels, label_names):
+        with pytest.raises(ValueError, match="has no class_label"):
+            question(photos, Needs(("class_label",)))
+    assert num_examples(photos, "train", Needs(())) == num_examples(photos, "train") == N - 1
+
+
+def test_every_name_of_a_source_can_be_opened():
+    assert list(OPENERS) == list(SOURCES)
+
+
 def test_the_seed_changes_the_order(cfg):
     other = DataConfig(**{**vars(cfg), "seed": 2})
     assert keys(cfg, take(make_batches(cfg, "train"), 3)) != keys(other, take(make_batches(other, "train"), 3))
@@ -173,7 +195,7 @@ def test_a_batch_may_be_larger_than_the_data(cfg):
 
 
 def test_demo_scenes_are_drawn_once_within_bounded_memory(monkeypatch):
-    from taming_jax.data import demo_source
+    from taming_jax.data.sources import demo as demo_source
 
     drawn = []
     real = demo.DemoScenes.__getitem__
@@ -263,7 +285,8 @@ def test_the_demo_needs_no_tensorflow():
     result = run("""
 import sys
 sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None  # importing them now raises ImportError
-from taming_jax.data.pipeline import DataConfig, make_batches
+from taming_jax.data.config import DataConfig
+from taming_jax.data.pipeline import make_batches
 print(next(make_batches(DataConfig(size=32), "train"))["image"].shape)
 try:
     make_batches(DataConfig(source="tfds"), "train")
@@ -277,7 +300,8 @@ except ValueError as error:
 def test_a_program_may_end_in_the_middle_of_training(folder):
     program = """
 import sys
-from taming_jax.data.pipeline import DataConfig, make_batches
+from taming_jax.data.config import DataConfig
+from taming_jax.data.pipeline import make_batches
 batches = make_batches(DataConfig(source="folder", path=sys.argv[1], size=16, workers=2), "train")
 print(next(batches)["image"].shape)
 """

@@ -1,14 +1,15 @@
 """The programs through their own entry functions: train both stages for a few steps, stop, resume, sample, evaluate."""
 
 import dataclasses
+import gc
 import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -21,10 +22,13 @@ import train_transformer
 import train_vqgan
 from taming_jax import checkpoint, codes_used, evaluate
 from taming_jax.data import pipeline
+from taming_jax.drawing.drawing import draw
 from taming_jax.experiment import SampleConfig, TransformerExperiment, VQGANExperiment
-from taming_jax.models.gpt import unstack_layers
+from taming_jax.models.gpt import GPT, unstack_layers
+from taming_jax.sampling.filters import Filters
 from taming_jax.settings import from_dict
 from taming_jax.sharding import MeshConfig, make_mesh
+from taming_jax.trained import evaluation
 from taming_jax.training import loop
 
 ROOT = Path(__file__).parent.parent
@@ -132,11 +136,11 @@ def test_a_second_stage_directory_stands_alone(class_dir, vqgan_dir):
 
 def test_sampling_writes_pictures_that_can_be_drawn_again(class_dir, tmp_path, capsys):
     settings = SampleConfig(classes="1,0", per_class=3, batch_size=4, seed=1, top_p=0.9, out=str(tmp_path / "a"))
-    out = sample.draw(settings, class_dir)
+    out = draw(settings, class_dir)
     names = sorted(path.name for path in out.iterdir())
     assert len(names) == 7 and "grid.png" in names and names[0].startswith("00000_")
     assert "images/s" in capsys.readouterr().out
-    again = sample.draw(dataclasses.replace(settings, batch_size=2, out=str(tmp_path / "b")), class_dir)
+    again = draw(dataclasses.replace(settings, batch_size=2, out=str(tmp_path / "b")), class_dir)
     for name in names:
         np.testing.assert_array_equal(pixels(out / name), pixels(again / name))
     assert pixels(out / names[0]).shape == (16, 16, 3)
@@ -147,8 +151,8 @@ def test_only_the_programs_own_folder_is_emptied(class_dir, tmp_path):
     ours.parent.mkdir(exist_ok=True)
     for path in (theirs, ours):
         path.write_bytes(b"a picture of the user's, or of an earlier call")
-    sample.draw(SampleConfig(n=2, batch_size=2, out=str(tmp_path)), class_dir)
-    sample.draw(SampleConfig(n=2, batch_size=2), class_dir)
+    draw(SampleConfig(n=2, batch_size=2, out=str(tmp_path)), class_dir)
+    draw(SampleConfig(n=2, batch_size=2), class_dir)
     assert theirs.exists() and not ours.exists()
 
 
@@ -163,7 +167,7 @@ def test_only_the_programs_own_folder_is_emptied(class_dir, tmp_path):
 )
 def test_bad_sampling_settings_are_refused(class_dir, settings, message):
     with pytest.raises(ValueError, match=message):
-        sample.draw(SampleConfig(**settings), class_dir)
+        draw(SampleConfig(**settings), class_dir)
 
 
 def run_notebook(name, first_cell):
@@ -250,9 +254,9 @@ def test_a_second_stage_starts_from_one_with_the_same_heads(vqgan_dir, class_dir
 
 def test_sampling_without_a_second_stage_is_refused(vqgan_dir, tmp_path):
     with pytest.raises(ValueError, match="no checkpoint directory at"):
-        sample.draw(SampleConfig(), str(tmp_path / "nothing"))
+        draw(SampleConfig(), str(tmp_path / "nothing"))
     with pytest.raises(ValueError, match="holds no second stage, and only that can draw"):
-        sample.draw(SampleConfig(), vqgan_dir)
+        draw(SampleConfig(), vqgan_dir)
     with pytest.raises(ValueError, match="is the configuration of a first stage; name the second's"):
         sample.main(importlib.import_module("configs.demo_vqgan").get_config(), vqgan_dir)
 
@@ -275,21 +279,30 @@ def test_samples_are_judged_in_batches_of_one_size(monkeypatch):
     drawn = []
 
     class Model:
-        def sample(self, n, *, class_label, first):
-            drawn.append((n, first))
-            return np.where(first + np.arange(n) < 15, class_label, -1)  # from the sixteenth on none is right
+        training_pixels = (16, 16)
+
+        def parse_condition(self, n, *, class_label):
+            return {"class_label": class_label}
+
+        def draw(self, request):
+            drawn.append((request.n, request.first))
+            right = request.first + np.arange(request.n) < 15  # from the sixteenth on none is
+            return np.where(right, request.batch["class_label"], -1)
+
+        def decode(self, ids):
+            return ids
 
     monkeypatch.setattr(evaluate.demo, "read_class", lambda images: images)
-    assert evaluate.class_accuracy(Model(), 20, {}, 8) == 0.75
+    assert evaluate.class_accuracy(Model(), 20, Filters(), 8) == 0.75
     assert drawn == [(8, 0), (8, 8), (8, 16)]
 
 
 def test_pictures_leave_out_the_padding_of_a_batch(vqgan_dir):
     first_stage = taming_jax.load(vqgan_dir, mesh=make_mesh(ONE))
     data = experiment("demo_vqgan", data={"n_val": 3}).data
-    measure = evaluate.FirstStageEvaluation(first_stage.model, data, first_stage.mesh)
-    pictures = measure.pictures(first_stage.params)
-    assert pictures.shape == (6, 16, 16, 3) and evaluate.columns(data) == 3
+    measure = evaluation.FirstStageEvaluation(first_stage.model, data, first_stage.mesh)
+    pictures, _ = measure.pictures(first_stage.params)["reconstructions"]
+    assert pictures.shape == (6, 16, 16, 3) and evaluation.columns(data) == 3
     scenes = next(pipeline.make_batches(data, "val"))["image"][:3]
     np.testing.assert_array_equal(pictures[:3], scenes)
 
@@ -309,13 +322,13 @@ def test_averaged_weights_and_layers_in_one_array_are_loaded_as_any(vqgan_dir, t
     model = taming_jax.load(str(tmp_path))
     assert model.sample_ids(1, class_label=0).shape == (1, *model.model.grid)
     saved = checkpoint.find_step(str(tmp_path))
-    last = unstack_layers(checkpoint._load_tree(saved, "params"))["block_1"]["mlp"]["up"]["kernel"]
-    averaged = unstack_layers(checkpoint._load_tree(saved, "train", only=("averages",))["averages"])
+    last = unstack_layers(checkpoint.read.load_tree(saved, "params"))["block_1"]["mlp"]["up"]["kernel"]
+    averaged = unstack_layers(checkpoint.read.load_tree(saved, "train", only=("averages",))["averages"])
     found = np.asarray(model.params["block_1"]["mlp"]["up"]["kernel"])
     np.testing.assert_array_equal(found, averaged["block_1"]["mlp"]["up"]["kernel"])
     assert (found != last).any()
     again = second_stage(vqgan_dir, init_from=str(tmp_path), **settings)
-    start = train_transformer._start(again)
+    start = again.training(dataclasses.replace(model.model, gpt=GPT(again.transformer))).start()
     assert start["params"]["blocks"]["mlp"]["up"]["kernel"].shape[1:] == found.shape
     assert start["averages"] is start["params"]
 
@@ -346,10 +359,10 @@ def test_another_model_in_the_workdir_is_refused(vqgan_dir):
     [
         ({"data": {"batch_size": 6}, "mesh": {"data": 4}}, r"batch_size=6 .* not divisible by the 4 devices"),
         ({"data": {"size": 18}}, r"config\.data\.size=18: .* not divisible by the factor 4"),
-        ({"model": {"in_channels": 1, "out_channels": 1}}, r"in_channels=1, but the data has 3 channels"),
+        ({"model": {"in_channels": 1, "out_channels": 1}}, r"in_channels=1, but the data's image has 3 channels"),
         (
             {"model": {"in_channels": 5, "out_channels": 5, "content": "segmentation"}, "loss": {"disc_weight": 0.0}},
-            r"in_channels=5, but the data has 12 labels",
+            r"in_channels=5, but the data's segmentation has 12 channels",
         ),
         ({"data": {"source": "folder", "path": "/nonexistent"}}, r"/nonexistent"),
         ({"loss": {"perceptual_weight": 1.0, "lpips_path": "nowhere.npz"}}, r"nowhere\.npz"),
@@ -384,11 +397,16 @@ def test_filters_are_checked_with_the_other_settings(settings, message):
         experiment("demo_class", sample=settings)
 
 
-def test_drawing_leaves_no_second_copy_of_the_weights(monkeypatch):
-    generator = SimpleNamespace(params=None, mesh=None, model=None)
-    measure = evaluate.GeneratorEvaluation(generator, experiment("demo_class").data)
-    monkeypatch.setattr(measure, "_pictures", lambda options: list(generator.params))
-    assert measure.pictures({"head": 1}, {}) == ["head"] and generator.params is None
+def test_drawing_leaves_no_second_copy_of_the_weights(class_dir):
+    """Training draws in between, and needs the memory of the weights that it drew with."""
+    generator = taming_jax.load(class_dir, mesh=make_mesh(ONE))
+    measure = evaluation.GeneratorEvaluation(generator.sampler, experiment("demo_class").data)
+    params = jax.tree.map(jax.numpy.copy, generator.params)
+    copies = [weakref.ref(leaf) for leaf in jax.tree.leaves(params)]
+    assert set(measure.pictures(params, Filters())) == {"samples", "completions"}
+    del params
+    gc.collect()
+    assert all(copy() is None for copy in copies)
 
 
 def test_a_bad_array_anywhere_in_the_state_is_not_saved(vqgan_dir, tmp_path, monkeypatch):
@@ -408,26 +426,19 @@ def test_a_bad_array_anywhere_in_the_state_is_not_saved(vqgan_dir, tmp_path, mon
 
 
 @pytest.mark.parametrize("mesh", [{"data": 1, "fsdp": 1}, {"data": 2, "fsdp": 4}])
-def test_a_training_step_compiles_once_and_keeps_its_layout(tmp_path, mesh):
-    compiled, states = [], []
+def test_a_training_step_compiles_once_and_keeps_its_layout(tmp_path, mesh, caplog):
+    states = []
     settings = experiment("demo_vqgan", mesh=mesh, loss={"disc_weight": 0.0}, train={"steps": 3, "eval_every": 1})
-    original, jit = loop._run_hooks, jax.jit
+    original = loop._run_hooks
 
     def record(hooks, state, *rest):
         states.append(jax.tree.map(lambda leaf: leaf.sharding, state))
         return original((), state, *rest)
 
-    def keep(function, **options):
-        result = jit(function, **options)
-        if "donate_argnums" in options:
-            compiled.append(result)
-        return result
-
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, jax.log_compiles():
         patch.setattr(loop, "_run_hooks", record)
-        patch.setattr(jax, "jit", keep)
         train_vqgan.train_and_evaluate(settings, str(tmp_path))
-    assert [function._cache_size() for function in compiled] == [1]
+    assert sum(message.startswith("Compiling jit(step)") for message in caplog.messages) == 1
     assert states[0] == states[-1]
     kernel = states[0].params["decoder"]["conv_out"]["kernel"]
     assert kernel.mesh.shape["fsdp"] == mesh["fsdp"]

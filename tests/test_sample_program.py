@@ -12,32 +12,27 @@ import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
+from tiny import TINY
 
-import sample
 from configs import common, demo_class, demo_segmentation
 from taming_jax import checkpoint, pictures
+from taming_jax.checkpoint.saved import Saved
 from taming_jax.data import pipeline
-from taming_jax.data.pipeline import DataConfig
+from taming_jax.data.config import DataConfig
+from taming_jax.drawing import drawing
 from taming_jax.drawing.completion import complete, read_mask, read_picture
+from taming_jax.drawing.drawing import Drawn, draw
+from taming_jax.drawing.reproduction import reproduce
+from taming_jax.drawing.requests import _held_out, open_model, requests
 from taming_jax.experiment import SampleConfig, TransformerExperiment, saved_form
 from taming_jax.models.gpt import GPT
-from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.models.vqgan import VQGAN
 from taming_jax.sampling.rejection import choose, draw_best, load_scorer, rounds_for
 from taming_jax.settings import from_dict, to_dict
 from taming_jax.trained import tiles
 from taming_jax.trained.loading import load
 
-FIRST = VQGANConfig(
-    resolution=16,
-    ch=8,
-    ch_mult=(1, 1, 1),
-    num_res_blocks=1,
-    attn_resolutions=(),
-    z_channels=8,
-    embed_dim=8,
-    n_embed=32,
-    norm_groups=4,
-)
+FIRST = dataclasses.replace(TINY, ch_mult=(1, 1, 1), n_embed=32)
 ROOT = Path(__file__).parent.parent
 
 
@@ -115,19 +110,19 @@ def test_a_picture_is_drawn_again_from_what_it_says(workdir, photo, tmp_path, ca
         animate=True,
         out=str(tmp_path / "out"),
     )
-    out = sample.draw(settings, workdir)
+    out = draw(settings, workdir)
     files = sorted(path.name for path in out.glob("0000[0-9]*"))
     assert len(files) == 5 * 3  # picture, beside, animation
     single = next(out.glob("00003*_3.png"))
     assert pixels(single).shape == (24, 32, 3)
-    assert sample.reproduce(str(single), out=str(tmp_path / "new" / "again.png"))
+    assert reproduce(str(single), out=str(tmp_path / "new" / "again.png"))
     np.testing.assert_array_equal(pixels(tmp_path / "new" / "again.png"), pixels(single))
     assert "the same picture" in capsys.readouterr().out
     with Image.open(next(out.glob("00003*.gif"))) as animation:
         assert animation.n_frames > 10 and animation.size == (32, 24)
     image, made = pictures.load(epath.Path(single))
     pictures.save(-(image / 127.5 - 1), tmp_path / "other.png", made)
-    assert not sample.reproduce(str(tmp_path / "other.png"), out=str(tmp_path / "new"))
+    assert not reproduce(str(tmp_path / "other.png"), out=str(tmp_path / "new"))
     assert "differs by up to" in capsys.readouterr().out and (tmp_path / "new" / "other.png").exists()
 
 
@@ -135,12 +130,12 @@ def test_rejection_keeps_the_best_and_they_are_drawn_again_without_the_scorer(wo
     monkeypatch.setitem(sys.modules, "scorers_of_mine", sys.modules[__name__])
     settings = SampleConfig(classes="4,2", per_class=2, batch_size=3, out=str(tmp_path / "all"))
     judged = dataclasses.replace(settings, scorer="scorers_of_mine:redness", accept=0.25, out=str(tmp_path / "best"))
-    usual, best = sample.draw(settings, workdir), sample.draw(judged, workdir)
+    usual, best = draw(settings, workdir), draw(judged, workdir)
     mean = lambda folder: np.mean([pixels(path)[..., 0].mean() for path in folder.glob("0000*.png")])
     assert len(list(best.glob("0000*.png"))) == 4 and mean(best) > mean(usual)
     monkeypatch.delitem(sys.modules, "scorers_of_mine")  # a picture must not have its code run
     for path in list(best.glob("0000*.png")):
-        assert sample.reproduce(str(path))
+        assert reproduce(str(path))
 
 
 def test_the_best_of_each_condition_are_chosen():
@@ -158,23 +153,25 @@ def test_the_best_of_each_condition_are_chosen():
 
 
 def test_maps_from_files_get_the_labels_that_they_had_in_training(map_workdir):
-    generator, config, _ = sample._open(SampleConfig(), map_workdir)
-    (held_out,) = sample.requests(SampleConfig(), generator, config)
-    data = from_dict(DataConfig, config["data"])
+    generator, saved, _ = open_model(SampleConfig(), map_workdir)
+    (held_out,) = requests(SampleConfig(), generator, saved)
+    data = from_dict(DataConfig, saved.config["data"])
     truth = next(pipeline.make_batches(data, "val"))
-    np.testing.assert_array_equal(held_out.batch["segmentation"], truth["segmentation"][: len(held_out.labels)])
+    np.testing.assert_array_equal(held_out.request.batch["segmentation"], truth["segmentation"][: len(held_out.labels)])
     names = [Path(path).stem for path in pipeline._open(data, "val").listing.images]
 
     def from_files(unlabelled):
         settings = SampleConfig(n=4, condition=data.maps, unlabelled=unlabelled)
-        found = sample.requests(sample._open(settings, map_workdir)[2], generator, config)
+        found = requests(open_model(settings, map_workdir)[2], generator, saved)
         return {
-            name: labels for request in found for name, labels in zip(request.labels, request.batch["segmentation"])
+            name: labels
+            for wanted in found
+            for name, labels in zip(wanted.labels, wanted.request.batch["segmentation"])
         }
 
     found = from_files(None)
     for i, name in enumerate(names):
-        np.testing.assert_array_equal(found[name], held_out.batch["segmentation"][i])
+        np.testing.assert_array_equal(found[name], held_out.request.batch["segmentation"][i])
     with pytest.raises(ValueError, match="has the value 255, but there are 4 labels"):
         from_files(-1)
 
@@ -184,16 +181,16 @@ def test_maps_of_several_sizes(map_workdir, tmp_path, monkeypatch, capsys):
         Image.fromarray(np.full((16, width), i % 3, np.uint8)).save(tmp_path / f"{i}.png")
     sizes, filled = [], []
 
-    def drawn(generator, request, settings, first, total, size, *_):  # stands for drawing, which is tested elsewhere
-        sizes.append((request.pixels[1], len(request.labels), size))
-        filled.append(len(sample._drawing(request, settings, size)["batch"]["segmentation"]))
-        n = len(request.labels)
-        return sample.Drawn(np.zeros((n, *request.pixels, 3), np.float32), first + np.arange(n))
+    def drawn(generator, wanted, size, first, *_):  # stands for drawing, which is tested elsewhere
+        n = len(wanted.labels)
+        sizes.append((wanted.request.pixels[1], n, size))
+        filled.append(len(wanted.filled(size).batch["segmentation"]))
+        return Drawn(np.zeros((n, *wanted.request.pixels, 3), np.float32), first + np.arange(n))
 
-    monkeypatch.setattr(sample, "_draw", drawn)
-    monkeypatch.setattr(sample, "GRID_MOST", 3)
+    monkeypatch.setattr(drawing, "draw_numbered", drawn)
+    monkeypatch.setattr(drawing, "GRID_MOST", 3)
     settings = SampleConfig(n=5, batch_size=2, condition=str(tmp_path), out=str(tmp_path / "out"))
-    out = sample.draw(settings, map_workdir)
+    out = draw(settings, map_workdir)
     assert sizes == [(16, 2, 2), (32, 1, 1), (16, 2, 2)] and filled == [2, 1, 2]
     told = capsys.readouterr().out
     assert "the first as many of 6 conditions" in told and "the first 3 of 16 x 16 pixels together" in told
@@ -205,15 +202,16 @@ def test_held_out_images_that_cannot_be_read_are_passed_over(tmp_path, capsys):
     for name in ("a", "c"):
         Image.new("RGB", (16, 16), (9, 9, 9)).save(tmp_path / f"{name}.png")
     (tmp_path / "b.png").write_bytes(b"no picture")
-    config = {"data": {"source": "folder", "path": str(tmp_path), "val_path": str(tmp_path), "size": 16}}
-    requests = list(sample._from_data(SampleConfig(n=3, batch_size=2), config))
-    assert [len(request.labels) for request in requests] == [1, 1]
-    assert all((request.truth < -0.9).all() and (request.truth > -1).all() for request in requests)
+    data = {"source": "folder", "path": str(tmp_path), "val_path": str(tmp_path), "size": 16}
+    saved = Saved("", 0, {"data": data})
+    found = list(_held_out(SampleConfig(n=3, batch_size=2), saved))
+    assert [len(wanted.labels) for wanted in found] == [1, 1]
+    assert all((wanted.truth < -0.9).all() and (wanted.truth > -1).all() for wanted in found)
     assert "only 2 held-out images can be read" in capsys.readouterr().out
     for name in ("a", "c"):
         (tmp_path / f"{name}.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="none of the 3 held-out images can be read"):
-        list(sample._from_data(SampleConfig(batch_size=4), config))
+        list(_held_out(SampleConfig(batch_size=4), saved))
 
 
 def test_what_a_mask_keeps_becomes_given_ids(workdir, photo, tmp_path, monkeypatch):
@@ -274,27 +272,27 @@ def test_bad_requests_end_before_anything_long(workdir, settings, message):
     earlier.parent.mkdir(exist_ok=True)
     earlier.write_bytes(b"a picture of an earlier call")
     with pytest.raises(ValueError, match=message):
-        sample.draw(SampleConfig(**settings), workdir)
+        draw(SampleConfig(**settings), workdir)
     assert earlier.exists()
     with pytest.raises(ValueError, match="cannot be loaded"):
         load_scorer("math")
 
 
 def test_held_out_conditions_have_the_training_size(map_workdir, photo):
-    generator, config, _ = sample._open(SampleConfig(), map_workdir)
+    generator, saved, _ = open_model(SampleConfig(), map_workdir)
     for settings, message in (
         (SampleConfig(size=(16, 32)), r"sample\.size=\(16, 32\) needs config\.sample\.condition"),
         (SampleConfig(complete=photo, keep="top"), r"complete='.*photo\.png', a picture of 16 x 20 pixels, needs"),
     ):
         with pytest.raises(ValueError, match=message):
-            list(sample.requests(settings, generator, config))
+            list(requests(settings, generator, saved))
 
 
 def test_pictures_that_cannot_be_drawn_again_say_why(workdir, tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "foreign.png")
     with pytest.raises(ValueError, match="does not say how it was made"):
-        sample.reproduce(str(tmp_path / "foreign.png"))
-    out = sample.draw(SampleConfig(n=1, batch_size=1, out=str(tmp_path / "out")), workdir)
+        reproduce(str(tmp_path / "foreign.png"))
+    out = draw(SampleConfig(n=1, batch_size=1, out=str(tmp_path / "out")), workdir)
     image, made = pictures.load(next(out.glob("00000*.png")))
     assert made["sample"]["step"] == "7" and json.dumps(made)
     for change, message in (
@@ -307,10 +305,16 @@ def test_pictures_that_cannot_be_drawn_again_say_why(workdir, tmp_path):
     ):
         pictures.save(image / 127.5 - 1, tmp_path / "changed.png", {**made, **change})
         with pytest.raises(ValueError, match=message):
-            sample.reproduce(str(tmp_path / "changed.png"))
+            reproduce(str(tmp_path / "changed.png"))
     nowhere = str(tmp_path / "foreign.png" / "again.png")
-    with pytest.raises(SystemExit, match=r"error: .*foreign\.png"):
-        sample.reproduce_main(["--reproduce", str(next(out.glob("00000*.png"))), "--out", nowhere])
-    command = [sys.executable, "sample.py", "--reproduce", str(tmp_path / "foreign.png")]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert result.returncode and "error: " in result.stderr and "Traceback" not in result.stderr
+    picture = str(next(out.glob("00000*.png")))
+    for arguments, message in (
+        (["--reproduce", picture, "--out", nowhere], "foreign.png"),
+        (["--reproduce", str(tmp_path / "foreign.png")], "does not say how it was made"),
+        (["--reproduce", picture, "--config=configs/demo_class.py"], "leave --config out"),
+        (["--config=configs/demo_class.py", "--out", nowhere], "is --config.sample.out"),
+    ):
+        command = [sys.executable, "sample.py", *arguments]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert result.returncode == 1 and "error: " in result.stderr and "Traceback" not in result.stderr
+        assert message in result.stderr

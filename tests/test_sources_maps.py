@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from taming_jax.data.config import DataConfig
 from taming_jax.data.map_files import read_depth, read_label_map, write_depth, write_label_map
-from taming_jax.data.pipeline import DataConfig, label_names, make_batches, num_examples, num_labels, skipped
-from taming_jax.data.transforms import choose_window, cut_points, decode, stored_again, upright_points
+from taming_jax.data.pipeline import label_names, make_batches, num_examples, num_labels, skipped
+from taming_jax.data.pixels import decode, stored_again
+from taming_jax.data.transforms import choose_window, cut_points, upright_points
 
 WIDTH, HEIGHT = 96, 64
 BOTH = ("segmentation", "depth")

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from taming_jax.data.pipeline import DataConfig, make_batches, num_examples, object_names, skipped
+from taming_jax.data.config import DataConfig
+from taming_jax.data.pipeline import make_batches, num_examples, object_names, skipped
 
 OBJECTS = ("objects", "crop")
 COLOURS = {1: (250, 0, 0), 10: (0, 250, 0), 2: (0, 0, 250)}

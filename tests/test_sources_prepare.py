@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from taming_jax.data.config import DataConfig
 from taming_jax.data.map_files import read_label_map
-from taming_jax.data.pipeline import DataConfig, make_batches
+from taming_jax.data.pipeline import make_batches
 from taming_jax.data.prepare import load_model, main, prepare
 
 

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from taming_jax.data.config import SOURCES, DataConfig
 from taming_jax.data.files import Files
-from taming_jax.data.imagenet import RIN
 from taming_jax.data.pipeline import (
-    SOURCES,
-    DataConfig,
+    OPENERS,
     class_names,
     label_names,
     make_batches,
@@ -19,6 +18,7 @@ from taming_jax.data.pipeline import (
     num_labels,
     unlabelled,
 )
+from taming_jax.data.sources.imagenet import RIN
 from taming_jax.settings import to_dict
 
 
@@ -216,7 +216,8 @@ def test_the_documented_settings_and_source_work(tmp_path, monkeypatch):
     (source,) = [block for block in blocks(text) if "def list_streets" in block]
     names: dict = {}
     exec(source, names)
-    monkeypatch.setitem(SOURCES, "streets", partial(Files, find=names["list_streets"]))
+    monkeypatch.setitem(SOURCES, "streets", "the data set")
+    monkeypatch.setitem(OPENERS, "streets", partial(Files, find=names["list_streets"]))
     for name, value in {"rain_1": 10, "sun_1": 20, "snow_7": 30}.items():
         write(tmp_path / f"train/{name}.jpg", value)
         write(tmp_path / f"train/{name}.png", value // 10)

@@ -7,7 +7,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from taming_jax.data.pipeline import DataConfig, class_names, make_batches, make_crops, num_examples
+from taming_jax.data.config import DataConfig
+from taming_jax.data.pipeline import class_names, make_batches, make_crops, num_examples
 
 TRAIN, VAL = 23, 7
 

@@ -67,10 +67,11 @@ def test_the_first_stage_is_counted_without_what_is_computed_again(monkeypatch):
     network, disc, _ = train.FIRST_STAGES["small"]
     monkeypatch.setitem(train.FIRST_STAGES, "small", (network.__class__(**SHRUNK), disc, 16))
     options = train.parse(["--remat", "block"])
-    training = train.first_stage("small", 2, options)
-    shapes = jax.eval_shape(training.init, jax.random.key(0)), training.frozen, training.batch
+    measured = train.first_stage("small", 2, options)
+    training = measured.training
+    shapes = jax.eval_shape(training.init, jax.random.key(0)), measured.frozen, measured.batch
     counted = train.flops.products(training.step, *shapes)
-    assert 0 < training.model_flops < sum(product.flops for product in counted)
+    assert 0 < measured.model_flops < sum(product.flops for product in counted)
     state, metrics = jax.eval_shape(training.step, *shapes)
-    assert set(training.losses) <= set(metrics) and jax.tree.structure(state) == jax.tree.structure(shapes[0])
+    assert set(measured.losses) <= set(metrics) and jax.tree.structure(state) == jax.tree.structure(shapes[0])
     assert "LPIPS" in train.flops.by_part(counted) and "Discriminator" in train.flops.by_part(counted)

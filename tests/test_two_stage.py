@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import first_stage_params, gpt_params, weights
+from tiny import TINY
 
 from taming_jax.conditioning import ClassLabel, ConditionConfig, NoCondition, make_condition
 from taming_jax.models.gpt import GPT, GPTConfig, cast_layers, token_cross_entropy
@@ -23,19 +24,7 @@ FIRST = VQGAN(
     VQGANConfig(resolution=32, ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=32, embed_dim=16, n_embed=64)
 )
 SECOND = GPT(GPTConfig(vocab_size=64, block_size=257, n_layer=2, n_head=4, n_embd=64))
-SMALL = VQGAN(
-    VQGANConfig(
-        resolution=8,
-        ch=8,
-        ch_mult=(1, 1),
-        num_res_blocks=1,
-        attn_resolutions=(),
-        z_channels=8,
-        embed_dim=8,
-        n_embed=20,
-        norm_groups=4,
-    )
-)
+SMALL = VQGAN(TINY)
 
 
 @pytest.fixture(scope="module", params=["class_conditional", "unconditional"])

@@ -10,23 +10,24 @@ import numpy as np
 import optax
 import pytest
 import yaml
-from golden import close, discriminator_variables, drawn_like, lpips_params, rename
+from golden import VQGAN_F4, close, discriminator_variables, drawn_like, lpips_params, rename, weights
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from test_convert import PROJECTS
-from test_vqgan import GOLDEN, TINY
+from projects import PROJECTS
+from tiny import TINY
 
 from taming_jax import checkpoint
-from taming_jax.convert.from_original import convert_checkpoint
+from taming_jax.convert.original import convert_checkpoint
 from taming_jax.convert.writer import write_checkpoint
 from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.models.lpips import LPIPS
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.settings import from_dict
-from taming_jax.training.vqgan import VQGANLossConfig, VQGANState, make_eval_step, make_state, make_train_step
+from taming_jax.trained.evaluation import make_image_eval
+from taming_jax.training.vqgan import VQGANState, VQGANTraining
+from taming_jax.training.vqgan_loss import VQGANLossConfig
 
 ADAM = partial(optax.adam, 1e-4, b1=0.5, b2=0.9)
-SMALL = replace(TINY, attn_resolutions=())  # quick to compile
-MODEL = VQGAN(SMALL)
+MODEL = VQGAN(TINY)
 DISC = Discriminator(DiscriminatorConfig(ndf=4, n_layers=1))
 IMAGES = np.random.RandomState(0).uniform(-1, 1, (4, 16, 16, 3)).astype(np.float32)
 
@@ -48,16 +49,20 @@ def tiny_state(tx=None) -> VQGANState:
     return state_of(params, {"params": drawn_like(shapes["params"], 1), "batch_stats": stats}, tx or ADAM(), ADAM())
 
 
-def compiled(loss: VQGANLossConfig, model=MODEL, disc=DISC):
-    return jax.jit(make_train_step(model, disc, loss, ADAM(), ADAM()), donate_argnums=0)
+def training_of(loss: VQGANLossConfig, model=MODEL, disc=DISC, tx=None) -> VQGANTraining:
+    return VQGANTraining(model, disc, loss, tx or ADAM(), ADAM() if disc else None, IMAGES.shape)
+
+
+def compiled(loss: VQGANLossConfig, model=MODEL, disc=DISC, tx=None):
+    return jax.jit(training_of(loss, model, disc, tx).step, donate_argnums=0)
 
 
 def run(step, state, steps):
     """The state after some steps on IMAGES, the metrics of each, and the discriminator's parameters before each."""
     history, seen = [], []
-    for i in range(steps):
+    for _ in range(steps):
         seen.append(jax.tree.map(np.array, state.disc_params))
-        state, metrics = step(state, {"image": IMAGES}, jax.random.key(i))
+        state, metrics = step(state, None, {"image": IMAGES})
         history.append(jax.tree.map(float, metrics))
     return state, history, seen
 
@@ -69,8 +74,8 @@ def moved(before, after) -> bool:
 @pytest.fixture(scope="module")
 def trained(golden, tmp_path_factory):
     """State and metrics of four steps on the golden batches, from the golden checkpoint after its conversion."""
-    folder, images = tmp_path_factory.mktemp("vqgan_f4"), golden("vqgan_f4_expected")
-    write_checkpoint(folder / "last.ckpt", {"state_dict": golden("vqgan_f4"), "global_step": 0})
+    folder, images = tmp_path_factory.mktemp("vqgan_f4"), golden("vqgan_f4")
+    write_checkpoint(folder / "last.ckpt", {"state_dict": weights(images), "global_step": 0})
     (folder / "project.yaml").write_text(yaml.safe_dump(PROJECTS["vqgan_f4"]))
     convert_checkpoint(folder / "last.ckpt", folder / "out", folder / "project.yaml")
     config = checkpoint.load_config(str(folder / "out"))
@@ -78,12 +83,12 @@ def trained(golden, tmp_path_factory):
     disc = Discriminator(from_dict(DiscriminatorConfig, config["discriminator"]))
     loss = from_dict(VQGANLossConfig, config["loss"])
     lpips = jax.tree.map(jnp.asarray, lpips_params(golden("lpips_linears")))
-    step = jax.jit(make_train_step(model, disc, loss, ADAM(), ADAM()), donate_argnums=0)
+    step = compiled(loss, model, disc)
     params, found = checkpoint.load_params(str(folder / "out")), checkpoint.load_discriminator(str(folder / "out"))
     state = state_of(params, found, ADAM(), ADAM())
     history, first = [], None
     for i in range(4):
-        state, metrics = step(state, {"image": images[f"step{i}_image"]}, jax.random.key(i), lpips)
+        state, metrics = step(state, lpips, {"image": images[f"step{i}_image"]})
         history.append(jax.tree.map(float, metrics))
         # After one step Adam's first moment is the gradient times 1 - b1.
         first = first or jax.tree.map(lambda m: np.array(m) / 0.5, state.opt_state[0].mu)
@@ -91,13 +96,13 @@ def trained(golden, tmp_path_factory):
 
 
 def test_the_first_step_equals_the_golden_history(golden, trained):
-    for name, values in golden("vqgan_f4_history").items():
+    for name, values in weights(golden("vqgan_f4"), "history/").items():
         if name != "logits_fake":  # the one that follows the first update: see below
             np.testing.assert_allclose(trained[1][0][name], values[0], rtol=1e-4, err_msg=name)
 
 
 def test_the_first_gradients_equal_the_goldens(golden, trained):
-    expected, grads = golden("vqgan_f4_expected"), trained[2]
+    expected, grads = golden("vqgan_f4"), trained[2]
     close(grads["decoder"]["conv_out"]["kernel"], expected["grad_conv_out"].transpose(2, 3, 1, 0), 5e-4)
     close(grads["encoder"]["conv_in"]["kernel"], expected["grad_conv_in"].transpose(2, 3, 1, 0), 5e-4)
     close(grads["quantizer"]["codebook"], expected["grad_codebook"], 5e-4)
@@ -107,7 +112,7 @@ def test_the_later_steps_follow_the_golden_history(golden, trained):
     # Rounding is amplified from the first update on: where a ReLU of VGG16 is at its kink a gradient changes by 1e-5,
     # Adam's first updates are signs of gradients, and they move latents over borders between codes. The tolerances are
     # what weights that differ by 1e-6, float64, or another level of the compiler's optimisation make of this history.
-    expected = golden("vqgan_f4_history")
+    expected = weights(golden("vqgan_f4"), "history/")
     for i, (loss, weight) in enumerate([(1e-4, 1e-4), (2e-3, 0.05), (5e-3, 0.1), (1.5e-2, 0.3)]):
         found = trained[1][i]
         for name in ("total_loss", "quant_loss", "nll_loss", "rec_loss", "p_loss", "disc_loss"):
@@ -119,7 +124,7 @@ def test_the_later_steps_follow_the_golden_history(golden, trained):
 
 
 def test_the_parameters_move_as_the_goldens_do(golden, trained):
-    before, after = golden("vqgan_f4"), golden("vqgan_f4_after")
+    before, after = weights(golden("vqgan_f4")), weights(golden("vqgan_f4"), "after/")
     state = trained[0]
     generator = ("quantize.embedding.weight", "decoder.conv_out.weight", "encoder.conv_in.weight", "quant_conv.weight")
     for name in generator:
@@ -141,13 +146,13 @@ def test_the_parameters_move_as_the_goldens_do(golden, trained):
 
 
 def test_the_running_statistics_moved_three_times_a_step(golden, trained):
-    expected = discriminator_variables(golden("vqgan_f4_after"))["batch_stats"]
+    expected = discriminator_variables(weights(golden("vqgan_f4"), "after/"))["batch_stats"]
     jax.tree.map(partial(close, tolerance=0.05), trained[0].batch_stats, expected)
 
 
 def test_the_reconstruction_after_training_follows_the_golden(golden, trained):
-    expected = golden("vqgan_f4_expected")
-    found, _ = jax.jit(VQGAN(GOLDEN).apply)({"params": trained[0].params}, expected["image"])
+    expected = golden("vqgan_f4")
+    found, _ = jax.jit(VQGAN(VQGAN_F4).apply)({"params": trained[0].params}, expected["image"])
     untrained = np.abs(expected["reconstruction"] - expected["reconstruction_after_training"]).mean()
     # Where one of the 512 codes was decided otherwise the picture differs, and attention spreads that.
     assert np.abs(found - expected["reconstruction_after_training"]).mean() < 0.75 * untrained
@@ -155,11 +160,11 @@ def test_the_reconstruction_after_training_follows_the_golden(golden, trained):
 
 @pytest.fixture(scope="module")
 def scheduled_step():
-    """A step whose discriminator learns from step 1 and is heard from step 2, ever louder over 2 steps."""
+    """A step whose discriminator learns from step 1; its loss trains the generator from step 2, with a warm-up of 2."""
     return compiled(VQGANLossConfig(perceptual_weight=0.0, disc_learn_start=1, disc_start=2, disc_ramp=2))
 
 
-def test_the_discriminator_learns_from_its_start_and_is_heard_from_another(scheduled_step):
+def test_the_discriminator_learns_from_its_start_and_trains_the_generator_from_another(scheduled_step):
     state, history, seen = run(scheduled_step, tiny_state(), 5)
     assert [metrics["disc_factor"] for metrics in history] == [0, 0, 0.5, 1, 1]
     assert [metrics["disc_loss"] > 0 for metrics in history] == [False, True, True, True, True]
@@ -172,12 +177,12 @@ def test_the_discriminator_learns_from_its_start_and_is_heard_from_another(sched
         np.testing.assert_allclose(metrics["total_loss"], total, rtol=1e-5)
 
 
-def test_by_default_it_learns_from_the_step_at_which_it_is_heard():
+def test_by_default_it_learns_from_the_step_from_which_its_loss_counts():
     for start in (0, 7):
         loss = VQGANLossConfig(disc_start=start)
         steps = jnp.arange(10)
         np.testing.assert_array_equal(loss.learns(steps), np.arange(10) >= start)
-        np.testing.assert_array_equal(loss.heard(steps), np.arange(10) >= start)
+        np.testing.assert_array_equal(loss.adversarial_factor(steps), np.arange(10) >= start)
 
 
 def test_the_generators_gradient_is_that_of_the_total_loss():
@@ -198,9 +203,7 @@ def test_the_generators_gradient_is_that_of_the_total_loss():
 
         return jax.grad(total)(params)
 
-    after, metrics = jax.jit(make_train_step(MODEL, DISC, loss, tx, ADAM()))(
-        state, {"image": IMAGES}, jax.random.key(0)
-    )
+    after, metrics = jax.jit(training_of(loss, tx=tx).step)(state, None, {"image": IMAGES})
     assert metrics["d_weight"] > 0
     jax.tree.map(
         lambda a, b, g: np.testing.assert_allclose(b - a, g, rtol=1e-3, atol=1e-5),
@@ -209,13 +212,13 @@ def test_the_generators_gradient_is_that_of_the_total_loss():
 
 
 def test_two_devices_compute_what_one_does(scheduled_step):
-    late = tiny_state().replace(step=jnp.asarray(3, jnp.int32))  # both networks learn and are heard
+    late = tiny_state().replace(step=jnp.asarray(3, jnp.int32))  # both networks learn from each other
     late = jax.tree.map(np.array, late)
-    one, one_metrics = scheduled_step(jax.tree.map(jnp.array, late), {"image": IMAGES}, jax.random.key(0))
+    one, one_metrics = scheduled_step(jax.tree.map(jnp.array, late), None, {"image": IMAGES})
     mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
     state = jax.device_put(late, NamedSharding(mesh, PartitionSpec()))
     images = jax.device_put(IMAGES, NamedSharding(mesh, PartitionSpec("data")))
-    two, two_metrics = scheduled_step(state, {"image": images}, jax.random.key(0))
+    two, two_metrics = scheduled_step(state, None, {"image": images})
     for name, value in one_metrics.items():
         np.testing.assert_allclose(two_metrics[name], value, rtol=1e-4, atol=1e-6, err_msg=name)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), two.batch_stats, one.batch_stats)
@@ -224,36 +227,34 @@ def test_two_devices_compute_what_one_does(scheduled_step):
 
 
 def test_without_its_weight_there_is_no_discriminator():
-    loss = VQGANLossConfig(perceptual_weight=0.0, disc_weight=0.0)
-    key = jax.random.key(0)
-    make = lambda disc: make_state(key, MODEL, disc, (ADAM(), ADAM()), (16, 16, 3))
-    without = jax.eval_shape(lambda: make(None))
+    training = training_of(VQGANLossConfig(perceptual_weight=0.0, disc_weight=0.0), disc=None)
+    without = jax.eval_shape(training.init, jax.random.key(0))
     assert (without.disc_params, without.batch_stats) == ({}, {})
-    step = make_train_step(MODEL, None, loss, ADAM())
     kernels = re.compile(r"f32\[4,4,\d+,\d+\]")  # 4 x 4, of which only the discriminator has any
-    assert not kernels.search(str(jax.make_jaxpr(step)(without, {"image": IMAGES}, key)))
-    step = make_train_step(MODEL, DISC, VQGANLossConfig(perceptual_weight=0.0), ADAM(), ADAM())
-    program = jax.make_jaxpr(step)(jax.eval_shape(lambda: make(DISC)), {"image": IMAGES}, key)
-    assert kernels.search(str(program))
+    assert not kernels.search(str(jax.make_jaxpr(training.step)(without, None, {"image": IMAGES})))
+    training = training_of(VQGANLossConfig(perceptual_weight=0.0))
+    state = jax.eval_shape(training.init, jax.random.key(0))
+    assert kernels.search(str(jax.make_jaxpr(training.step)(state, None, {"image": IMAGES})))
 
 
 def test_a_fresh_state_depends_on_its_key_alone(scheduled_step):
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-    make = jax.jit(lambda key: make_state(key, MODEL, DISC, (ADAM(), ADAM()), (4, 16, 16, 3)), compiler_options=options)
+    training = training_of(VQGANLossConfig(perceptual_weight=0.0))
+    make = jax.jit(training.init, compiler_options=options)
     first, again, other = make(jax.random.key(0)), make(jax.random.key(0)), make(jax.random.key(1))
     assert first.step == 0
     assert not moved(first, again)
     for name in ("params", "disc_params"):
         assert moved(getattr(first, name), getattr(other, name))
-    _, metrics = scheduled_step(first, {"image": IMAGES}, jax.random.key(0))
+    _, metrics = scheduled_step(first, None, {"image": IMAGES})
     assert np.isfinite(list(jax.tree.map(float, metrics).values())).all()
 
 
 def test_half_precision_trains_with_parameters_and_losses_in_float32():
-    half = VQGAN(replace(SMALL, dtype="bfloat16"))
+    half = VQGAN(replace(TINY, dtype="bfloat16"))
     disc = Discriminator(DiscriminatorConfig(ndf=4, n_layers=1, dtype="bfloat16"))
     step = compiled(VQGANLossConfig(perceptual_weight=0.0), half, disc)
-    state, metrics = step(tiny_state(), {"image": IMAGES}, jax.random.key(0))
+    state, metrics = step(tiny_state(), None, {"image": IMAGES})
     assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.disc_params))} == {jnp.dtype("float32")}
     for name, value in metrics.items():
         assert value.dtype == jnp.float32, name
@@ -264,10 +265,12 @@ def test_half_precision_trains_with_parameters_and_losses_in_float32():
 
 def test_what_the_weights_ask_for_must_be_given():
     with pytest.raises(ValueError, match=r"disc_weight 0.8 needs a discriminator"):
-        make_train_step(MODEL, None, VQGANLossConfig(perceptual_weight=0.0), ADAM())
+        training_of(VQGANLossConfig(perceptual_weight=0.0), disc=None)
     with pytest.raises(ValueError, match=r"perceptual_weight 1.0 needs LPIPS"):
-        step = make_train_step(MODEL, DISC, VQGANLossConfig(), ADAM(), ADAM())
-        jax.eval_shape(step, tiny_state(), {"image": IMAGES}, jax.random.key(0))
+        jax.eval_shape(training_of(VQGANLossConfig()).step, tiny_state(), None, {"image": IMAGES})
+    blind = Discriminator(DiscriminatorConfig(ndf=4, n_layers=1, in_channels=1))
+    with pytest.raises(ValueError, match=r"discriminator\.in_channels=1, but the images have 3 channels"):
+        training_of(VQGANLossConfig(), disc=blind)
 
 
 @pytest.mark.parametrize(
@@ -287,24 +290,25 @@ def test_loss_settings_that_cannot_work_are_refused(settings, message):
 def test_evaluation_sums_over_the_valid_images(golden):
     params = tiny_state().params
     lpips = jax.tree.map(jnp.asarray, lpips_params(golden("lpips_linears")))
-    evaluate = jax.jit(make_eval_step(MODEL))
+    evaluate = jax.jit(make_image_eval(MODEL))
     valid = np.array([True, True, False, True])
-    sums = evaluate(params, {"image": IMAGES, "valid": valid}, lpips)
+    measured, found = evaluate(params, {"image": IMAGES, "valid": valid}, lpips)
     reconstruction, quantized = jax.jit(MODEL.apply)({"params": params}, IMAGES)
-    close(sums["reconstruction"], reconstruction, 1e-4)
+    close(found, reconstruction, 1e-4)
     difference = (reconstruction - IMAGES)[valid]
     clipped = (np.clip(reconstruction, -1, 1) - IMAGES)[valid]
     psnr = 10 * np.log10(4 / (clipped**2).mean((1, 2, 3)))
-    assert sums["n"] == 3
-    np.testing.assert_allclose(sums["l1_sum"], np.abs(difference).mean((1, 2, 3)).sum(), rtol=1e-4)
-    np.testing.assert_allclose(sums["psnr_sum"], psnr.sum(), rtol=1e-4)
-    np.testing.assert_array_equal(sums["code_counts"], np.bincount(quantized.ids[valid].ravel(), minlength=16))
+    assert measured.n == 3
+    np.testing.assert_allclose(measured.sums["l1"], np.abs(difference).mean((1, 2, 3)).sum(), rtol=1e-4)
+    np.testing.assert_allclose(measured.sums["psnr"], psnr.sum(), rtol=1e-4)
+    counts = np.bincount(quantized.ids[valid].ravel(), minlength=TINY.n_embed)
+    np.testing.assert_array_equal(measured.code_counts, counts)
     distances = jax.jit(LPIPS().apply)({"params": lpips}, IMAGES, reconstruction)
-    np.testing.assert_allclose(sums["lpips_sum"], distances[valid].sum(), rtol=1e-3)
+    np.testing.assert_allclose(measured.sums["lpips"], distances[valid].sum(), rtol=1e-3)
 
 
 def test_evaluation_without_a_mask_counts_every_image():
-    sums = jax.jit(make_eval_step(MODEL))(tiny_state().params, {"image": IMAGES})
-    assert sums["n"] == 4
-    assert sums["code_counts"].sum() == 4 * 8 * 8
-    assert "lpips_sum" not in sums
+    measured, _ = jax.jit(make_image_eval(MODEL))(tiny_state().params, {"image": IMAGES})
+    assert measured.n == 4
+    assert measured.code_counts.sum() == 4 * 8 * 8
+    assert "lpips" not in measured.sums

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import drawn_like, gpt_params, weights
+from tiny import TINY
 
-from taming_jax.conditioning import ClassLabel, Coordinate, NoCondition, Objects, StageCondition
+from taming_jax.conditioning import ClassLabel, Coordinate, NoCondition, ObjectsCondition, StageCondition
 from taming_jax.models.gpt import GPT, GPTConfig
-from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.models.vqgan import VQGAN
 from taming_jax.sampling.decode import Job, sample, token_chooser
+from taming_jax.sampling.filters import TracedFilters
 from taming_jax.sampling.wavefront import corner, make_schedule
 from taming_jax.sampling.window import cache_bytes, check_window, sample_window, schedule_for
 from taming_jax.sharding import MeshConfig, make_mesh, put_whole
@@ -20,9 +22,7 @@ from taming_jax.trained.generator import Generator
 from taming_jax.two_stage import TwoStage
 
 CODES = 20
-FIRST = VQGANConfig(
-    resolution=8, ch=4, ch_mult=(1,), num_res_blocks=1, attn_resolutions=(), z_channels=4, embed_dim=4, norm_groups=4
-)
+FIRST = dataclasses.replace(TINY, ch_mult=(1,))
 ORIGINAL = GPT(GPTConfig(vocab_size=64, block_size=512, n_layer=2, n_head=4, n_embd=64))
 
 window = jax.jit(sample_window, static_argnums=0)
@@ -58,7 +58,7 @@ def nothing(grid, images=2):
 
 def job_of(condition, given, keep, numbers=None, **filters):
     numbers = np.arange(len(given)) if numbers is None else numbers
-    return Job(condition, given, keep, jax.random.key(1), numbers, jnp.float32(0.9), **filters)
+    return Job(condition, given, keep, jax.random.key(1), numbers, TracedFilters(jnp.float32(0.9), **filters))
 
 
 def draw(model, params, condition, given, keep, schedule=None, *, numbers=None, **filters):
@@ -108,10 +108,10 @@ def test_tokens_are_the_originals(golden, name):
 
 
 def test_tokens_given_a_segmentation_are_the_originals(golden):
-    arrays = golden("sliding_window")
-    model, params = model_of((16, 16), gpt=ORIGINAL, codes=64), gpt_params(weights(arrays, "segmentation/weight/"))
-    ids = draw(model, params, arrays["segmentation/cond"], *nothing((20, 24), 1), greedy=True)
-    np.testing.assert_array_equal(ids, arrays["segmentation/tokens"])
+    arrays = golden("segmentation_conditional")
+    model, params = model_of((16, 16), gpt=ORIGINAL, codes=64), gpt_params(weights(arrays))
+    ids = draw(model, params, arrays["cond_indices"].reshape(1, 20, 24), *nothing((20, 24), 1), greedy=True)
+    np.testing.assert_array_equal(ids, arrays["window_tokens"])
 
 
 def test_guidance_reads_every_window_with_and_without_its_condition(params):
@@ -200,7 +200,7 @@ KINDS = {
     "coordinate": (Coordinate(22, factor=1, grid=(4, 4)), {}),
     "segmentation": (StageCondition("segmentation", SEGMENTATION, True, 4), {"segmentation": labels_of(5, 9)}),
     "boxes": (
-        Objects(False, 6, (), 16, 2, encode_crop=True, group_flag=False, more_flags=False),
+        ObjectsCondition(False, 6, (), 16, 2, encode_crop=True, group_flag=False, more_flags=False),
         {"boxes": [{"category": 4, "box": [0.1, 0.2, 0.5, 0.5]}]},
     ),
 }

@@ -17,19 +17,24 @@ class WrongSum(ValueError):
     """What was read is not what was saved."""
 
 
+def by_name(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths, such as `layer/kernel`."""
+    named = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in named}
+
+
 def array_sums(tree: Any) -> dict[str, int]:
     """For each array, by its path, the sum of its elements' bits modulo 2^32, which any single wrong bit changes.
 
     Arrays of jax are summed on their devices, each part where it lies; the same arrays as numpy have the same sums.
     """
-    named = jax.tree_util.tree_flatten_with_path(tree)[0]
-    names = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in named]
-    leaves = [leaf for _, leaf in named]
+    named = by_name(tree)
+    leaves = list(named.values())
     if any(isinstance(leaf, jax.Array) for leaf in leaves):
         values = jax.device_get(_sums_on_devices(leaves))
     else:
         values = [_sum(np.asarray(leaf)) for leaf in leaves]
-    return {name: int(value) for name, value in zip(names, values, strict=True)}
+    return {name: int(value) for name, value in zip(named, values, strict=True)}
 
 
 def text_sum(config: Mapping[str, Any]) -> int:

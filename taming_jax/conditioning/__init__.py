@@ -6,13 +6,14 @@ Condition tokens stand before the image's in the transformer's sequence and shar
 """
 
 from taming_jax.conditioning.base import Condition, ConditionConfig
+from taming_jax.conditioning.coordinate import Coordinate
 from taming_jax.conditioning.labels import ClassLabel, NoCondition
-from taming_jax.conditioning.objects import Objects
-from taming_jax.conditioning.spatial import KINDS, Coordinate, StageCondition, content_picture, nearest
+from taming_jax.conditioning.objects import ObjectsCondition
+from taming_jax.conditioning.spatial import KINDS, LowResolution, StageCondition, resize_nearest
 from taming_jax.models.vqgan import VQGAN
 
-__all__ = ["CONDITIONS", "ClassLabel", "Condition", "ConditionConfig", "Coordinate", "NoCondition", "Objects"]
-__all__ += ["StageCondition", "content_picture", "has_stage", "make_condition", "nearest"]
+__all__ = ["CONDITIONS", "ClassLabel", "Condition", "ConditionConfig", "Coordinate", "NoCondition", "ObjectsCondition"]
+__all__ += ["LowResolution", "StageCondition", "has_stage", "make_condition", "resize_nearest"]
 
 CONDITIONS = ("none", "class_label", "coordinate", *KINDS, "boxes", "points")
 
@@ -44,7 +45,7 @@ def make_condition(config: ConditionConfig, first_stage: VQGAN, size: int, stage
             raise ValueError(f"config.condition.factor={config.factor} does not divide the images' {size} pixels.")
         return Coordinate(config.n_codes, config.factor, (size // config.factor, size // config.factor))
     if config.kind in ("boxes", "points"):
-        return Objects(
+        return ObjectsCondition(
             centres=config.kind == "points",
             n_classes=config.n_classes,
             names=config.class_names,
@@ -59,7 +60,8 @@ def make_condition(config: ConditionConfig, first_stage: VQGAN, size: int, stage
         network = stage if own else first_stage
         assert network is not None
         _check_stage(config, network)
-        return StageCondition(config.kind, network, own, size, config.size, config.scale)
+        parts = (config.kind, network, own, size, config.size)
+        return LowResolution(*parts, config.scale) if config.kind == "low_res" else StageCondition(*parts)
     raise ValueError(f"config.condition.kind={config.kind!r} is unknown; known: {', '.join(CONDITIONS)}.")
 
 
@@ -77,8 +79,7 @@ def _check_classes(config: ConditionConfig) -> None:
 
 def _check_stage(config: ConditionConfig, stage: VQGAN) -> None:
     """Raise ValueError where the network cannot read this kind of map."""
-    fitting = {"low_res": ("image",), "image": ("image",), "edges": ("edges", "image"), "depth": ("depth", "image")}
-    contents = fitting.get(config.kind, (config.kind,))
+    contents = KINDS[config.kind].contents
     if stage.config.content not in contents:
         raise ValueError(
             f"config.condition.stage={config.stage!r} reads {stage.config.content}, but config.condition.kind="

@@ -2,7 +2,8 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn, Protocol
 
 import jax
 import numpy as np
@@ -62,6 +63,26 @@ class Condition(Protocol):
     def grid(self) -> tuple[int, int] | None:
         """Rows and columns of the tokens of a training image, where they have places; else None."""
 
+    @property
+    def by_class(self) -> bool:
+        """Whether it is a class, of which there are `vocabulary`, so that all of them can be asked for."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Of the files that it is read from; () for what is not read from files."""
+
+    @property
+    def label_maps(self) -> bool:
+        """Whether these files are label maps, for which `read` must know the value that means "no label"."""
+
+    def read(self, file: Path, factor: int, size: tuple[int, int] | None, unlabelled: int = -1) -> dict[str, Any]:
+        """What a file says, as keywords of `Generator.sample` for one image.
+
+        Maps and photographs are resized to `size` (height, width), label maps by nearest neighbour, or else cut in the
+        middle to sides that `factor` divides. unlabelled: see `map_files.read_label_map`. Raises ValueError or OSError
+        for what cannot be read, often without the file's name.
+        """
+
     def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> jax.Array:
         """The batch of `size` images -> int32 (size, length), or (size, h, w) where the tokens have places.
 
@@ -80,6 +101,16 @@ class Condition(Protocol):
 
     def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> np.ndarray | None:
         """The condition drawn, float32 (n, H, W, 3) in [-1, 1], where it can be."""
+
+
+class NotFromFiles:
+    """The members of a condition that is put in words or numbers alone."""
+
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    label_maps: ClassVar[bool] = False
+
+    def read(self, file: Path, factor: int, size: tuple[int, int] | None, unlabelled: int = -1) -> NoReturn:
+        raise ValueError(f"{file} cannot be a condition of this model: {type(self).__name__} is not read from files.")
 
 
 def per_image(value: Any, n: int, ndims: tuple[int, ...], name: str, expected: str) -> np.ndarray:
@@ -103,3 +134,18 @@ def per_image(value: Any, n: int, ndims: tuple[int, ...], name: str, expected: s
             f"{name} is given for {len(array)} images, but {n} are asked for; give one for all or one each."
         )
     return np.broadcast_to(array, (n, *array.shape[1:]))
+
+
+def height_and_width(value: Any, channels: bool = False) -> tuple[int, int] | None:
+    """Of an array (H, W) or (H, W, c), where `channels` or c is 1, with or without leading axis; None for others."""
+    shape: tuple[int, ...] = np.shape(value) if value is not None else ()
+    shape = shape[:-1] if channels or (len(shape) > 2 and shape[-1] == 1) else shape
+    return (shape[-2], shape[-1]) if len(shape) >= 2 else None
+
+
+def check_size(value: np.ndarray, pixels: tuple[int, int], name: str) -> None:
+    if value.shape[1:3] != pixels:
+        raise ValueError(
+            f"{name} is {value.shape[1]} x {value.shape[2]} pixels; expected {pixels[0]} x {pixels[1]}: ask for images "
+            "of its size, or resize it."
+        )

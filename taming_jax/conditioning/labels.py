@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from taming_jax.conditioning.base import NotFromFiles
+
 
 @dataclasses.dataclass(frozen=True)
-class NoCondition:
+class NoCondition(NotFromFiles):
     """Unconditional: a single start token, id 0."""
 
     keys: ClassVar[tuple[str, ...]] = ()
@@ -18,6 +20,7 @@ class NoCondition:
     length: ClassVar[int] = 1
     vocabulary: ClassVar[int] = 1
     grid: ClassVar[None] = None
+    by_class: ClassVar[bool] = False
 
     def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> jax.Array:
         return jnp.zeros((size, 1), jnp.int32)
@@ -36,7 +39,7 @@ class NoCondition:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClassLabel:
+class ClassLabel(NotFromFiles):
     """The number of the class, fed as one token id."""
 
     vocabulary: int
@@ -45,6 +48,7 @@ class ClassLabel:
     annotations: ClassVar[tuple[str, ...]] = ("class_label",)
     length: ClassVar[int] = 1
     grid: ClassVar[None] = None
+    by_class: ClassVar[bool] = True
 
     def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> jax.Array:
         return batch["class_label"].astype(jnp.int32).reshape(size, 1)

@@ -1,8 +1,10 @@
 """Objects as tokens: bounding boxes or centre points (paper, section 4.2, "complex scenes")."""
 
 import dataclasses
+import json
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
@@ -11,14 +13,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from taming_jax.conditioning.labels import class_number, few
-from taming_jax.conditioning.spatial import label_colours
-from taming_jax.data import files
+from taming_jax.data import listing
+from taming_jax.pictures import label_colours
 
-FLAGS = files.FLAGS[:4]  # the bits of `object_flags` that tokens tell, lowest first
+FLAGS = listing.FLAGS[:4]  # the bits of `object_flags` that tokens tell, lowest first
 
 
 @dataclasses.dataclass(frozen=True)
-class Objects:
+class ObjectsCondition:
     """For each object its class and its place: two corners, or with `centres` one centre; the last id in empty slots.
 
     places: ids for corners and centres: those of the largest square number below lie on a grid over the image (the
@@ -38,6 +40,9 @@ class Objects:
     more_flags: bool
     annotations: ClassVar[tuple[str, ...]] = ("objects", "crop")
     grid: ClassVar[None] = None
+    by_class: ClassVar[bool] = False
+    suffixes: ClassVar[tuple[str, ...]] = (".json",)
+    label_maps: ClassVar[bool] = False
 
     def __post_init__(self):
         if self.n_classes < 1 or self.max_objects < 1:
@@ -59,6 +64,13 @@ class Objects:
     @property
     def length(self) -> int:
         return (2 if self.centres else 3) * self.max_objects + (2 if self.encode_crop else 0)
+
+    def read(self, file: Path, factor: int, size: tuple[int, int] | None, unlabelled: int = -1) -> dict[str, Any]:
+        """The list that `parse` takes, as JSON."""
+        try:
+            return {self.keys[0]: json.loads(file.read_text())}
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise ValueError(f"{file} is no JSON list of objects: {error}") from error
 
     def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> jax.Array:
         box, category = jnp.asarray(batch["object_boxes"]), jnp.asarray(batch["object_category"])  # (b, m, 4), (b, m)

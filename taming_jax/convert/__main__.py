@@ -7,15 +7,36 @@ python -m taming_jax.convert --export DIR OUT.ckpt [--lpips weights/lpips_vgg16.
 
 import argparse
 import sys
+from collections.abc import Callable
 
-from taming_jax.convert.export import export_checkpoint
-from taming_jax.convert.from_original import Report, convert_checkpoint
+from taming_jax.checkpoint import quiet_orbax
+from taming_jax.convert import original
+from taming_jax.convert.conversion import Conversion
 from taming_jax.convert.lpips import convert_lpips
-from taming_jax.convert.settings import Plan
+from taming_jax.convert.original.settings import Plan
 from taming_jax.models.discriminator import DiscriminatorConfig
 from taming_jax.settings import from_dict
 from taming_jax.training.optim import OptimizerConfig
-from taming_jax.training.vqgan import VQGANLossConfig
+from taming_jax.training.vqgan_loss import VQGANLossConfig
+
+
+def check_training(plan: Plan) -> None:
+    """Raise ValueError where training would not take the settings for it, which the converter itself does not know."""
+    kinds = {"loss": VQGANLossConfig, "optimizer": OptimizerConfig, "discriminator": DiscriminatorConfig}
+    for config in plan.configs.values():
+        for name, kind in kinds.items():
+            if name in config:
+                from_dict(kind, config[name], f"config.{name}")
+
+
+# What is done, by the argument that asks for it.
+JOBS: dict[str, Callable[[argparse.Namespace], Conversion]] = {
+    "out_dir": lambda given: original.convert_checkpoint(
+        given.checkpoint, given.out_dir, given.config, n_classes=given.classes, check=check_training
+    ),
+    "vgg16": lambda given: convert_lpips(given.vgg16, given.lpips, given.out),
+    "export": lambda given: original.export_checkpoint(*given.export, step=given.step, lpips=given.lpips),
+}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -38,36 +59,21 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--out", default="weights/lpips_vgg16.npz", help="with --vgg16: file to write [%(default)s]")
     given = parser.parse_args(arguments)
-    forms = {"CHECKPOINT OUT_DIR": given.out_dir, "--vgg16": given.vgg16, "--export": given.export}
-    if sum(value is not None for value in forms.values()) != 1 or (given.checkpoint and not given.out_dir):
+    asked = [job for argument, job in JOBS.items() if getattr(given, argument) is not None]
+    if len(asked) != 1 or (given.checkpoint and not given.out_dir):
         parser.error("give either CHECKPOINT OUT_DIR, or --vgg16 with --lpips, or --export DIR OUT.ckpt")
     if given.vgg16 and not given.lpips:
         parser.error("--vgg16 needs --lpips")
+    quiet_orbax()
     try:
-        if given.export:
-            report = export_checkpoint(*given.export, step=given.step, lpips=given.lpips)
-        elif given.vgg16:
-            report = Report("LPIPS", given.out, convert_lpips(given.vgg16, given.lpips, given.out))
-        else:
-            report = convert_checkpoint(
-                given.checkpoint, given.out_dir, given.config, n_classes=given.classes, check=check_training
-            )
+        done = asked[0](given)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    for path, digest in report.digests.items():
+    for path, digest in done.digests.items():
         print(f"{digest}  {path}")
-    for note in report.notes:
+    for note in done.notes:
         print(f"note: {note}")
-    print(f"wrote {report.path} ({report.kind})")
-
-
-def check_training(plan: Plan) -> None:
-    """Raise ValueError where training would not take the settings for it, which the converter itself does not know."""
-    kinds = {"loss": VQGANLossConfig, "optimizer": OptimizerConfig, "discriminator": DiscriminatorConfig}
-    for config in plan.configs.values():
-        for name, kind in kinds.items():
-            if name in config:
-                from_dict(kind, config[name], f"config.{name}")
+    print(f"wrote {done.path} ({done.kind})")
 
 
 if __name__ == "__main__":

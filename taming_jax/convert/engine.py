@@ -3,12 +3,14 @@ fits; and the same table backwards."""
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+
+from taming_jax.differences import few
 
 # Layout of an array in PyTorch -> here, and back.
 LAYOUTS: dict[str, tuple[Callable, Callable]] = {
@@ -130,7 +132,7 @@ def bring(table: Table, state: Mapping[str, np.ndarray]) -> Brought:
     known = {entry.source for entry in table.entries} | {passive.source for passive in table.passive}
     wrong += [f"{name} {state[name].shape} is unknown" for name in state if name not in known]
     if wrong:
-        raise ValueError(f"checkpoint and configuration do not fit: {_few(wrong)}")
+        raise ValueError(f"checkpoint and configuration do not fit: {few(wrong, most=12)}")
     return found
 
 
@@ -143,7 +145,7 @@ def send(table: Table, brought: Brought) -> dict[str, np.ndarray]:
     shapes = ((name, arrays[name].shape, entry.shape) for name, entry in wanted.items() if name in arrays)
     wrong += [f"{name} is {found}, not {shape}" for name, found, shape in shapes if found != shape]
     if wrong:
-        raise ValueError(f"the saved arrays do not fit their configuration: {_few(wrong)}")
+        raise ValueError(f"the saved arrays do not fit their configuration: {few(wrong, most=12)}")
     state = {}
     for name, entry in wanted.items():
         theirs = LAYOUTS[entry.layout][1](arrays[name])
@@ -162,10 +164,6 @@ def _type_there(entry: Entry) -> np.dtype:
 
 def _is_float(dtype: np.dtype) -> bool:
     return dtype.kind == "f" or dtype == ml_dtypes.bfloat16
-
-
-def _few(notes: Sequence[str], most: int = 12) -> str:
-    return "; ".join(notes[:most]) + (f"; and {len(notes) - most} more" if len(notes) > most else "")
 
 
 def _check_table(table: Table) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from taming_jax.convert.reader import STORAGES
+from taming_jax.convert.unpickler import STORAGES
 
 _NAMES = {dtype: name for name, dtype in STORAGES.items()}
 

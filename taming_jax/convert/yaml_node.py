@@ -4,6 +4,8 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
+from taming_jax.differences import short
+
 REQUIRED = object()
 
 
@@ -29,14 +31,14 @@ class Node:
         """An entry that changes nothing here."""
         value = self.values.pop(key, None)
         if value not in (None, [], {}):
-            self.notes.append(f"{self.where}.{key}={_short(value)}: {why}")
+            self.notes.append(f"{self.where}.{key}={short(value)}: {why}")
 
     def must(self, key: str, expected: Any, default: Any, why: str) -> None:
         """An entry that can only have one value here."""
         omitted = " (the original's default)" if key not in self.values else ""
         value = self.values.pop(key, default)
         if value != expected:
-            given = f"{self.where}.{key}={_short(value)}{omitted}"
+            given = f"{self.where}.{key}={short(value)}{omitted}"
             raise ValueError(f"{given} is not supported, only {expected!r}: {why}")
 
     def part(self, key: str, default: Any = REQUIRED) -> tuple[str, "Node"]:
@@ -45,7 +47,7 @@ class Node:
 
     def close(self) -> None:
         if self.values:
-            names = ", ".join(f"{self.where}.{key}={_short(value)}" for key, value in self.values.items())
+            names = ", ".join(f"{self.where}.{key}={short(value)}" for key, value in self.values.items())
             raise ValueError(f"the configuration has settings that the original does not know: {names}")
 
 
@@ -75,8 +77,3 @@ def _fit(value: Any, kind: type, where: str) -> Any:
     if not isinstance(value, kind) or (kind in (int, float) and isinstance(value, bool)):
         raise ValueError(f"{where} of the configuration is {value!r}, but it must be of type {kind.__name__}")
     return value
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 60 else text[:57] + "..."

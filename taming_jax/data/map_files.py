@@ -5,27 +5,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from .transforms import MAX_PIXELS, BrokenImage
+from taming_jax.data.pixels import BrokenImage, stored_values
 
 LABEL_SUFFIXES = (".png",)
 DEPTH_SUFFIXES = (".png", ".npy")
-
-
-def _open(path: str) -> tuple[str, np.ndarray]:
-    """(what kind of pixels a PNG has, array); a palette's indices are not looked up. Raises BrokenImage."""
-    try:
-        with Image.open(path) as image:
-            if image.size[0] * image.size[1] > MAX_PIXELS:
-                raise BrokenImage(f"its map {path!r} has more than {MAX_PIXELS} pixels")
-            kind = image.mode if image.format == "PNG" else f"{image.mode} ({image.format})"
-            # grey values of less than 8 bits come out scaled to 0..255, which would be other labels
-            if kind == "L" and image.tile and image.tile[0][3] != "L":
-                kind = f"{image.tile[0][3]} bits"
-            return kind, np.asarray(image)
-    except BrokenImage:
-        raise
-    except Exception as error:  # as for images
-        raise BrokenImage(f"its map {path!r}: {type(error).__name__}: {error}") from error
 
 
 def read_label_map(path: str, n_labels: int, unlabelled: int = -1) -> np.ndarray:
@@ -37,7 +20,7 @@ def read_label_map(path: str, n_labels: int, unlabelled: int = -1) -> np.ndarray
     Raises ValueError naming the file for any other kind of image and for a label that is not below n_labels, and
     BrokenImage for a damaged file.
     """
-    mode, values = _open(path)
+    mode, values = stored_values(path)
     if mode not in ("L", "P"):
         raise ValueError(
             f"the label map {path!r} has pixels of the kind {mode!r}; expected a PNG with 8 bits a pixel, grey or "
@@ -74,7 +57,7 @@ def read_depth(path: str) -> np.ndarray:
         if depth.ndim != 2 or depth.dtype.kind not in "fiu":
             raise ValueError(f"the depth map {path!r} holds {depth.dtype} {depth.shape}; expected numbers (H, W)")
     else:
-        mode, values = _open(path)
+        mode, values = stored_values(path)
         if mode == "RGBA":
             depth = np.ascontiguousarray(values).view("<f4")[..., 0]
         elif mode in ("L", "I", "I;16"):

@@ -4,128 +4,37 @@ The batch of step s depends on the configuration and s alone, so a run that star
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
-from . import demo
-from .codes import Codes, read_info
-from .demo_source import Demo
-from .faces import list_celebahq, list_faceshq, list_ffhq
-from .files import Files
-from .folder import list_folder
-from .imagenet import list_imagenet
-from .label_map_sets import COCO_STUFF_UNLABELLED, list_ade20k, list_coco_stuff
-from .objects import list_coco_objects, list_open_images
-from .prefetch import Prefetched
-from .records import ANNOTATIONS, Record, Shard, replace_broken
-from .tfds_images import TfdsImages
-from .transforms import to_float
+from taming_jax.data.config import AS_SET, DataConfig, Needs
+from taming_jax.data.files import Files
+from taming_jax.data.listing import ListOne
+from taming_jax.data.prefetch import Prefetched
+from taming_jax.data.records import Record, Shard, Source, replace_broken
+from taming_jax.data.sources.codes import Codes, read_info
+from taming_jax.data.sources.demo import Demo
+from taming_jax.data.sources.faces import list_celebahq, list_faceshq, list_ffhq
+from taming_jax.data.sources.folder import list_folder
+from taming_jax.data.sources.imagenet import list_imagenet
+from taming_jax.data.sources.label_maps import COCO_STUFF_UNLABELLED, list_ade20k, list_coco_stuff
+from taming_jax.data.sources.objects import list_coco_objects, list_open_images
+from taming_jax.data.sources.tfds import TfdsImages
+from taming_jax.data.transforms import to_float
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What to train on; docs/data.md shows the layouts of the sources.
-
-    source: a name of `SOURCES`.
-    size: side of the square images in pixels. batch_size: of all processes together.
-    annotations: what the batches carry beside image and class_label: segmentation, depth, crop, objects, keypoints. A
-        source that cannot give it is refused; class_label named here demands that there are classes.
-
-    path: where the data is. folder: a folder, searched with its subfolders, or a list file (.txt); tfds: where the data
-        sets are ("" is TFDS's own place) or the folder of one prepared data set; codes: a folder that
-        `taming_jax.encode_dataset` wrote; demo: not used; else the data set's own folder.
-    root: folder that the entries of a list file are relative to ("": that of the list file).
-    val_path: a folder or list of its own for validation. Without it, and where the data set has no split of its own,
-        `val_share` of the images is held out (those with the smallest hash of the name; tfds: the end of train).
-    classes: folder, imagenet: only these: a list file (.txt) of names, or ranges of numbers without their ends, as
-        "30:32,80:100"; imagenet also "rin", the animals of the paper's depth task. They are numbered anew from 0.
-    name: tfds: the data set. download: tfds: may download it. shuffle_buffer: tfds: encoded images shuffled at a time.
-    n_train, n_val: number of demo scenes.
-
-    maps: folder of label maps, n_labels: how many labels they have (0: as many as the data set is known to have),
-        unlabelled: their value for "no label", which becomes 0 while all others become one more; -1: there is none.
-    depths: folder of depth maps. Both have their images' names; each map is as large as its image.
-
-    max_objects: slots for objects and for figures with key points; of more in an image, those that show most are kept.
-    min_objects: images with fewer are left out. min_object_area: boxes below this share of the image are left out.
-    min_visible: boxes of which the crop shows less than this share are left out. whole_boxes: the others reach beyond
-        the crop, instead of being cut at its edge. categories: coco_objects, open_images: only these: the number of
-        most frequent ones, or a list file (.txt). stuff: coco_objects: with COCO-Stuff's boxes.
-
-    resize: the smaller side of the whole image in pixels, from which the square is cut; 0: `size`.
-    flip, random_crop: augmentation in training; the demo scenes need none. random_scale: the square's side is drawn
-        between `size` pixels of the file and the smaller side.
-    seed: of shuffling, augmentation and demo scenes; the split does not depend on it.
-    workers: threads that decode; 0 is one a CPU core.
-    """
-
-    source: str = "demo"
-    size: int = 256
-    batch_size: int = 8
-    annotations: tuple[str, ...] = ()
-    path: str = ""
-    root: str = ""
-    val_path: str = ""
-    val_share: float = 0.05
-    classes: str = ""
-    name: str = "imagenet2012"
-    download: bool = False
-    shuffle_buffer: int = 4096
-    n_train: int = 4096
-    n_val: int = 256
-    maps: str = ""
-    n_labels: int = 0
-    unlabelled: int = -1
-    depths: str = ""
-    max_objects: int = 30
-    min_objects: int = 1
-    min_object_area: float = 1e-5
-    min_visible: float = 0.1
-    whole_boxes: bool = False
-    categories: str = ""
-    stuff: bool = True
-    resize: int = 0
-    flip: bool = True
-    random_crop: bool = True
-    random_scale: bool = False
-    seed: int = 0
-    workers: int = 0
-
-    def __post_init__(self):
-        if self.source not in SOURCES:
-            raise ValueError(f"unknown data source {self.source!r}; known: {', '.join(SOURCES)}")
-        if unknown := [name for name in self.annotations if name not in ANNOTATIONS]:
-            raise ValueError(f"unknown annotation(s) {', '.join(map(repr, unknown))}; known: {', '.join(ANNOTATIONS)}")
-        if self.source not in ("demo", "tfds") and not self.path:
-            what = "images or a list file (.txt)" if self.source == "folder" else "the data set"
-            raise ValueError(f"the data source {self.source!r} needs `path`: a folder of {what}")
-        limits = {"size": (16, 4096), "batch_size": (1, 1 << 20), "val_share": (0, 0.9), "seed": (0, (1 << 32) - 1)}
-        limits |= {"n_train": (1, 1 << 40), "n_val": (1, 1 << 40), "shuffle_buffer": (1, 1 << 30), "workers": (0, 1024)}
-        limits |= {"n_labels": (0, 256), "unlabelled": (-1, 255), "max_objects": (1, 1000), "min_objects": (0, 1000)}
-        limits |= {"min_object_area": (0, 1), "min_visible": (0, 1), "resize": (0, 1 << 16)}
-        for name, (low, high) in limits.items():
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"data setting {name} is {getattr(self, name)}; it must be from {low} to {high}")
-        if 0 < self.resize < self.size:
-            raise ValueError(f"resize is {self.resize}, but it must be 0 or at least size={self.size}")
-
-    @property
-    def threads(self) -> int:
-        return self.workers or os.cpu_count() or 1
+Opener = Callable[[DataConfig, str], Source]
 
 
-def _files(find: Callable) -> Callable:
+def _files(find: ListOne) -> Opener:
     return partial(Files, find=find)
 
 
-SOURCES: dict[str, Callable[..., Any]] = {
+OPENERS: dict[str, Opener] = {  # what `config.SOURCES` names
     "demo": Demo,
     "folder": _files(list_folder),
     "tfds": TfdsImages,
@@ -142,34 +51,48 @@ SOURCES: dict[str, Callable[..., Any]] = {
 
 
 @lru_cache(maxsize=4)  # a folder is searched once, and a demo scene drawn once, however often the data is iterated
-def _open(cfg: DataConfig, split: str):
+def _open(config: DataConfig, split: str) -> Source:
+    """config: with the needs met; sources see no others."""
     if split not in ("train", "val"):
         raise ValueError(f"unknown split {split!r}; known: train, val")
-    source = SOURCES[cfg.source](cfg, split)
-    if missing := [name for name in cfg.annotations if name not in source.gives]:
+    source = OPENERS[config.source](config, split)
+    if missing := [name for name in config.annotations if name not in source.gives]:
         hints = {"segmentation": "; label maps of your own are named by `maps`", "depth": "; depth maps by `depths`"}
         raise ValueError(
-            f"the data source {cfg.source!r} with these settings has no {' and no '.join(missing)}; it has "
+            f"the data source {config.source!r} with these settings has no {' and no '.join(missing)}; it has "
             f"{', '.join(source.gives)}" + "".join(hints.get(name, "") for name in missing)
         )
     for what, n in source.problems.counts.items():
-        log.warning("%s, %s: left out or changed: %d %s", cfg.source, split, n, what)
+        log.warning("%s, %s: left out or changed: %d %s", config.source, split, n, what)
     return source
 
 
-def num_examples(cfg: DataConfig, split: str) -> int:
+def num_examples(config: DataConfig, split: str, needs: Needs = AS_SET) -> int:
     """Number of examples of the split "train" or "val", over all processes."""
-    return len(_open(cfg, split))
+    return len(_open(config.meeting(needs), split))
 
 
-def class_names(cfg: DataConfig) -> tuple[str, ...] | None:
+def class_names(config: DataConfig, needs: Needs = AS_SET) -> tuple[str, ...] | None:
     """The names of the classes, in the order of `class_label`; None for data without classes."""
-    return _open(cfg, "train").class_names
+    return _open(config.meeting(needs), "train").listing.class_names
 
 
-def num_labels(cfg: DataConfig) -> int:
+def num_labels(config: DataConfig, needs: Needs = AS_SET) -> int:
     """The number of labels in label maps; 0 for data without."""
-    return len(demo.LABELS) if cfg.source == "demo" else _listing(cfg, "n_labels") or 0
+    return _open(config.meeting(needs), "train").listing.n_labels
+
+
+def label_names(config: DataConfig, needs: Needs = AS_SET) -> tuple[str, ...] | None:
+    """The names of the labels in label maps, where they are known."""
+    return _open(config.meeting(needs), "train").listing.label_names
+
+
+def object_names(config: DataConfig, needs: Needs = AS_SET) -> tuple[str, ...] | None:
+    """The names of the objects' categories, in the order of `object_category`; None without objects."""
+    config = config.meeting(needs)
+    if "objects" not in config.annotations:  # the files that name them are read for objects only
+        config = config.meeting(Needs((*config.annotations, "objects")))
+    return _open(config, "train").listing.object_names
 
 
 def unlabelled(data: Mapping[str, Any]) -> int:
@@ -181,40 +104,30 @@ def unlabelled(data: Mapping[str, Any]) -> int:
     return COCO_STUFF_UNLABELLED if given < 0 and data.get("source") == "coco_stuff" else given
 
 
-def label_names(cfg: DataConfig) -> tuple[str, ...] | None:
-    """The names of the labels in label maps, where they are known."""
-    return demo.LABELS if cfg.source == "demo" else _listing(cfg, "label_names")
-
-
-def object_names(cfg: DataConfig) -> tuple[str, ...] | None:
-    """The names of the objects' categories, in the order of `object_category`; None without objects."""
-    if "objects" not in cfg.annotations:  # the files that name them are read for objects only
-        cfg = replace(cfg, annotations=(*cfg.annotations, "objects"))
-    return demo.CLASS_NAMES if cfg.source == "demo" else _listing(cfg, "object_names")
-
-
-def _listing(cfg: DataConfig, field: str):
-    return getattr(getattr(_open(cfg, "train"), "listing", None), field, None)
-
-
-def skipped(cfg: DataConfig, split: str) -> dict[str, int]:
+def skipped(config: DataConfig, split: str, needs: Needs = AS_SET) -> dict[str, int]:
     """How many of what was left out so far, in this process: unreadable files, boxes without area, ..."""
-    return _open(cfg, split).problems.counts
+    return _open(config.meeting(needs), split).problems.counts
 
 
 def make_batches(
-    cfg: DataConfig, split: str, *, start_step: int = 0, process_index: int = 0, process_count: int = 1
+    config: DataConfig,
+    split: str,
+    *,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    needs: Needs = AS_SET,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Iterates over this process's part of the batches of a split, from `start_step` on.
 
     Each batch, where b is batch_size / process_count: image float32 (b, H, W, 3) in [-1, 1]; class_label int32 (b,), 0
-    without classes; and of `cfg.annotations`:
+    without classes; and of the annotations that `needs` or else the settings ask for:
     - segmentation: int32 (b, H, W) in [0, n_labels). depth: float32 (b, H, W) in [-1, 1].
     - crop: int32 (b, 4), top, left, full_height, full_width: where the square lies in the whole image, in pixels of
       the square's scale, before it is mirrored; and flip bool (b,): whether it is.
     - objects: object_boxes float32 (b, M, 4), x0, y0, width, height in [0, 1] of the whole image, before it is mirrored
       (so they need crop and flip beside them); object_category int32 (b, M), -1 for an empty slot; object_flags int32
-      (b, M), bits as in `files.FLAGS`. In training the order is random.
+      (b, M), bits as in `listing.FLAGS`. In training the order is random.
     - keypoints: float32 (b, M, K, 3), x and y in [0, 1] of the crop, and 1; all 0 where a point is not seen.
     "train" is endless, shuffled anew each epoch, and passes over broken images. "val" is one pass in order, and has in
     addition valid bool (b,): False for the padding of the last batch and for broken images.
@@ -222,16 +135,16 @@ def make_batches(
     or, for conditions whose tokens have places, (b, h, w).
     Raises ValueError for a batch that the processes cannot share and for a source that has no data.
     """
-    if cfg.batch_size % process_count:
+    if config.batch_size % process_count:
         raise ValueError(
-            f"batch_size {cfg.batch_size} cannot be shared by {process_count} processes: make it a multiple of them"
+            f"batch_size {config.batch_size} cannot be shared by {process_count} processes: make it a multiple of them"
         )
     if not 0 <= process_index < process_count:
         raise ValueError(f"process_index is {process_index}, but there are {process_count} processes")
     if start_step < 0:
         raise ValueError(f"start_step is {start_step}; it must not be negative")
-    source = _open(cfg, split)
-    shard = Shard(process_index, process_count, cfg.batch_size // process_count)
+    source = _open(config.meeting(needs), split)
+    shard = Shard(process_index, process_count, config.batch_size // process_count)
     records = source.records(shard, start_step * shard.batch)
     if split == "train":
         records = replace_broken(records, limit=min(len(source), 10_000))
@@ -239,14 +152,14 @@ def make_batches(
 
 
 def make_crops(
-    cfg: DataConfig, split: str, start: int, stop: int, crop: int, batch_size: int
+    config: DataConfig, split: str, start: int, stop: int, crop: int, batch_size: int, needs: Needs = AS_SET
 ) -> Iterator[dict[str, np.ndarray]]:
     """Iterates over images start..stop of a split in its own order, in batches as those of `make_batches`.
 
     In training each is cut as in epoch `crop`. valid bool (b,) is False for broken images and for what pads the last
     batch.
     """
-    records = _open(cfg, split).crops(start, stop, crop if split == "train" else None)
+    records = _open(config.meeting(needs), split).crops(start, stop, crop if split == "train" else None)
     return Prefetched(_collate(_padded(records, batch_size), batch_size, with_valid=True), depth=2)
 
 

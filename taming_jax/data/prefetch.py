@@ -5,12 +5,15 @@ import queue
 import threading
 import weakref
 from collections.abc import Iterator
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-class Prefetched(Iterator):
+class Prefetched(Iterator[T]):
     """Runs an iterator in a background thread, `depth` items ahead, until `close`, deletion or the program's end."""
 
-    def __init__(self, items: Iterator, depth: int):
+    def __init__(self, items: Iterator[T], depth: int) -> None:
         self._queue: queue.Queue = queue.Queue(depth)
         stop = threading.Event()
         thread = threading.Thread(target=_fill, args=(items, self._queue, stop), name="data", daemon=True)
@@ -18,7 +21,7 @@ class Prefetched(Iterator):
         self.close = weakref.finalize(self, _stop, self._queue, stop, thread)
         thread.start()
 
-    def __next__(self):
+    def __next__(self) -> T:
         if not self.close.alive:
             raise StopIteration
         item, error = self._queue.get()

@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .folder import find_images
-from .map_files import write_depth, write_label_map
-from .transforms import BrokenImage, Photo, decode, stored_again
+from taming_jax.data.map_files import write_depth, write_label_map
+from taming_jax.data.pixels import BrokenImage, Photo, decode, stored_again
+from taming_jax.data.walk import find_images
+from taming_jax.files import whole
 
 log = logging.getLogger(__name__)
 
@@ -53,16 +54,15 @@ def prepare(task: str, images: str, out: str, model: Model) -> dict[str, int]:
             counts["there"] += 1
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = target.with_name(f".{target.name}.{os.getpid()}.png")  # never a half map under the final name
         try:
             photo = decode(str(path))
             found = _fit(task, model(np.asarray(photo.rgb)), photo, str(path))
-            (write_depth if task == "depth" else write_label_map)(str(unfinished), found)
+            with whole(target, mark=str(os.getpid())) as unfinished:
+                (write_depth if task == "depth" else write_label_map)(str(unfinished), found)
         except BrokenImage as error:
             counts["skipped"] += 1
             log.warning("skipped image %s: %s", path, error)
             continue
-        os.replace(unfinished, target)
         counts["written"] += 1
         if counts["written"] % 100 == 0:
             log.info("%d of %d images", number + 1, len(targets))

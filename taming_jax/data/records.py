@@ -6,11 +6,13 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from .transforms import BrokenImage
+from taming_jax.data.config import ANNOTATIONS, DataConfig
+from taming_jax.data.listing import Listing
+from taming_jax.data.pixels import BrokenImage
 
 log = logging.getLogger(__name__)
 
@@ -18,12 +20,11 @@ log = logging.getLogger(__name__)
 Record = dict[str, Any]
 
 TOO_MANY = "objects or figures left out because an image has more than max_objects"
-ANNOTATIONS = ("class_label", "segmentation", "depth", "crop", "objects", "keypoints")
 
 
-def blank_record(cfg, n_keypoints: int = 0) -> Record:
-    """The record that stands for none, with the arrays that the settings (DataConfig) ask for, in shape and type."""
-    size, slots = cfg.size, cfg.max_objects
+def blank_record(config: DataConfig, n_keypoints: int = 0) -> Record:
+    """The record that stands for none, with the arrays that the settings ask for, in shape and type."""
+    size, slots = config.size, config.max_objects
     arrays: dict[str, Record] = {
         "segmentation": {"segmentation": np.zeros((size, size), np.uint8)},
         "depth": {"depth": np.zeros((size, size), np.float32)},
@@ -37,7 +38,7 @@ def blank_record(cfg, n_keypoints: int = 0) -> Record:
     }
     record = {"image": np.zeros((size, size, 3), np.uint8), "class_label": np.int32(0), "valid": np.bool_(False)}
     for name in ANNOTATIONS:
-        if name in cfg.annotations:
+        if name in config.annotations:
             record |= arrays.get(name, {})
     return record
 
@@ -62,6 +63,31 @@ class Shard(NamedTuple):
         return -(-n // (self.processes * self.batch)) * self.batch
 
 
+class Source(Protocol):
+    """One split of a data set, opened."""
+
+    @property
+    def listing(self) -> Listing:
+        """The names and numbers that belong to the data set; the examples themselves for data sets of files only."""
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        """The annotations that it has."""
+
+    @property
+    def problems(self) -> "Problems":
+        """What was left out so far."""
+
+    def __len__(self) -> int:
+        """The number of examples."""
+
+    def records(self, shard: Shard, first: int) -> Iterator[Record]:
+        """A process's records from number `first` on: endless and shuffled for training, else one padded pass."""
+
+    def crops(self, start: int, stop: int, epoch: int | None) -> Iterator[Record]:
+        """Examples start..stop in the split's own order, each as it is cut in an epoch; None: its central square."""
+
+
 @lru_cache(maxsize=4)
 def epoch_order(n: int, seed: int, epoch: int) -> np.ndarray:
     """The shuffled indices of one epoch, (n,)."""
@@ -76,7 +102,7 @@ def augmentation_rng(seed: int, *where: int) -> np.random.Generator:
 class Problems:
     """What was left out while reading: how many of each kind, and in the log each file, once."""
 
-    def __init__(self, found: dict[str, int] | None = None):
+    def __init__(self, found: dict[str, int] | None = None) -> None:
         self._counts = dict(found or {})
         self._files: set[str] = set()
         self._lock = threading.Lock()  # many threads read
@@ -120,7 +146,7 @@ def replace_broken(records: Iterator[Record], limit: int) -> Iterator[Record]:
         yield record
 
 
-def tensorflow():
+def tensorflow() -> Any:
     """Imports TensorFlow and keeps it off the accelerators, which belong to JAX."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
@@ -135,7 +161,7 @@ def tensorflow():
     return tf
 
 
-def read_parallel(dataset, read: Callable[..., Record], blank: Record, workers: int) -> Iterator[Record]:
+def read_parallel(dataset: Any, read: Callable[..., Record], blank: Record, workers: int) -> Iterator[Record]:
     """Maps read(*element) -> record over a tf.data dataset, by `workers` threads.
 
     blank: a record with the keys, shapes and types of all. A ValueError in `read` comes out in its turn.
@@ -144,7 +170,7 @@ def read_parallel(dataset, read: Callable[..., Record], blank: Record, workers: 
     types = {key: np.asarray(value).dtype for key, value in blank.items()}
     failures: list[ValueError] = []
 
-    def element(*parts):
+    def element(*parts: Any) -> list[Any]:
         record, failure = blank, -1
         try:
             record = read(*parts)

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from taming_jax.data.transforms import decode, to_float
-from taming_jax.drawing.condition_files import fit
+from taming_jax.conditioning.files import cut
+from taming_jax.data.pixels import decode
+from taming_jax.data.transforms import to_float
 from taming_jax.trained import tiles
 from taming_jax.trained.first_stage import FirstStage
 
@@ -42,9 +43,7 @@ def complete(
         )
     stays = np.ones((height, width), bool) if keep is None else np.asarray(keep)
     if stays.shape != (height, width) or stays.dtype != bool:
-        raise ValueError(
-            f"the mask of what stays is {stays.dtype} {stays.shape}; expected bool {(height, width)}, as the picture."
-        )
+        raise ValueError(f"the mask is {stays.dtype} {stays.shape}; expected bool {(height, width)}, as the picture.")
     cells = stays.reshape(h, factor, w, factor).all(axis=(1, 3))
     if cells.all() and (h, w) == (rows, columns):
         raise ValueError("all of the picture stays, so there is nothing to draw: give a mask, or a larger size.")
@@ -58,7 +57,7 @@ def complete(
 def read_picture(path: str, factor: int) -> np.ndarray:
     """A picture file as float32 (H, W, 3), cut in the middle to sides that `factor` divides. Raises ValueError."""
     try:
-        return fit(to_float(np.asarray(decode(path).rgb)), factor, None, None)
+        return cut(to_float(np.asarray(decode(path).rgb)), factor)
     except (OSError, ValueError) as error:
         raise ValueError(f"the picture {path!r} cannot be read: {error}") from error
 
@@ -73,11 +72,9 @@ def read_mask(name: str, image: np.ndarray, factor: int) -> np.ndarray:
         mask[_share(rows, height), _share(columns, width)] = True
         return mask
     if not Path(name).is_file():
-        raise ValueError(
-            f"what stays is {name!r}; expected {', '.join(HALVES)}, or a picture with white where it stays."
-        )
+        raise ValueError(f"the mask is {name!r}; expected {', '.join(HALVES)}, or a picture with white where it stays.")
     try:
-        mask = fit(np.asarray(Image.open(name).convert("L")) > 127, factor, None, None)
+        mask = cut(np.asarray(Image.open(name).convert("L")) > 127, factor)
     except (OSError, ValueError) as error:
         raise ValueError(f"the mask {name!r} cannot be read: {error}") from error
     if mask.shape != (height, width):

@@ -1,4 +1,6 @@
-"""How close a picture is to another: PSNR and SSIM, for images in [-1, 1], hence a data range of 2."""
+"""How close reconstructions are: PSNR and SSIM, for images in [-1, 1], hence a data range of 2, l1, and accuracy."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -41,6 +43,25 @@ def ssim(x: Float[Array, "b H W c"], y: Float[Array, "b H W c"]) -> Float[Array,
     c1, c2 = (K1 * DATA_RANGE) ** 2, (K2 * DATA_RANGE) ** 2
     similarity = (2 * mx * my + c1) * (2 * covariance + c2) / ((mx * mx + my * my + c1) * (vx + vy + c2))
     return jnp.mean(similarity, axis=(1, 2, 3))
+
+
+def l1(x: Float[Array, "b H W c"], y: Float[Array, "b H W c"]) -> Float[Array, " b"]:
+    """Mean absolute difference."""
+    return jnp.mean(jnp.abs(x - y), axis=(1, 2, 3))
+
+
+def accuracy(labels: Float[Array, "b H W n"], logits: Float[Array, "b H W n"]) -> Float[Array, " b"]:
+    """Share of pixels whose label, as one-hot channels, has the largest logit."""
+    return jnp.mean(jnp.argmax(logits, axis=-1) == jnp.argmax(labels, axis=-1), axis=(1, 2))
+
+
+# Of what went into a first stage and what came out, by the names that are logged.
+MEASURES: dict[str, Callable[[Array, Array], Array]] = {
+    "l1": l1,
+    "psnr": lambda x, y: psnr(x, jnp.clip(y, -1, 1)),
+    "ssim": lambda x, y: ssim(x, jnp.clip(y, -1, 1)),
+    "accuracy": accuracy,
+}
 
 
 def _blur(x: Float[Array, "b H W c"]) -> Float[Array, "b H-10 W-10 c"]:

@@ -11,6 +11,7 @@ from jax import Array, lax
 from jax.typing import DTypeLike
 from jaxtyping import Float
 
+from taming_jax.files import read_npz
 from taming_jax.nn.conv import Conv
 
 VGG16_WIDTHS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
@@ -96,10 +97,9 @@ def load_lpips(path: str | Path) -> dict:
         )
     again = "make it again by python -m taming_jax.convert"
     try:
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {k: file[k] for k in file.files}
-    except Exception as error:  # zipfile, zlib, pickle and numpy each have their own for a broken file
-        raise ValueError(f"{path} is not a readable npz file ({error}); {again}") from error
+        arrays = read_npz(path)
+    except ValueError as error:
+        raise ValueError(f"{error}; {again}") from error
     shapes = lpips_shapes()
     found = {k: v.shape for k, v in arrays.items()}
     wrong = sorted(k for k in shapes.keys() | found.keys() if shapes.get(k) != found.get(k))

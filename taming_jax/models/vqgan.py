@@ -12,13 +12,10 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Int
 
-from taming_jax.nn import maps
+from taming_jax.models.content import CONTENTS, Content
 from taming_jax.nn.conv import Conv, ResBlock, SpatialAttention, conv1x1, double, downsample, group_norm
 from taming_jax.nn.quantizers import QUANTIZERS, Quantized, Remap, Temperature
 from taming_jax.sharding import split_by_image
-
-# What a first stage can read and write, with its number of channels; None: any.
-CONTENTS = {"image": None, "segmentation": None, "depth": 1, "edges": 1, "pose": None}
 
 
 @dataclass(frozen=True)
@@ -26,9 +23,8 @@ class VQGANConfig:
     """Settings of a first stage. The defaults are the published f16 network with 1024 codes.
 
     resolution: side in pixels from which `attn_resolutions` count; images of other sizes go in all the same.
-    content: what goes in and comes out, a name in CONTENTS, and the entry of a batch that it is trained on.
-        "segmentation": label maps, as one-hot channels in and logits out; in_channels and out_channels are the labels.
-    in_channels, out_channels: of the images; they differ from 3 for label maps, depth and edges.
+    content: what goes in and comes out, a name in `content.CONTENTS`.
+    in_channels, out_channels: of the images, or of label maps, depth, edges and so on.
     ch, ch_mult: width, and its multiple at each level; the factor is 2 to the number of levels less one.
     num_res_blocks: residual blocks a level (the decoder has one more).
     attn_resolutions: sides of the feature maps that get self-attention after each block.
@@ -99,13 +95,18 @@ class VQGANConfig:
             raise ValueError(f"unknown content {self.content!r}; known: {', '.join(CONTENTS)}")
         if self.in_channels != self.out_channels:
             raise ValueError(f"in_channels {self.in_channels} and out_channels {self.out_channels} must be equal")
-        known = CONTENTS[self.content]
+        known = self.reads.channels
         if known and self.in_channels != known:
             raise ValueError(f"content {self.content!r} has {known} channel(s), but in_channels is {self.in_channels}")
         if self.remap:
             Remap(self.remap, self.unknown)  # refuses what is no list of codes
             if max(self.remap) >= self.n_embed:
                 raise ValueError(f"remap names code {max(self.remap)}, but there are {self.n_embed}")
+
+    @property
+    def reads(self) -> Content:
+        """What goes in and comes out, with all that depends on it."""
+        return CONTENTS[self.content]
 
     @property
     def n_codes(self) -> int:
@@ -131,22 +132,8 @@ class VQGANConfig:
 
 
 def network_input(config: VQGANConfig, batch: Mapping[str, Any]) -> Float[Array, "b H W c"]:
-    """What the network reads of a batch: float32 (b, H, W, in_channels).
-
-    Label maps, int (b, H, W), become one channel a label; depth and edges, (b, H, W), one channel; edges and pose that
-    are not in the batch are made of the image and of the key points. Raises ValueError for what is missing.
-    """
-    content = config.content
-    if content == "segmentation" and content in batch:
-        return jax.nn.one_hot(batch[content], config.in_channels)
-    if content in batch:
-        x = jnp.asarray(batch[content])
-        return x[..., None] if x.ndim == 3 else x
-    if content == "edges" and "image" in batch:
-        return maps.edges(batch["image"], config.edge_sigma)
-    if content == "pose" and "keypoints" in batch:
-        return maps.pose(batch["keypoints"], *batch["image"].shape[1:3])
-    raise ValueError(f"the first stage reads {content}, but the batch holds only {', '.join(sorted(batch))}")
+    """What the network reads of a batch: float32 (b, H, W, in_channels). Raises ValueError for what is missing."""
+    return config.reads.input(batch, config.in_channels, config.edge_sigma)
 
 
 def _layers(config: VQGANConfig, train: bool) -> tuple[np.dtype, Callable[..., Any], Callable[..., Any], Any]:

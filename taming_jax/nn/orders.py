@@ -93,7 +93,7 @@ ORDERS = {
 def order(name: str, h: int, w: int, seed: int = 1) -> Order:
     """The token order `name` of a grid of h x w codes -> int32 (h * w,).
 
-    `seed` is heard by "random" only. Raises ValueError for an unknown name, an empty grid, or a grid that the order
+    `seed` is used by "random" only. Raises ValueError for an unknown name, an empty grid, or a grid that the order
     cannot walk (`z_curve`, `subsample`).
     """
     if name not in ORDERS:

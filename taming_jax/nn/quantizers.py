@@ -2,7 +2,7 @@
 
 Every quantizer is called as `quantizer(z, train=..., temperature=...) -> Quantized` and decodes ids by `lookup`. One
 that draws noise takes it from the rng stream `quantize`; one that keeps running statistics keeps them in the collection
-`ema`. Only the Gumbel quantizer hears the temperature.
+`ema`. Only the Gumbel quantizer uses the temperature.
 """
 
 from dataclasses import dataclass

@@ -11,7 +11,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Key
 
 from taming_jax.models.gpt import GPT, cast_layers
-from taming_jax.sampling.filters import draw, guide
+from taming_jax.sampling.filters import TracedFilters, draw, guide
 from taming_jax.two_stage import TwoStage
 
 PARTS = 4  # lengths of the cache in one program
@@ -20,13 +20,12 @@ SHORTEST = 64  # tokens drawn with one of them, at least
 
 @struct.dataclass
 class Job:
-    """What to draw, as one argument of a compiled program; `top_k` and `greedy` are static.
+    """What to draw, as one argument of a compiled program.
 
     condition: (b, h, w) where its tokens have places.
     given: ids that stand where keep is True; the rest is drawn.
     key, and numbers: the seed, and which image of its series each one is. A token's key is its image's
     folded with its place on the grid, so neither the batch nor the order of drawing matters.
-    guidance: the scale at each place, or None (see `filters.Filters`).
     """
 
     condition: Int[Array, "b k"] | Int[Array, "b h w"]
@@ -34,11 +33,7 @@ class Job:
     keep: Bool[Array, "b h w"]
     key: Key[Array, ""]
     numbers: Int[Array, " b"]
-    temperature: Float[Array, ""]
-    top_p: Float[Array, ""] | None = None
-    guidance: Float[Array, " h*w"] | None = None
-    top_k: int | None = struct.field(pytree_node=False, default=None)
-    greedy: bool = struct.field(pytree_node=False, default=False)
+    filters: TracedFilters
 
 
 def sample(model: TwoStage, params: Any, job: Job) -> Int[Array, "b h w"]:
@@ -54,7 +49,7 @@ def sample(model: TwoStage, params: Any, job: Job) -> Int[Array, "b h w"]:
 def seen_conditions(model: TwoStage, job: Job) -> Int[Array, "b ..."]:
     """The conditions of the sequences to read: those of the job (b, ...); with guidance each followed by the same one
     hidden (2 b, ...), so that both stay on one device."""
-    if job.guidance is None:
+    if job.filters.guidance is None:
         return job.condition
     both = jnp.stack([job.condition, jnp.full_like(job.condition, model.hidden_token)], axis=1)
     return both.reshape(-1, *job.condition.shape[1:])
@@ -62,13 +57,14 @@ def seen_conditions(model: TwoStage, job: Job) -> Int[Array, "b ..."]:
 
 def token_chooser(job: Job, n_codes: int) -> Callable[[Array, Array], Array]:
     """choose: logits (b, n), or with guidance (2 b, n), of the tokens at a place -> ids (b,) below n_codes."""
+    filters = job.filters
     image_keys = jax.vmap(jax.random.fold_in, (None, 0))(job.key, job.numbers)  # (b,)
 
     def choose(logits: Float[Array, "_ n"], place: Int[Array, ""]) -> Int[Array, " b"]:
-        if job.guidance is not None:
-            logits = guide(logits, job.guidance[place])
+        if filters.guidance is not None:
+            logits = guide(logits, filters.guidance[place])
         keys = jax.vmap(jax.random.fold_in, (0, None))(image_keys, place)
-        return draw(keys, logits[:, :n_codes], job.temperature, job.top_k, job.top_p, job.greedy)
+        return draw(keys, logits[:, :n_codes], filters.temperature, filters.top_k, filters.top_p, filters.greedy)
 
     return choose
 

@@ -4,11 +4,11 @@ sampling, arXiv 1904.09751) and greedy."""
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import struct
 from jax import Array
 from jaxtyping import Float, Int, Key
 
@@ -20,6 +20,22 @@ SCHEDULES = {
     "linear": lambda progress: progress,
     "cosine": lambda progress: (1 - np.cos(np.pi * progress)) / 2,
 }
+
+
+@struct.dataclass
+class TracedFilters:
+    """`Filters` as a compiled program takes them. `top_k` and `greedy` are static, since they shape the program; the
+    rest may differ from call to call.
+
+    temperature: above 0, unused where greedy. guidance: the scale at each place of the grid. None where a filter is
+    off.
+    """
+
+    temperature: Float[Array, ""]
+    top_p: Float[Array, ""] | None = None
+    guidance: Float[Array, " l"] | Float[np.ndarray, " l"] | None = None
+    top_k: int | None = struct.field(pytree_node=False, default=None)
+    greedy: bool = struct.field(pytree_node=False, default=False)
 
 
 @dataclass(frozen=True)
@@ -68,6 +84,16 @@ class Filters:
         scales = np.empty(len(order), np.float32)
         scales[order] = 1 + (self.guidance - 1) * SCHEDULES[self.guidance_schedule](progress)
         return scales
+
+    def traced(self, order: Int[np.ndarray, " l"]) -> TracedFilters:
+        """For places drawn in `order`, as of `guidance_scales`."""
+        return TracedFilters(
+            temperature=jnp.float32(self.temperature or 1.0),
+            top_p=None if self.top_p is None else jnp.float32(self.top_p),
+            guidance=self.guidance_scales(order),
+            top_k=self.top_k,
+            greedy=self.greedy,
+        )
 
 
 def check_guidance(guidance: float, condition_dropout: float) -> None:
@@ -134,5 +160,5 @@ def draw(
     return jax.vmap(jax.random.categorical)(keys, filter_logits(logits, top_k, top_p)).astype(jnp.int32)
 
 
-def _is(value: Any, kind: type) -> bool:
+def _is(value: object, kind: type) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)

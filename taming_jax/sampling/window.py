@@ -37,7 +37,7 @@ def start_walk(model: TwoStage, job: Job, schedule: Schedule) -> Walk:
     """What a walk over the grid carries from step to step, before the first: the ids (b, H, W), and the keys and values
     that are kept, each (entries, b or, with guidance, 2 b, heads, L, c)."""
     _check_shapes(schedule, job.condition.shape, job.given.shape)
-    rows = len(job.given) * (1 if job.guidance is None else 2)
+    rows = len(job.given) * (1 if job.filters.guidance is None else 2)
     cache = jax.eval_shape(lambda: model.gpt.init_cache(rows, schedule.length))
     kept = jax.tree.map(lambda array: jnp.zeros((schedule.entries, *array.shape), array.dtype), cache)
     return jnp.where(job.keep, job.given, 0), kept

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,7 +12,8 @@ import numpy as np
 from taming_jax import checkpoint
 from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE
 from taming_jax.conditioning import has_stage
-from taming_jax.data import codes
+from taming_jax.data.sources import codes
+from taming_jax.differences import differences
 from taming_jax.experiment import TransformerExperiment
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.settings import to_dict
@@ -41,34 +41,12 @@ def describe(experiment: TransformerExperiment, model: TwoStage, workdir: str = 
 def check_codes(experiment: TransformerExperiment, model: TwoStage, workdir: str) -> None:
     """Raise ValueError, naming the difference, where the codes were made by other networks or settings than these."""
     path = experiment.data.path
-    notes = differences(codes.read_info(path)["tokens_of"], describe(experiment, model, workdir))
+    notes = differences(codes.read_info(path)["tokens_of"], describe(experiment, model, workdir), "config")
     if notes:
         raise ValueError(
             f"the codes in {path!r} do not fit this configuration ({notes}); take the first stages and the condition "
             "that they were made with, or encode the data anew into another folder."
         )
-
-
-def differences(there: Any, here: Any) -> str:
-    """How two trees of JSON differ, in a few words; empty where they do not."""
-    there, here = _flat(there, "config"), _flat(here, "config")
-    notes = [
-        f"{name}: {_short(there.get(name, 'nothing'))} there, {_short(here.get(name, 'nothing'))} here"
-        for name in sorted(there.keys() | here.keys())
-        if there.get(name, "nothing") != here.get(name, "nothing")
-    ]
-    return "; ".join(notes[:4]) + (f"; and {len(notes) - 4} more" if len(notes) > 4 else "")
-
-
-def _flat(tree: Any, name: str) -> dict[str, Any]:
-    if not isinstance(tree, Mapping):
-        return {name: tree}
-    return {path: leaf for key, value in tree.items() for path, leaf in _flat(value, f"{name}.{key}").items()}
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:50]}... ({len(text)} letters)"
 
 
 def _network(stage: VQGAN, path: str) -> dict[str, Any]:

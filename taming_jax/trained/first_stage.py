@@ -36,7 +36,9 @@ class FirstStage:
     def encode(self, images: Any) -> jax.Array:
         """What the model reads -> int32 (b, h, w): images float32 (b, H, W, 3) in [-1, 1]; label maps int (b, H, W);
         depth or edges float32 (b, H, W) in [-1, 1]. Raises ValueError for another shape or range."""
-        batch = {self.config.content: check_images(images, self.config)}
+        config = self.config
+        batch = {config.content: config.reads.check(images, config.in_channels, config.content)}
+        config.grid(*batch[config.content].shape[1:3])
         return sharding.in_shares(self._encode, self.params, batch, self.mesh)
 
     def decode(self, ids: Any) -> jax.Array:
@@ -68,7 +70,7 @@ class FirstStage:
         return jnp.asarray(images), seam
 
     def _decode_in_parts(self, ids: np.ndarray, at_once: int) -> jax.Array:
-        """At most so many images at once, every part of one size."""
+        """`decode` of at most `at_once` images at a time, every part of one size."""
         parts = [ids[first : first + at_once] for first in range(0, len(ids), at_once)]
         full = [np.resize(part, (min(at_once, len(ids)), *ids.shape[1:])) for part in parts]
         decoded = [
@@ -80,32 +82,6 @@ class FirstStage:
     def reconstruct(self, images: Any) -> jax.Array:
         """Encode and decode: what the codes keep of the images."""
         return self.decode(self.encode(images))
-
-
-def check_images(images: Any, config: VQGANConfig) -> np.ndarray:
-    """What a first stage reads, as a batch entry. Raises ValueError for another shape or range."""
-    images = np.asarray(images)
-    channels = config.in_channels
-    if config.content == "segmentation":
-        if images.ndim != 3 or not np.issubdtype(images.dtype, np.integer):
-            raise ValueError(
-                f"label maps have shape {images.shape} and type {images.dtype}; expected integers (b, H, W)."
-            )
-        if images.size and (images.min() < 0 or images.max() >= channels):
-            raise ValueError(f"labels reach from {images.min()} to {images.max()}; this model knows 0..{channels - 1}.")
-        config.grid(*images.shape[1:3])
-        return images.astype(np.int32)
-    if images.ndim == 3 and channels == 1:
-        images = images[..., None]
-    if images.ndim != 4 or images.shape[-1] != channels:
-        raise ValueError(f"images have shape {images.shape}; expected (b, H, W, {channels}).")
-    if not np.issubdtype(images.dtype, np.floating) or not np.abs(images).max(initial=0) <= 1.5:
-        raise ValueError(
-            f"images are {images.dtype} with values up to {images.max(initial=0):g}; expected floats in [-1, 1]: "
-            "use images / 127.5 - 1 for 8-bit pictures."
-        )
-    config.grid(*images.shape[1:3])
-    return images.astype(np.float32)
 
 
 def check_ids(ids: Any, n_codes: int) -> np.ndarray:

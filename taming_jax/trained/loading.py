@@ -6,8 +6,8 @@ from typing import Any
 
 import jax
 
-from taming_jax import checkpoint
-from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE
+from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, quiet_orbax
+from taming_jax.checkpoint.saved import Saved, open_saved
 from taming_jax.conditioning import ConditionConfig, StageCondition, has_stage, make_condition
 from taming_jax.models.gpt import GPT, GPTConfig, unstack_layers, with_layers_apart
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
@@ -28,23 +28,34 @@ def load(
     mesh: where to work, default all devices.
     Raises ValueError for a missing or foreign directory.
     """
-    config = checkpoint.load_config(path, step)
-    kind = config.get("kind")
-    if kind == "vqgan":
-        vqgan = VQGAN(from_dict(VQGANConfig, config["model"], "config.model"))
-        return FirstStage(vqgan, checkpoint.load_params(path, step, dtype), mesh)
-    if kind == "transformer":
+    quiet_orbax()
+    return load_saved(open_saved(path, step), dtype=dtype, mesh=mesh)
+
+
+def load_saved(
+    saved: Saved, *, dtype: Any = None, mesh: jax.sharding.Mesh | None = None
+) -> FirstStage | Generator | TokenModel:
+    """`load` of a checkpoint whose configuration has been read already."""
+    path, config = saved.path, saved.config
+    if saved.kind == "vqgan":
+        return FirstStage(vqgan_of(saved), saved.load_params(dtype), mesh)
+    if saved.kind == "transformer":
         gpt = with_layers_apart(GPT(from_dict(GPTConfig, config["transformer"], "config.transformer")))
-        return TokenModel(gpt, unstack_layers(checkpoint.load_params(path, step, dtype)), mesh)
-    if kind != "two_stage":
-        raise ValueError(f"{path!r} holds a checkpoint of kind {kind!r}; known: vqgan, two_stage, transformer.")
+        return TokenModel(gpt, unstack_layers(saved.load_params(dtype)), mesh)
+    if saved.kind != "two_stage":
+        raise ValueError(f"{path!r} holds a checkpoint of kind {saved.kind!r}; known: vqgan, two_stage, transformer.")
     first = load_first_stage(os.path.join(path, FIRST_STAGE), dtype=dtype, mesh=mesh)
     second = None
     if has_stage(from_dict(ConditionConfig, config["condition"], "config.condition")):
         second = load_first_stage(os.path.join(path, CONDITION_STAGE), dtype=dtype, mesh=mesh)
     model = two_stage(config, first.model, second.model if second else None)
-    params = unstack_layers(checkpoint.load_params(path, step, dtype))
+    params = unstack_layers(saved.load_params(dtype))
     return Generator(model, params, first, condition_stage(model, first, second))
+
+
+def vqgan_of(saved: Saved) -> VQGAN:
+    """The network of a saved first stage."""
+    return VQGAN(from_dict(VQGANConfig, saved.config["model"], "config.model"))
 
 
 def load_first_stage(path: str, **options: Any) -> FirstStage:

@@ -10,14 +10,18 @@ import numpy as np
 from etils import epath
 
 from taming_jax import checkpoint
-from taming_jax.checkpoint import FIRST_STAGE
-from taming_jax.conditioning import Condition
-from taming_jax.data import codes, pipeline
-from taming_jax.experiment import TransformerExperiment
-from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE
+from taming_jax.checkpoint.saved import Saved, open_saved
+from taming_jax.conditioning import Condition, ConditionConfig, has_stage
+from taming_jax.data import pipeline
+from taming_jax.data.config import DataConfig, Needs
+from taming_jax.data.sources import codes
+from taming_jax.experiment import TransformerExperiment, saved_form
 from taming_jax.settings import from_dict
+from taming_jax.trained.fingerprint import check_codes
 from taming_jax.trained.first_stage import FirstStage
-from taming_jax.trained.loading import load_first_stage
+from taming_jax.trained.loading import condition_stage, two_stage, vqgan_of
+from taming_jax.trained.networks import Stages
 
 
 def with_classes(experiment: TransformerExperiment) -> TransformerExperiment:
@@ -60,49 +64,64 @@ def remapping(experiment: TransformerExperiment) -> dict[str, Any]:
     return {"remap": read_list(experiment.remap), "unknown": experiment.unknown}
 
 
-def annotated(experiment: TransformerExperiment, condition: Condition) -> pipeline.DataConfig:
-    """The data, with what the condition is made of."""
-    return dataclasses.replace(
-        experiment.data,
-        annotations=condition.annotations,
-        max_objects=experiment.condition.max_objects,
-        whole_boxes=experiment.condition.encode_crop,
-    )
+def condition_needs(condition: Condition, settings: ConditionConfig) -> Needs:
+    """What a condition with these settings is made of."""
+    return Needs(condition.annotations, settings.max_objects, settings.encode_crop)
 
 
-def pictured(data: pipeline.DataConfig) -> pipeline.DataConfig:
+def pictured(data: DataConfig) -> DataConfig:
     """The images that codes were made of, where the data is codes; other data as it is."""
     if data.source != "codes":
         return data
     source = {**codes.read_info(data.path)["data"], "batch_size": data.batch_size}
-    return from_dict(pipeline.DataConfig, source, f"the data of {data.path!r}")
+    return from_dict(DataConfig, source, f"the data of {data.path!r}")
 
 
-def stage_model(source: str, workdir: str, name: str = FIRST_STAGE, **changes: Any) -> VQGAN:
-    """The network that `keep_stage` will load, from its configuration. Raises ValueError where it cannot."""
-    if checkpoint.has_checkpoint(workdir):
-        if not checkpoint.has_checkpoint(os.path.join(workdir, name)):
-            raise ValueError(f"{workdir!r} holds a first stage; choose another --workdir for the second.")
-        source, changes = os.path.join(workdir, name), {}
-    config = checkpoint.load_config(source)
-    if config.get("kind") != "vqgan":
-        setting = "config.first_stage" if name == FIRST_STAGE else "config.condition.stage"
-        raise ValueError(f"{source!r} holds no first stage; name the working directory of one as {setting}.")
-    return VQGAN(from_dict(VQGANConfig, {**config["model"], **changes}, "config.model"))
+def open_stages(experiment: TransformerExperiment, workdir: str, mesh: jax.sharding.Mesh) -> Stages:
+    """The networks that make the tokens of a second stage, and the model around them.
 
-
-def keep_stage(
-    source: str, workdir: str, mesh: jax.sharding.Mesh, name: str = FIRST_STAGE, **changes: Any
-) -> FirstStage:
-    """A network that makes tokens for a training in `workdir`, which keeps a copy of it, so that it stands alone.
-
-    A training that goes on uses its own copy, whatever has become of `source`. changes: settings of the network that
-    differ in the copy, such as its remap.
+    A training keeps copies of them in its `workdir`, so that it stands alone, and one that goes on opens these,
+    whatever has become of their sources. Where `workdir` is empty, the sources are opened and nothing is written.
+    Raises ValueError where a directory holds no first stage, where the parts do not fit, or where the data is codes of
+    other networks; before anything is written.
     """
-    own = os.path.join(workdir, name)
-    if not checkpoint.has_checkpoint(workdir):
-        found = load_first_stage(source, mesh=mesh)
-        config = checkpoint.load_config(source)
-        config = {**config, "model": {**config["model"], **changes}}
-        checkpoint.save_model(own, params=found.params, config=config)
-    return load_first_stage(own, mesh=mesh)
+    begun = bool(workdir) and checkpoint.has_checkpoint(workdir)
+    sources = {FIRST_STAGE: experiment.first_stage}
+    if has_stage(experiment.condition):
+        sources[CONDITION_STAGE] = experiment.condition.stage
+    if begun:
+        sources = {name: _copy_in(workdir, name) for name in sources}
+    saved = {name: _open_first_stage(path, name) for name, path in sources.items()}
+    if not begun:  # the copy has them
+        saved[FIRST_STAGE] = _with_settings(saved[FIRST_STAGE], remapping(experiment))
+    networks = {name: vqgan_of(found) for name, found in saved.items()}
+    model = two_stage(saved_form(experiment), networks[FIRST_STAGE], networks.get(CONDITION_STAGE))
+    if experiment.data.source == "codes":
+        check_codes(experiment, model, workdir)
+    opened = {name: FirstStage(networks[name], found.load_params(), mesh) for name, found in saved.items()}
+    if workdir and not begun:
+        for name, stage in opened.items():
+            checkpoint.save_model(os.path.join(workdir, name), params=stage.params, config=saved[name].config)
+    first, second = opened[FIRST_STAGE], opened.get(CONDITION_STAGE)
+    return Stages(model, first, condition_stage(model, first, second))
+
+
+def _with_settings(saved: Saved, changes: dict[str, Any]) -> Saved:
+    """A first stage with settings of its network changed, such as its remap."""
+    return dataclasses.replace(saved, config={**saved.config, "model": {**saved.config["model"], **changes}})
+
+
+def _copy_in(workdir: str, name: str) -> str:
+    """Where a training that has begun keeps its copy of a network."""
+    path = os.path.join(workdir, name)
+    if not checkpoint.has_checkpoint(path):
+        raise ValueError(f"{workdir!r} holds a first stage; choose another --workdir for the second.")
+    return path
+
+
+def _open_first_stage(path: str, name: str) -> Saved:
+    saved = open_saved(path)
+    if saved.kind != "vqgan":
+        setting = "config.first_stage" if name == FIRST_STAGE else "config.condition.stage"
+        raise ValueError(f"{path!r} holds no first stage; name the working directory of one as {setting}.")
+    return saved

@@ -35,10 +35,7 @@ class TokenModel:
         job = Job(
             **sharding.put_whole(arrays, self.mesh),
             key=jax.random.key(seed),
-            temperature=jnp.float32(filters.temperature or 1.0),
-            top_p=None if top_p is None else jnp.float32(top_p),
-            top_k=filters.top_k,
-            greedy=filters.greedy,
+            filters=filters.traced(np.arange(n)),
         )
         return self._extend(self.params, job)[: len(ids)]
 

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from taming_jax.differences import flat
+
 # By the path of a setting; the first pattern that matches counts. What matches none changes how training goes on.
 RULES: tuple[tuple[str, str], ...] = (
     (r"(mesh|sample)\.|workdir$|first_stage$|init_from$", "harmless"),  # the last two are of the start only
@@ -22,7 +24,7 @@ def compare(saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, lis
     same model, trained otherwise) or "model" (another model). A setting that only one of them knows is no difference.
     """
     found: dict[str, list[str]] = {"harmless": [], "training": [], "model": []}
-    before, now = _flat(saved), _flat(given)
+    before, now = flat(saved), flat(given)
     for path in sorted(before.keys() & now.keys()):
         if before[path] != now[path]:
             meaning = _meaning(path, before[path], now[path], now["kind"])
@@ -41,10 +43,3 @@ def _meaning(path: str, before: Any, now: Any, kind: str) -> str:
     # Files may have moved; but they have not come or gone, and `first_stage` is no place.
     same = bool(before) == bool(now) and "first_stage" not in (before, now)
     return "harmless" if same else "model" if path == "condition.stage" else "training"
-
-
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat

@@ -1,11 +1,11 @@
-"""The only training loop: resume, step, log, hooks, save, stop. Each program hands it its own stage."""
+"""The only training loop: resume, step, log, hooks, save, stop. Each program hands it its own training."""
 
 import dataclasses
 import logging
 import math
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +54,19 @@ class TrainConfig:
                 raise ValueError(f"config.train.{name}={getattr(self, name)}, but it must be at least 1.")
 
 
+class Training(Protocol):
+    """What the loop trains, such as `vqgan.VQGANTraining`: static parts alone, arrays go in and out."""
+
+    def init(self, key: jax.Array) -> State:
+        """A fresh state, with the fields `step` and `params`."""
+
+    def start(self) -> Mapping[str, Any]:
+        """The fields of a fresh state that start from other arrays, and these."""
+
+    def step(self, state: State, frozen: Any, batch: Batch) -> tuple[State, Mapping[str, jax.Array]]:
+        """One update -> (state, metrics); `frozen` are arrays that it only reads."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Hook:
     """Something to do every so many steps and after the last: run(state, step) may return metrics to log.
@@ -70,35 +83,29 @@ class Hook:
 
 def train(
     *,
-    config: TrainConfig,
-    init: Callable[[jax.Array], State],
-    step: Callable[[State, Any, Batch], tuple[State, Mapping[str, jax.Array]]],
+    training: Training,
     frozen: Any,
+    config: TrainConfig,
     batches: Callable[[int], Iterator[Mapping[str, np.ndarray]]],
     hooks: Sequence[Hook],
     saved_config: Mapping[str, Any],
     workdir: str,
     mesh: jax.sharding.Mesh,
     report: Report,
-    initial: Callable[[], Mapping[str, Any]] = dict,
 ) -> tuple[State, bool]:
     """Train until `config.steps`, or until SIGTERM; returns the state and whether it got to the end.
 
-    init: key -> fresh state, with the fields `step` and `params`. step: (state, frozen, batch) -> (state, metrics), to
-    be compiled here with the state donated and kept where the sharding rules place it. frozen: arrays that it only
-    reads.
+    training: its step is compiled here with the state donated and kept where the sharding rules place it; its `start`
+    is asked for a fresh state only. frozen: the arrays that its step only reads.
     batches: first step -> this process's share of the batches from there on; a resumed run continues the same stream.
-    initial: called for a fresh state, tells its fields that start from other arrays, and these.
     saved_config: goes into every checkpoint.
     Raises FloatingPointError for a loss that is not finite, naming it and the step, ValueError where the workdir holds
     a checkpoint of another configuration, and OSError where one could not be saved.
     """
-    measures = [f"{hook.name}/{name}" for hook in hooks for name in hook.measures]
-    if config.monitor and config.monitor not in measures:
-        raise ValueError(f"config.train.monitor={config.monitor!r} is not measured here; known: {', '.join(measures)}.")
+    _check_monitor(config, hooks)
     with _StopSignal() as stop, _open(workdir, config) as checkpoints:
-        state, shardings, start = _initial_state(config, init, initial, checkpoints, saved_config, workdir, mesh)
-        update = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+        state, shardings, start = _initial_state(training, config, checkpoints, saved_config, workdir, mesh)
+        update = jax.jit(training.step, donate_argnums=0, out_shardings=(shardings, None))
         report.rewind(start)
         _describe(state, start, report)
         with _History(config, report, start, checkpoints) as history:
@@ -130,7 +137,15 @@ def train(
     return state, finished
 
 
-def _save(checkpoints, state, number, saved_config, measured) -> None:
+def _check_monitor(config: TrainConfig, hooks: Sequence[Hook]) -> None:
+    measures = [f"{hook.name}/{name}" for hook in hooks for name in hook.measures]
+    if config.monitor and config.monitor not in measures:
+        raise ValueError(f"config.train.monitor={config.monitor!r} is not measured here; known: {', '.join(measures)}.")
+
+
+def _save(
+    checkpoints: Checkpoints, state: State, number: int, saved_config: Mapping[str, Any], measured: Mapping[str, float]
+) -> None:
     """Save a state that is found finite; a bad one leaves the last good checkpoint alone."""
     if not bool(_all_finite(state)):
         raise FloatingPointError(f"step {number}: an array of the state is not finite after it. {checkpoints.intact()}")
@@ -144,10 +159,17 @@ def split_state(state: State) -> tuple[Any, dict[str, Any]]:
     return fields.pop("params"), fields
 
 
-def _initial_state(config, init, initial, checkpoints, saved_config, workdir, mesh) -> tuple[State, Any, int]:
+def _initial_state(
+    training: Training,
+    config: TrainConfig,
+    checkpoints: Checkpoints,
+    saved_config: Mapping[str, Any],
+    workdir: str,
+    mesh: jax.sharding.Mesh,
+) -> tuple[State, Any, int]:
     """(state, its shardings, steps done): fresh or the newest checkpoint's, each array where it belongs on the mesh."""
     key = jax.random.key(config.seed)
-    abstract = jax.eval_shape(init, key)
+    abstract = jax.eval_shape(training.init, key)
     shardings = sharding.state_shardings(abstract, mesh)
     target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
     damaged: dict[int, DamagedCheckpoint] = {}
@@ -168,14 +190,14 @@ def _initial_state(config, init, initial, checkpoints, saved_config, workdir, me
             f"no checkpoint in {workdir!r} can be read: {' '.join(map(str, damaged.values()))} To start anew, remove "
             "that directory's checkpoints or choose another --workdir."
         ) from next(iter(damaged.values()))
-    given = initial()
+    given = training.start()
     for name, value in given.items():
         if difference := shape_difference(value, getattr(abstract, name)):
             raise ValueError(
                 f"config.init_from holds another network ({name}: {difference}); copy its settings into the "
                 "configuration."
             )
-    state = jax.jit(init, out_shardings=shardings)(key)
+    state = jax.jit(training.init, out_shardings=shardings)(key)
     state = state.replace(**{name: jax.device_put(value, getattr(shardings, name)) for name, value in given.items()})
     return state, shardings, 0
 
@@ -237,7 +259,6 @@ class _History:
 
     def __exit__(self, *_: Any) -> None:
         self._progress.close()
-        self.report.close()
 
     def add(self, number: int, metrics: Mapping[str, jax.Array]) -> None:
         self._pending.append((number, metrics))

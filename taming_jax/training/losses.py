@@ -1,4 +1,4 @@
-"""Losses: arrays in, scalars out, all in float32."""
+"""The adversarial losses and their weight: arrays in, scalars out, all in float32."""
 
 import jax
 import jax.numpy as jnp
@@ -6,22 +6,6 @@ from jax import Array
 from jaxtyping import Float
 
 Scalar = Float[Array, ""]
-
-
-def l1(x: Float[Array, "*b"], y: Float[Array, "*b"]) -> Scalar:
-    """Mean absolute difference over everything."""
-    return jnp.mean(jnp.abs(x.astype(jnp.float32) - y.astype(jnp.float32)))
-
-
-def l2(x: Float[Array, "*b"], y: Float[Array, "*b"]) -> Scalar:
-    """Mean squared difference over everything."""
-    return jnp.mean(jnp.square(x.astype(jnp.float32) - y.astype(jnp.float32)))
-
-
-def binary_cross_entropy(logits: Float[Array, "*b"], targets: Float[Array, "*b"]) -> Scalar:
-    """Mean over everything of the cross-entropy in nats of independent yes-or-no predictions; targets in [0, 1]."""
-    logits, targets = logits.astype(jnp.float32), targets.astype(jnp.float32)
-    return jnp.mean(jax.nn.softplus(logits) - targets * logits)
 
 
 def hinge_d_loss(real: Float[Array, "*b"], fake: Float[Array, "*b"]) -> Scalar:

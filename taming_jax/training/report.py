@@ -11,6 +11,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
+from taming_jax.files import write_whole
 from taming_jax.pictures import grid as grid  # where it was until version 0.2
 
 
@@ -34,6 +35,12 @@ class Report:
             self._writer = metric_writers.SummaryWriter(str(self.workdir / "tensorboard"))
         elif tensorboard:
             logging.info("No TensorBoard files: they need TensorFlow and TensorBoard (pip install -e '.[data]').")
+
+    def __enter__(self) -> "Report":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
 
     @property
     def history(self) -> epath.Path:
@@ -86,9 +93,7 @@ class Report:
         lines = self.history.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and _step(line) <= step]
         if kept != lines:
-            new = self.workdir / "metrics.jsonl.tmp"
-            new.write_text("".join(kept))
-            new.replace(self.history)  # at once: a kill in between leaves the old history or the new one
+            write_whole(self.history, "".join(kept))
 
     def close(self) -> None:
         if self._writer is not None:

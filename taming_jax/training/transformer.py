@@ -1,6 +1,7 @@
-"""Stage two: the transformer's training state, its step and its evaluation, with stage one frozen."""
+"""Training of the second stage: the transformer's state, and the step that updates it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -8,9 +9,13 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from taming_jax import checkpoint
+from taming_jax.models.gpt import stack_layers, unstack_layers
 from taming_jax.training.accumulate import mean_over_parts
 from taming_jax.training.optim import move_averages, start_averages
 from taming_jax.two_stage import TwoStage
+
+Batch = Mapping[str, jax.Array]
 
 
 @struct.dataclass
@@ -24,50 +29,63 @@ class TransformerState:
     averages: Any = struct.field(default_factory=dict)
 
 
-def make_state(
-    key: jax.Array, model: TwoStage, optimizer: optax.GradientTransformation, ema_decay: float = 0.0
-) -> TransformerState:
-    """A fresh state; pure, so that it can be compiled with shardings for its output."""
-    params = model.gpt.init(key, jnp.zeros((1, model.condition.length), jnp.int32))["params"]
-    averages = start_averages(ema_decay, params)
-    return TransformerState(jnp.zeros((), jnp.int32), params, optimizer.init(params), averages)
+@dataclass(frozen=True)
+class TransformerTraining:
+    """The training of a second stage: its static parts, the start of its state, and the step.
 
+    Nothing here needs data or weights, so that `init` and `step` can be compiled for their shapes alone.
 
-def make_train_step(
-    model: TwoStage,
-    optimizer: optax.GradientTransformation,
-    key: jax.Array,
-    accumulate: int = 1,
-    ema_decay: float = 0.0,
-) -> Callable:
-    """step(state, stages, batch) -> (state, metrics): one update on the mean cross-entropy of the image tokens.
-
-    The randomness of a step is `key` folded with its number, so a resumed run needs no saved key. accumulate: parts of
-    the batch; ema_decay: of the averages of the parameters.
+    accumulate: parts of the batch that go through the networks one after the other.
+    ema_decay: of the averages of the parameters; 0 for none.
+    seed: of the randomness in steps: its key folded with the number of the step, so a resumed run needs no saved key.
+    init_from: the directory of a second stage to start from; empty for a fresh one.
     """
 
-    def step(state: TransformerState, stages: Any, batch: Mapping[str, jax.Array]):
-        def gradients_of(_, part, key):
-            loss_of = lambda params: model.token_nll(params, stages, part, key=key).mean()
+    model: TwoStage
+    optimizer: optax.GradientTransformation
+    accumulate: int = 1
+    ema_decay: float = 0.0
+    seed: int = 0
+    init_from: str = ""
+
+    def init(self, key: jax.Array) -> TransformerState:
+        """A fresh state; pure, so that it can be compiled with shardings for its output."""
+        params = self.model.gpt.init(key, jnp.zeros((1, self.model.condition.length), jnp.int32))["params"]
+        averages = start_averages(self.ema_decay, params)
+        return TransformerState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params), averages)
+
+    def start(self) -> dict[str, Any]:
+        """The fields of a fresh state that come from the model in `init_from`. Raises ValueError for another network
+        where the shapes do not tell."""
+        if not self.init_from:
+            return {}
+        saved, ours = checkpoint.load_config(self.init_from).get("transformer"), self.model.gpt.config
+        if saved is None:
+            raise ValueError(f"config.init_from={self.init_from!r} holds no second stage.")
+        if saved["n_head"] != ours.n_head:
+            raise ValueError(
+                f"config.init_from holds another network: transformer.n_head is {saved['n_head']} there, "
+                f"{ours.n_head} here."
+            )
+        params = unstack_layers(checkpoint.load_params(self.init_from))
+        if ours.scan_layers and saved["n_layer"] == ours.n_layer:
+            params = stack_layers(params, saved["n_layer"])
+        return {"params": params, "averages": start_averages(self.ema_decay, params)}
+
+    def step(
+        self, state: TransformerState, stages: Mapping[str, Any], batch: Batch
+    ) -> tuple[TransformerState, dict[str, jax.Array]]:
+        """One update on the mean cross-entropy of the image tokens, under the parameters of the networks that make
+        these; to be jitted with the state donated. Metrics: loss, in nats, and grad_norm."""
+
+        def gradients_of(_: None, part: Batch, key: jax.Array) -> tuple[None, tuple[jax.Array, Any]]:
+            loss_of = lambda params: self.model.token_nll(params, stages, part, key=key).mean()
             return None, jax.value_and_grad(loss_of)(state.params)
 
-        key_step = jax.random.fold_in(key, state.step)
-        _, (loss, gradients) = mean_over_parts(gradients_of, None, batch, key_step, accumulate)
-        updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+        key = jax.random.fold_in(jax.random.key(self.seed), state.step)
+        _, (loss, gradients) = mean_over_parts(gradients_of, None, batch, key, self.accumulate)
+        updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        averages = move_averages(ema_decay, state.averages, params, state.step)
+        averages = move_averages(self.ema_decay, state.averages, params, state.step)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradients)}
         return TransformerState(state.step + 1, params, opt_state, averages), metrics
-
-    return step
-
-
-def make_eval_step(model: TwoStage) -> Callable:
-    """evaluate(params, stages, batch) -> {"nll": summed nats per token, "n": images}, over the valid images."""
-
-    def evaluate(params: Any, stages: Any, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        nll = model.token_nll(params, stages, batch).mean(axis=1)  # (b,)
-        valid = batch["valid"].astype(jnp.float32)
-        return {"nll": jnp.sum(nll * valid), "n": jnp.sum(valid)}
-
-    return evaluate

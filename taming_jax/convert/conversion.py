@@ -1,0 +1,50 @@
+"""What every conversion needs: the files that it reads, the folder that it writes, and what it tells."""
+
+import hashlib
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from taming_jax.convert.reader import read_state
+from taming_jax.files import read_npz
+
+
+@dataclass
+class Conversion:
+    """What was done: the kind of model, where it lies, the SHA-256 of each file, and notes for the user."""
+
+    kind: str
+    path: str
+    digests: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def checked_sha256(path: str | Path) -> str:
+    """SHA-256 of a file, compared with the first digits in a name like `vgg16-397923af.pth` where it has them."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    named = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
+    if named and not digest.startswith(named[1]):
+        raise ValueError(f"{path} is damaged: its SHA-256 {digest} does not begin as its name says; download it again")
+    return digest
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file or of a PyTorch state dict (any other ending), running no code from the file."""
+    return read_npz(path) if Path(path).suffix == ".npz" else read_state(path)[0]
+
+
+def new_folder(out_dir: str | Path) -> Path:
+    """The folder to convert into. Raises ValueError where it is none of this machine, or holds something already."""
+    if "://" in str(out_dir):
+        raise ValueError(f"{out_dir} is no folder of this machine; convert into one, and copy it there")
+    out = Path(out_dir)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        content = ", ".join(sorted(child.name for child in out.iterdir())[:5]) if out.is_dir() else "a file"
+        raise ValueError(f"{out} holds something already ({content}); name a new directory")
+    return out

@@ -1,0 +1,121 @@
+"""Models of this project as checkpoints that the original loads."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from taming_jax import checkpoint
+from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE
+from taming_jax.convert.conversion import Conversion, checked_sha256
+from taming_jax.convert.engine import Brought, send
+from taming_jax.convert.original.memory import recall
+from taming_jax.convert.original.names import CONDITION, FIRST, Networks, StageNetworks, lpips_arrays, table_of
+from taming_jax.convert.original.project import project_of
+from taming_jax.convert.writer import write_checkpoint
+from taming_jax.files import whole
+from taming_jax.models.discriminator import DiscriminatorConfig
+from taming_jax.models.gpt import GPTConfig, unstack_layers
+from taming_jax.models.lpips import load_lpips
+from taming_jax.models.vqgan import VQGANConfig
+from taming_jax.settings import from_dict
+
+
+def _offsets_added(brought: Brought) -> Brought:
+    """ActNorm's parameters are offsets from its start; the original's are the sums."""
+    for name in [name for name in brought.arrays if "/batch_stats/" in name and name.endswith(("/loc", "/scale"))]:
+        brought.arrays[name] = brought.arrays[name] + brought.arrays[name.replace("/batch_stats/", "/params/")]
+    return brought
+
+
+def _remapped(networks: Networks) -> dict[str, tuple[int, ...]]:
+    """The codes in use of each first stage that has a list of them, by its folder."""
+    own = "" if networks.transformer is None else FIRST_STAGE
+    stages = {own: networks.first_stage, CONDITION_STAGE: networks.condition_stage}
+    return {folder: stage.config.remap for folder, stage in stages.items() if stage is not None and stage.config.remap}
+
+
+def _load(workdir: str, configs: Mapping[str, Mapping[str, Any]], step: int | str | None) -> tuple[Networks, Brought]:
+    """The networks in a directory, with all of their arrays and what is remembered of the original's."""
+    brought, stages = Brought({}), {}
+    kind = configs[""].get("kind")
+    for folder, config in configs.items():
+        path, wanted = (str(Path(workdir) / folder), None) if folder else (workdir, step)
+        part = FIRST_STAGE if kind == "vqgan" else folder or "transformer"
+        params = unstack_layers(checkpoint.load_params(path, wanted))
+        brought.arrays |= flatten_dict({part: {"params": params}}, sep="/")
+        if config["kind"] == "vqgan":
+            discriminator = checkpoint.load_discriminator(path, wanted)
+            found = None
+            if discriminator is not None:
+                found = from_dict(DiscriminatorConfig, config["discriminator"], "config.discriminator")
+                brought.arrays |= flatten_dict({part: {"discriminator": discriminator}}, sep="/")
+            stages[part] = StageNetworks(from_dict(VQGANConfig, config["model"], "config.model"), found)
+        recall(config.get("original", {}), folder, kind == "two_stage", into=brought)
+    brought.arrays = {name: np.asarray(array) for name, array in brought.arrays.items()}
+    own = configs[""]
+    if kind == "vqgan":
+        return Networks(stages[FIRST_STAGE]), _offsets_added(brought)
+    if kind not in ("two_stage", "transformer"):
+        raise ValueError(f"{workdir!r} holds a checkpoint of kind {kind!r}; known: vqgan, two_stage, transformer")
+    gpt = from_dict(GPTConfig, own["transformer"], "config.transformer")
+    if kind == "transformer":
+        return Networks(transformer=gpt, bare=own.get("original", {}).get("bare", False)), brought
+    first, size = stages[FIRST_STAGE], own["data"]["size"]
+    shared = own["condition"].get("stage") == "first_stage"
+    networks = Networks(first, stages.get(CONDITION_STAGE), gpt, own["order"], first.config.grid(size, size), shared)
+    return networks, _offsets_added(brought)
+
+
+def _write_files(out: Path, tree: dict, project: dict, remaps: Mapping[str, tuple[int, ...]]) -> list[str]:
+    import yaml
+
+    paths = [out, out.with_name(f"{out.stem}-project.yaml"), *map(Path, remaps)]
+    for path in paths:
+        if path.exists():
+            raise ValueError(f"{path} exists already; name another file")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with whole(out) as unfinished:
+        write_checkpoint(unfinished, tree)
+        paths[1].write_text(yaml.safe_dump(project, sort_keys=False))
+        for path, codes in remaps.items():
+            np.save(path, np.asarray(codes, np.int64))
+    return [str(path) for path in paths]
+
+
+def export_checkpoint(
+    workdir: str | Path, out: str | Path, *, step: int | str | None = None, lpips: str | Path | None = None
+) -> Conversion:
+    """Write a model of this project as the original's checkpoint `out`, with its project.yaml beside it.
+
+    lpips: the file of LPIPS weights, to be put into it as the original's loss holds them. Raises ValueError where the
+    directory holds no model, the original cannot do what it does, or a file exists already.
+    """
+    out = Path(out)
+    config = checkpoint.load_config(str(workdir), step)
+    configs = {"": config}
+    if config.get("kind") == "two_stage":
+        names = [name for name in (FIRST_STAGE, CONDITION_STAGE) if (Path(workdir) / name).is_dir()]
+        configs |= {name: checkpoint.load_config(str(Path(workdir) / name)) for name in names}
+    networks, brought = _load(str(workdir), configs, step)
+    codes = _remapped(networks)
+    remaps = {folder: str(out.with_name("-".join(filter(None, (out.stem, folder, "remap.npy"))))) for folder in codes}
+    notes: list[str] = []
+    project = project_of(networks, configs, remaps, notes)
+    state = send(table_of(networks), brought)
+    if networks.shared:
+        state |= {CONDITION + k.removeprefix(FIRST): v for k, v in state.items() if k.startswith(FIRST)}
+    if networks.first_stage is not None and networks.first_stage.discriminator is not None:
+        if lpips is not None:
+            prefix = "" if networks.transformer is None else FIRST
+            state |= {prefix + name: array for name, array in lpips_arrays(load_lpips(lpips)).items()}
+        else:
+            notes.append("LPIPS is left out: load with strict=False, or give --lpips weights/lpips_vgg16.npz")
+    number = int(checkpoint.find_step(str(workdir), step).name)
+    tree = {"epoch": config.get("original", {}).get("epoch", 0), "global_step": number}
+    tree |= {"pytorch-lightning_version": "1.0.8", "callbacks": {}, "optimizer_states": [], "lr_schedulers": []}
+    tree["state_dict"] = state
+    written = _write_files(out, tree, project, {remaps[folder]: used for folder, used in codes.items()})
+    return Conversion(config["kind"], str(out), {path: checked_sha256(path) for path in written}, notes)

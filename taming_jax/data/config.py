@@ -1,0 +1,132 @@
+"""What to train on, as settings: the names of the sources, and what their batches can carry."""
+
+import dataclasses
+import os
+
+# By name, what `path` must name for it; empty where `path` may be left so. `pipeline.OPENERS` has what opens each.
+SOURCES = {
+    "demo": "",
+    "folder": "images or a list file (.txt)",
+    "tfds": "",
+    "imagenet": "the data set",
+    "ffhq": "the data set",
+    "celebahq": "the data set",
+    "faceshq": "the data set",
+    "ade20k": "the data set",
+    "coco_stuff": "the data set",
+    "coco_objects": "the data set",
+    "open_images": "the data set",
+    "codes": "the data set",
+}
+
+ANNOTATIONS = ("class_label", "segmentation", "depth", "crop", "objects", "keypoints")
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """What a condition, or what a first stage reads, asks of batches; it goes before the settings of the same names.
+
+    annotations, max_objects, whole_boxes: as in `DataConfig`; None for what the settings say.
+    """
+
+    annotations: tuple[str, ...] | None = None
+    max_objects: int | None = None
+    whole_boxes: bool | None = None
+
+
+AS_SET = Needs()  # batches as the settings alone say
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What to train on; docs/data.md shows the layouts of the sources.
+
+    source: a name of `SOURCES`.
+    size: side of the square images in pixels. batch_size: of all processes together.
+    annotations: what the batches carry beside image and class_label: segmentation, depth, crop, objects, keypoints. A
+        source that cannot give it is refused; class_label named here demands that there are classes.
+
+    path: where the data is. folder: a folder, searched with its subfolders, or a list file (.txt); tfds: where the data
+        sets are ("" is TFDS's own place) or the folder of one prepared data set; codes: a folder that
+        `taming_jax.encode_dataset` wrote; demo: not used; else the data set's own folder.
+    root: folder that the entries of a list file are relative to ("": that of the list file).
+    val_path: a folder or list of its own for validation. Without it, and where the data set has no split of its own,
+        `val_share` of the images is held out (those with the smallest hash of the name; tfds: the end of train).
+    classes: folder, imagenet: only these: a list file (.txt) of names, or ranges of numbers without their ends, as
+        "30:32,80:100"; imagenet also "rin", the animals of the paper's depth task. They are numbered anew from 0.
+    name: tfds: the data set. download: tfds: may download it. shuffle_buffer: tfds: encoded images shuffled at a time.
+    n_train, n_val: number of demo scenes.
+
+    maps: folder of label maps, n_labels: how many labels they have (0: as many as the data set is known to have),
+        unlabelled: their value for "no label", which becomes 0 while all others become one more; -1: there is none.
+    depths: folder of depth maps. Both have their images' names; each map is as large as its image.
+
+    max_objects: slots for objects and for figures with key points; of more in an image, those that show most are kept.
+    min_objects: images with fewer are left out. min_object_area: boxes below this share of the image are left out.
+    min_visible: boxes of which the crop shows less than this share are left out. whole_boxes: the others reach beyond
+        the crop, instead of being cut at its edge. categories: coco_objects, open_images: only these: the number of
+        most frequent ones, or a list file (.txt). stuff: coco_objects: with COCO-Stuff's boxes.
+
+    resize: the smaller side of the whole image in pixels, from which the square is cut; 0: `size`.
+    flip, random_crop: augmentation in training; the demo scenes need none. random_scale: the square's side is drawn
+        between `size` pixels of the file and the smaller side.
+    seed: of shuffling, augmentation and demo scenes; the split does not depend on it.
+    workers: threads that decode; 0 is one a CPU core.
+    """
+
+    source: str = "demo"
+    size: int = 256
+    batch_size: int = 8
+    annotations: tuple[str, ...] = ()
+    path: str = ""
+    root: str = ""
+    val_path: str = ""
+    val_share: float = 0.05
+    classes: str = ""
+    name: str = "imagenet2012"
+    download: bool = False
+    shuffle_buffer: int = 4096
+    n_train: int = 4096
+    n_val: int = 256
+    maps: str = ""
+    n_labels: int = 0
+    unlabelled: int = -1
+    depths: str = ""
+    max_objects: int = 30
+    min_objects: int = 1
+    min_object_area: float = 1e-5
+    min_visible: float = 0.1
+    whole_boxes: bool = False
+    categories: str = ""
+    stuff: bool = True
+    resize: int = 0
+    flip: bool = True
+    random_crop: bool = True
+    random_scale: bool = False
+    seed: int = 0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.source not in SOURCES:
+            raise ValueError(f"unknown data source {self.source!r}; known: {', '.join(SOURCES)}")
+        if unknown := [name for name in self.annotations if name not in ANNOTATIONS]:
+            raise ValueError(f"unknown annotation(s) {', '.join(map(repr, unknown))}; known: {', '.join(ANNOTATIONS)}")
+        if not self.path and (what := SOURCES[self.source]):
+            raise ValueError(f"the data source {self.source!r} needs `path`: a folder of {what}")
+        limits = {"size": (16, 4096), "batch_size": (1, 1 << 20), "val_share": (0, 0.9), "seed": (0, (1 << 32) - 1)}
+        limits |= {"n_train": (1, 1 << 40), "n_val": (1, 1 << 40), "shuffle_buffer": (1, 1 << 30), "workers": (0, 1024)}
+        limits |= {"n_labels": (0, 256), "unlabelled": (-1, 255), "max_objects": (1, 1000), "min_objects": (0, 1000)}
+        limits |= {"min_object_area": (0, 1), "min_visible": (0, 1), "resize": (0, 1 << 16)}
+        for name, (low, high) in limits.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"data setting {name} is {getattr(self, name)}; it must be from {low} to {high}")
+        if 0 < self.resize < self.size:
+            raise ValueError(f"resize is {self.resize}, but it must be 0 or at least size={self.size}")
+
+    @property
+    def threads(self) -> int:
+        return self.workers or os.cpu_count() or 1
+
+    def meeting(self, needs: Needs) -> "DataConfig":
+        """The settings as they are in effect for these needs: what sources see, and what a checkpoint keeps."""
+        return dataclasses.replace(self, **{name: value for name, value in vars(needs).items() if value is not None})

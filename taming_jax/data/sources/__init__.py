@@ -1,0 +1,1 @@
+"""What there is to train on: one file a source, or a family of them."""

@@ -1,0 +1,90 @@
+"""ImageNet (ILSVRC 2012) in class folders, its animal subset RIN, and validation images in one flat folder."""
+
+import re
+from pathlib import Path
+
+from taming_jax.data.config import DataConfig
+from taming_jax.data.listing import Listing
+from taming_jax.data.map_folders import add_maps
+from taming_jax.data.names import choose_classes
+from taming_jax.data.walk import SUFFIXES, class_of, find_images, hold_out
+
+# The animals of Restricted ImageNet as the paper's depth task uses them, by class number: amphibians, turtles, dogs,
+# cats, birds, monkeys, fish, crabs, insects. The ends are left out, as the published models were trained.
+RIN = "30:32,33:37,80:100,118:121,151:268,281:285,300:319,365:382,389:397"
+# where people keep the labels of a flat validation folder: "name wnid" or "name number" a line, commas allowed
+VAL_LISTS = ("LOC_val_solution.csv", "validation_synset.txt", "val.txt")
+
+
+def list_imagenet(config: DataConfig, split: str) -> Listing:
+    """path/train/WNID/*.JPEG (or path/WNID/*.JPEG); validation from val_path, path/val, or held out of training."""
+    base = Path(config.path)
+    top = base / "train" if (base / "train").is_dir() else base
+    if not top.is_dir():
+        raise ValueError(f"no such folder: {config.path!r}; set `path` to the folder of ImageNet")
+    every = tuple(sorted(entry.name for entry in top.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+    spec = RIN if config.classes == "rin" else config.classes
+    if spec and not spec.endswith(".txt") and len(every) != 1000:
+        raise ValueError(
+            f"`classes` is {config.classes!r}, numbers of ImageNet's 1000 classes, but {str(top)!r} has {len(every)} "
+            "class folders; give the names in a list file (.txt), or leave `classes` empty for all that are there"
+        )
+    classes = choose_classes(spec, every)
+    held_out = config.val_path or next((str(base / n) for n in ("val", "validation") if (base / n).is_dir()), "")
+    if split == "val" and held_out:
+        root, names, wnids = _validation(config, held_out, every)
+        found = names
+    else:
+        root, found = find_images(str(top))
+        names = found if held_out else hold_out(config, found, split)
+        wnids = [class_of(name) or "" for name in names]
+    if foreign := sorted(set(wnids) - set(every)):
+        raise ValueError(f"images in {str(root)!r} have classes that {str(top)!r} does not have: {foreign[:5]}")
+    number = {wnid: i for i, wnid in enumerate(classes)}
+    kept = [i for i, wnid in enumerate(wnids) if wnid in number]
+    listing = Listing([], labels=[number[wnids[i]] for i in kept], class_names=classes)
+    return add_maps(config, listing, root, [names[i] for i in kept], maps=config.maps, every=found)
+
+
+def _validation(config: DataConfig, place: str, classes: tuple[str, ...]) -> tuple[Path, list[str], list[str]]:
+    """(folder, names relative to it, class of each)."""
+    file = Path(place)
+    if file.is_dir():
+        if any(entry.is_dir() and entry.name in classes for entry in file.iterdir()):
+            root, names = find_images(place)
+            return root, names, [class_of(name) or "" for name in names]
+        root = file
+        candidates = [folder / name for folder in (Path(config.path), root, root.parent) for name in VAL_LISTS]
+        file = next((path for path in candidates if path.is_file()), root / VAL_LISTS[0])
+    else:
+        root = Path(config.root or Path(config.path, "val"))
+    if not file.is_file():
+        raise ValueError(
+            f"the validation images in {str(root)!r} lie in no class folders, and no list tells their classes; "
+            f"expected one of {', '.join(VAL_LISTS)} in {config.path!r}, or the list's path as `val_path`"
+        )
+    names, wnids = [], []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        parts = re.split(r"[\s,]+", line.strip())
+        if parts[0] and parts[0] != "ImageId":
+            names.append(parts[0] if parts[0].lower().endswith(SUFFIXES) else f"{parts[0]}.JPEG")
+            wnids.append(_wnid(parts[1] if len(parts) > 1 else "", file, classes))
+    there = set(find_images(str(root))[1])
+    if missing := [name for name in names if name not in there]:
+        raise ValueError(
+            f"{len(missing)} of the {len(names)} images of {str(file)!r} are not in {str(root)!r}: {missing[:3]}"
+        )
+    return root, names, wnids
+
+
+def _wnid(text: str, file: Path, classes: tuple[str, ...]) -> str:
+    if not text.isdigit():
+        if text in classes:
+            return text
+        raise ValueError(f"{str(file)!r} gives the class {text!r}; expected lines of a name and a class folder's name")
+    if len(classes) != 1000 or int(text) >= 1000:
+        raise ValueError(
+            f"{str(file)!r} gives the class number {text}, with {len(classes)} class folders; numbers must be from 0 "
+            "to 999 in the order of all 1000 folders (the development kit counts otherwise, and from 1)"
+        )
+    return classes[int(text)]

@@ -1,0 +1,161 @@
+"""Drawing what the settings ask for: pictures that know how they were made, a grid of them, and the rate."""
+
+import collections
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from tqdm import tqdm
+
+from taming_jax import pictures
+from taming_jax.drawing.requests import Wanted, open_model, requests
+from taming_jax.experiment import SampleConfig
+from taming_jax.sampling.rejection import Scorer, draw_best, load_scorer, rounds_for
+from taming_jax.settings import to_dict
+from taming_jax.trained.generator import Generator
+
+GRID_MOST = 100  # images in the overview
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """The images of a request, float32 (n, H, W, 3), and the number of each in the seed's series, int (n,)."""
+
+    images: np.ndarray
+    numbers: np.ndarray
+
+
+def draw(settings: SampleConfig, workdir: str, data: Mapping[str, Any] = MappingProxyType({})) -> epath.Path:
+    """Write single PNGs and a grid, print the rate, and return the folder.
+
+    data: the settings of the data for a model that does not have its own, such as a converted one.
+    Raises ValueError for what cannot be drawn, before anything is removed or drawn.
+    """
+    generator, saved, settings = open_model(settings, workdir, data)
+    scorer, rounds = load_scorer(settings.scorer) if settings.scorer else None, rounds_for(settings.accept)
+    everything = list(requests(settings, generator, saved))
+    counts, largest = collections.Counter[tuple[int, int]](), collections.Counter[tuple[int, int]]()
+    for wanted in everything:  # each size is compiled by itself, for the largest request of that size
+        pixels, here = wanted.request.pixels, len(wanted.labels)
+        counts[pixels], largest[pixels] = counts[pixels] + here, max(largest[pixels], here)
+    for wanted in everything:
+        generator.sampler.check(wanted.filled(largest[wanted.request.pixels]))
+    n, (commonest, _) = counts.total(), counts.most_common(1)[0]  # a grid has cells of one size
+    out, cells = _folder(settings, workdir), list[tuple[np.ndarray, str]]()
+    compiling, started, first = _CompileTime(), time.perf_counter(), 0
+    steps = rounds * sum(generator.steps(wanted.request.pixels) for wanted in everything)
+    with tqdm(total=steps, unit="step") as progress:
+        for wanted in everything:
+            size = largest[wanted.request.pixels]
+            drawn = draw_numbered(generator, wanted, size, first, n, progress.update, scorer, rounds)
+            made = {"workdir": str(workdir), "number": 0, "of": n, "largest": size, "sample": to_dict(settings)}
+            rows = _write(generator, wanted, drawn, first, made, out, settings.animate)
+            if wanted.request.pixels == commonest:
+                cells += list(zip(rows, wanted.labels))[: GRID_MOST - len(cells)]
+            first += len(wanted.labels)
+    seconds = time.perf_counter() - started - compiling.seconds
+    _write_grid(cells, out / "grid.png")
+    print(f"{n} images in {seconds:.1f} s: {n / seconds:.2f} images/s (compiling took {compiling.seconds:.1f} s more)")
+    together = "all" if len(cells) == n else f"the first {len(cells)} of {commonest[0]} x {commonest[1]} pixels"
+    print(f"Written to {out}, {together} together in {out / 'grid.png'}")
+    return out
+
+
+def draw_numbered(
+    generator: Generator,
+    wanted: Wanted,
+    size: int,
+    first: int,
+    total: int,
+    progress: Callable[[int], Any],
+    scorer: Scorer | None = None,
+    rounds: int = 1,
+) -> Drawn:
+    """The images of a request, drawn as one of `size`, from number `first` of the series on.
+
+    With a scorer the best of `rounds` candidates each; those of a further round have numbers that are `total` higher.
+    """
+    n = len(wanted.labels)
+
+    def candidates(round: int) -> tuple[np.ndarray, np.ndarray]:
+        ids = generator.draw(wanted.filled(size, first + round * total), progress)[:n]
+        return np.asarray(ids), np.asarray(generator.decode(ids))
+
+    if scorer is None:
+        return Drawn(candidates(0)[1], first + np.arange(n))
+    best = draw_best(n, wanted.request.batch, rounds, candidates, scorer)
+    return Drawn(best.images, first + best.places + best.rounds * total)
+
+
+def _folder(settings: SampleConfig, workdir: str) -> epath.Path:
+    """Where to write. Our own folder holds the images of one call; in the user's nothing is removed."""
+    out = epath.Path(settings.out or epath.Path(workdir) / "samples")
+    out.mkdir(parents=True, exist_ok=True)
+    if not settings.out:
+        for old in (*out.glob("[0-9][0-9][0-9][0-9][0-9]*.png"), *out.glob("[0-9][0-9][0-9][0-9][0-9]*.gif")):
+            old.unlink()
+    return out
+
+
+def _write(
+    generator: Generator,
+    wanted: Wanted,
+    drawn: Drawn,
+    first: int,
+    made: Mapping[str, Any],
+    out: epath.Path,
+    animated: bool,
+) -> list[np.ndarray]:
+    """The files of a request's images, numbered from `first` on -> what is shown of each in the grid, (H, W, 3).
+
+    made: how they were drawn, but for the number of each.
+    """
+    beside, rows = _beside(generator, wanted, drawn.images), []
+    for i, image in enumerate(drawn.images):
+        name = _safe("_".join([f"{first + i:05d}", *wanted.labels[i].split()]))
+        pictures.save(image, out / f"{name}.png", {**made, "number": int(drawn.numbers[i])})
+        if animated:
+            pictures.animate(image, generator.drawing_steps(wanted.request.pixels), out / f"{name}.gif")
+        rows.append(np.concatenate([images[i] for images in beside], axis=1))
+        if len(beside) > 1:
+            pictures.save(rows[-1], out / f"{name}_beside.png")
+    return rows
+
+
+def _beside(generator: Generator, wanted: Wanted, images: np.ndarray) -> list[np.ndarray]:
+    """What is shown next to one another, each (n, H, W, 3): condition, what was kept, image, truth; what there is."""
+    request, kept = wanted.request, None
+    drawn = generator.model.condition.picture(request.batch, len(images), request.pixels)
+    if request.keep is not None:
+        keep = request.keep.repeat(images.shape[1] // request.keep.shape[0], axis=0)
+        keep = keep.repeat(images.shape[2] // request.keep.shape[1], axis=1)
+        kept = np.where(keep[None, ..., None], images, np.float32(0))
+    return [rows for rows in (drawn, kept, images, wanted.truth) if rows is not None]
+
+
+def _write_grid(cells: list[tuple[np.ndarray, str]], path: epath.Path) -> None:
+    labels = [label for _, label in cells]
+    picture = pictures.grid(np.stack([image for image, _ in cells]), None, labels if any(labels) else None)
+    with path.open("wb") as file:
+        picture.save(file, format="PNG")
+
+
+class _CompileTime:
+    """Seconds that JAX has spent on tracing and compiling since this was made."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._add)
+
+    def _add(self, event: str, duration_secs: float, **_: Any) -> None:
+        if event.startswith("/jax/core/compile/"):
+            self.seconds += duration_secs
+
+
+def _safe(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "_-" else "" for letter in name)

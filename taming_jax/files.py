@@ -1,0 +1,63 @@
+"""Files that are whole or not there, and the reader of npz files."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from etils import epath
+
+PathLike = str | os.PathLike[str]
+
+
+def unfinished(path: PathLike, mark: str = "tmp") -> epath.Path:
+    """Where a file or folder stands while it is made: beside its place, hidden, with the same ending."""
+    path = epath.Path(path)
+    return path.with_name(f".{path.stem}.{mark}{path.suffix}")
+
+
+@contextlib.contextmanager
+def whole(path: PathLike, mark: str = "tmp") -> Iterator[epath.Path]:
+    """The place to write a file or a folder to, on disk or in a bucket; it gets its name at the end of the block.
+
+    So what `path` held stays until there is something better, and a block that fails leaves nothing. What a killed
+    process has left is written over by the next. mark: of this process, where several may write the same file.
+    """
+    attempt = unfinished(path, mark)
+    _remove(attempt)
+    try:
+        yield attempt
+        attempt.replace(path)
+    finally:
+        _remove(attempt)
+
+
+def write_whole(path: PathLike, content: bytes | str) -> None:
+    """Write a file as `whole` does."""
+    with whole(path) as attempt:
+        if isinstance(content, str):
+            attempt.write_text(content)
+        else:
+            attempt.write_bytes(content)
+
+
+def read_npz(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of an npz file by name, running no code from it. Raises ValueError where it is something else."""
+    try:
+        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
+            return {name: file[name] for name in file.files}
+    except Exception as error:  # zipfile, zlib, pickle and numpy each have their own for a truncated or foreign file
+        raise ValueError(f"{path} is truncated, or not a file of arrays alone: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, cut to be part of another one's message."""
+    return str(error).split("\n")[0][:200] or type(error).__name__
+
+
+def _remove(path: epath.Path) -> None:
+    if path.is_dir():
+        path.rmtree()
+    elif path.exists():
+        path.unlink()

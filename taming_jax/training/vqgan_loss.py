@@ -1,0 +1,143 @@
+"""The loss of the first stage's training: its settings and schedule, its parts, the weight of the adversarial one."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from jaxtyping import Float, Int
+
+from taming_jax.models.lpips import LPIPS
+from taming_jax.models.vqgan import VQGANConfig
+from taming_jax.nn.conv import SAME3, conv2d
+from taming_jax.training.losses import D_LOSSES, adaptive_weight
+
+
+@dataclass(frozen=True)
+class VQGANLossConfig:
+    """Weights and schedule of the loss. The defaults are the published training's, with the discriminator from step 0.
+
+    pixel_weight, perceptual_weight: of the mean absolute difference and of LPIPS, which together are the "nll". Without
+        a perceptual weight no LPIPS is computed and no weight file needed.
+    codebook_weight: of the quantizer's loss.
+    disc_weight: of the adversarial term, times the adaptive weight; 0 means no discriminator at all.
+    disc_loss: "hinge" or "vanilla".
+    disc_start: the step from which the adversarial loss trains the generator.
+    disc_learn_start: the step from which the discriminator learns, at most disc_start; None: disc_start. One that
+        learned for some thousand steps before does not wreck the reconstructions when its loss sets in.
+    disc_ramp: adversarial warm-up: steps from disc_start over which the adversarial loss grows to its full weight; 0:
+        at once.
+    adaptive_cap: largest adaptive weight (before disc_weight).
+    fixed_weight: disc_weight alone, with no adaptive weight.
+    lpips_path: the converted weights, needed where perceptual_weight > 0.
+    temperature_start, _max, _min, _warmup, _steps: of the Gumbel quantizer: from start linearly to max in `warmup`
+        steps, then along half a cosine to min at step `steps`.
+
+    For label maps the "nll" is `pixel_weight` times the binary cross-entropy of their channels, and there is neither
+    LPIPS nor a discriminator: both weights must be 0. For edges and pose the difference is squared.
+    """
+
+    perceptual_weight: float = 1.0
+    pixel_weight: float = 1.0
+    codebook_weight: float = 1.0
+    disc_weight: float = 0.8
+    disc_loss: str = "hinge"
+    disc_start: int = 0
+    disc_learn_start: int | None = None
+    disc_ramp: int = 0
+    adaptive_cap: float = 1e4
+    fixed_weight: bool = False
+    lpips_path: str = "weights/lpips_vgg16.npz"
+    temperature_start: float = 1.0
+    temperature_max: float = 1.0
+    temperature_min: float = 1e-6
+    temperature_warmup: int = 5000
+    temperature_steps: int = 1_000_001
+
+    def __post_init__(self) -> None:
+        for name in ("perceptual_weight", "pixel_weight", "codebook_weight", "disc_weight", "disc_start", "disc_ramp"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.adaptive_cap <= 0:
+            raise ValueError(f"adaptive_cap must be above 0, got {self.adaptive_cap}")
+        if self.disc_loss not in D_LOSSES:
+            raise ValueError(f"unknown disc_loss {self.disc_loss!r}; known: {', '.join(sorted(D_LOSSES))}")
+        if not 0 < self.temperature_min <= self.temperature_max or self.temperature_start <= 0:
+            raise ValueError("the Gumbel temperatures must be above 0, and temperature_min at most temperature_max")
+        if not 0 <= self.temperature_warmup < self.temperature_steps:
+            raise ValueError(
+                f"temperature_warmup {self.temperature_warmup} must be below temperature_steps {self.temperature_steps}"
+            )
+        if self.disc_learn_start is not None and not 0 <= self.disc_learn_start <= self.disc_start:
+            raise ValueError(
+                f"disc_learn_start {self.disc_learn_start} must lie in 0 .. disc_start {self.disc_start}: "
+                "the generator would be trained by an untrained discriminator"
+            )
+
+    def adversarial_factor(self, step: Int[Array, ""]) -> Float[Array, ""]:
+        """What the adversarial loss is multiplied by at a step, in [0, 1]: 0 before disc_start, then warming up."""
+        ramp = max(self.disc_ramp, 1)
+        return jnp.clip((step - self.disc_start + 1) / ramp, 0.0, 1.0).astype(jnp.float32)
+
+    def temperature(self, step: Int[Array, ""]) -> Float[Array, ""]:
+        """Of the Gumbel quantizer at a step."""
+        schedule = optax.warmup_cosine_decay_schedule(
+            init_value=self.temperature_start,
+            peak_value=self.temperature_max,
+            warmup_steps=self.temperature_warmup,
+            decay_steps=self.temperature_steps,
+            end_value=self.temperature_min,
+        )
+        return jnp.asarray(schedule(step), jnp.float32)
+
+    def learns(self, step: Int[Array, ""]) -> Float[Array, ""]:
+        """1 where the discriminator learns at a step, else 0."""
+        start = self.disc_start if self.disc_learn_start is None else self.disc_learn_start
+        return (step >= start).astype(jnp.float32)
+
+
+def reconstruction_loss(
+    loss: VQGANLossConfig,
+    config: VQGANConfig,
+    lpips_params: Any,
+    images: Float[Array, "b H W c"],
+    fake: Float[Array, "b H W c"],
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """(the "nll", what it consists of), of what went in and what came out."""
+    parts = config.reads.reconstruction_loss(images, fake)
+    value: Any = loss.pixel_weight * sum(parts.values())
+    if loss.perceptual_weight > 0:
+        parts["p_loss"] = jnp.mean(lpips_distance(config, lpips_params, images, fake))
+        value = value + loss.perceptual_weight * parts["p_loss"]
+    return value, parts
+
+
+def lpips_distance(
+    config: VQGANConfig, lpips_params: Any, images: Float[Array, "b H W c"], fake: Float[Array, "b H W c"]
+) -> Float[Array, " b"]:
+    """LPIPS, in the network's precision; maps of one channel as grey images."""
+    distance = LPIPS(jnp.dtype(config.dtype))
+    images, fake = (jnp.broadcast_to(x, (*x.shape[:3], 3)) if x.shape[-1] == 1 else x for x in (images, fake))
+    return distance.apply({"params": lpips_params}, images, fake)
+
+
+def generator_weight(
+    loss: VQGANLossConfig,
+    params: Any,
+    features: Float[Array, "b H W f"],
+    nll_grad: Float[Array, "b H W c"],
+    g_grad: Float[Array, "b H W c"],
+) -> Float[Array, ""]:
+    """disc_weight times the adaptive weight.
+
+    features: what the decoder's last convolution sees. nll_grad, g_grad: gradients at the reconstruction; those at the
+    last kernel need that convolution's pull-back alone.
+    """
+    if loss.fixed_weight:
+        return jnp.asarray(loss.disc_weight, jnp.float32)
+    features = features.astype(jnp.float32)
+    kernel = params["decoder"]["conv_out"]["kernel"]
+    _, at_kernel = jax.vjp(lambda kernel: conv2d(features, kernel, padding=SAME3), kernel)
+    return loss.disc_weight * adaptive_weight(at_kernel(nll_grad)[0], at_kernel(g_grad)[0], loss.adaptive_cap)
