@@ -43,7 +43,7 @@ def workdir(tmp_path_factory):
     config = common.tiny_transformer(demo_class.get_config()).to_dict()
     config["data"] |= {"size": 16, "n_val": 8}
     config["condition"] |= {"n_classes": 10, "class_names": tuple(f"kind {i}" for i in range(10))}
-    config["transformer"] |= {"block_size": 20, "n_embd": 32}
+    config["transformer"] |= {"vocab_size": 64, "block_size": 20, "n_embd": 32}
     experiment = from_dict(TransformerExperiment, {**config, "condition_dropout": 0.1})
     first = jax.jit(VQGAN(FIRST).init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
     params = jax.jit(GPT(experiment.transformer).init)(jax.random.key(1), jnp.zeros((1, 2), jnp.int32))["params"]
@@ -66,7 +66,7 @@ def map_workdir(tmp_path_factory):
     config = common.tiny_transformer(demo_segmentation.get_config()).to_dict()
     config["data"] |= {"source": "folder", "path": str(data / "images"), "maps": str(data / "maps"), "size": 16}
     config["data"] |= {"n_labels": 4, "unlabelled": 255, "val_share": 0.5, "annotations": ("segmentation",)}
-    config["transformer"] |= {"block_size": 40, "n_embd": 32}
+    config["transformer"] |= {"vocab_size": 64, "block_size": 40, "n_embd": 32}
     experiment = from_dict(TransformerExperiment, config)
     second = dataclasses.replace(FIRST, content="segmentation", in_channels=4, out_channels=4)
     zeros = lambda network, x: jax.tree.map(

@@ -265,6 +265,16 @@ def test_classes_go_by_number_and_by_any_of_their_names():
     np.testing.assert_array_equal(classes_of(digits, ["2", 2, "10", "3"], 4), [3, 2, 2, 3])
 
 
+def test_open_sizes_become_what_the_parts_need():
+    fitted = lambda condition, **options: TwoStage(SMALL, GPT(GPTConfig()), condition, (4, 4), **options).gpt.config
+    assert fitted(NoCondition()) == GPTConfig(vocab_size=20, block_size=16)
+    assert fitted(ClassLabel(24)) == GPTConfig(vocab_size=24, block_size=16)
+    assert fitted(ClassLabel(24), condition_dropout=0.1) == GPTConfig(vocab_size=25, block_size=16)
+    half = TwoStage(SMALL, GPT(GPTConfig(vocab_size=30)), NoCondition(), (4, 4))
+    assert half.gpt.config == GPTConfig(vocab_size=30, block_size=16)
+    assert dataclasses.replace(half, order="spiral_in").gpt == half.gpt and hash(half) == hash(half)
+
+
 def test_parts_that_do_not_fit_are_refused():
     gpt = GPT(GPTConfig(vocab_size=10, block_size=20, n_layer=1, n_head=1, n_embd=8))
     with pytest.raises(ValueError, match=r"vocab_size=10, but the first stage has 20 codes and the condition 1 ids"):

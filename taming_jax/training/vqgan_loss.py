@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import Float, Int
 
 from taming_jax.models.lpips import LPIPS
 from taming_jax.models.vqgan import VQGANConfig
@@ -75,12 +76,12 @@ class VQGANLossConfig:
                 "the generator would be trained by an untrained discriminator"
             )
 
-    def adversarial_factor(self, step: Array) -> Array:
+    def adversarial_factor(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """What the adversarial loss is multiplied by at a step, in [0, 1]: 0 before disc_start, then warming up."""
         ramp = max(self.disc_ramp, 1)
         return jnp.clip((step - self.disc_start + 1) / ramp, 0.0, 1.0).astype(jnp.float32)
 
-    def temperature(self, step: Array) -> Array:
+    def temperature(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """Of the Gumbel quantizer at a step."""
         schedule = optax.warmup_cosine_decay_schedule(
             init_value=self.temperature_start,
@@ -91,16 +92,20 @@ class VQGANLossConfig:
         )
         return jnp.asarray(schedule(step), jnp.float32)
 
-    def learns(self, step: Array) -> Array:
+    def learns(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """1 where the discriminator learns at a step, else 0."""
         start = self.disc_start if self.disc_learn_start is None else self.disc_learn_start
         return (step >= start).astype(jnp.float32)
 
 
 def reconstruction_loss(
-    loss: VQGANLossConfig, config: VQGANConfig, lpips_params: Any, images: Array, fake: Array
-) -> tuple[Array, dict[str, Array]]:
-    """(the "nll", what it consists of), of what went in and what came out, (b, H, W, c)."""
+    loss: VQGANLossConfig,
+    config: VQGANConfig,
+    lpips_params: Any,
+    images: Float[Array, "b H W c"],
+    fake: Float[Array, "b H W c"],
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """(the "nll", what it consists of), of what went in and what came out."""
     parts = config.reads.reconstruction_loss(images, fake)
     value: Any = loss.pixel_weight * sum(parts.values())
     if loss.perceptual_weight > 0:
@@ -109,14 +114,22 @@ def reconstruction_loss(
     return value, parts
 
 
-def lpips_distance(config: VQGANConfig, lpips_params: Any, images: Array, fake: Array) -> Array:
-    """LPIPS (b,), in the network's precision; maps of one channel as grey images."""
+def lpips_distance(
+    config: VQGANConfig, lpips_params: Any, images: Float[Array, "b H W c"], fake: Float[Array, "b H W c"]
+) -> Float[Array, " b"]:
+    """LPIPS, in the network's precision; maps of one channel as grey images."""
     distance = LPIPS(jnp.dtype(config.dtype))
     images, fake = (jnp.broadcast_to(x, (*x.shape[:3], 3)) if x.shape[-1] == 1 else x for x in (images, fake))
     return distance.apply({"params": lpips_params}, images, fake)
 
 
-def generator_weight(loss: VQGANLossConfig, params: Any, features: Array, nll_grad: Array, g_grad: Array) -> Array:
+def generator_weight(
+    loss: VQGANLossConfig,
+    params: Any,
+    features: Float[Array, "b H W f"],
+    nll_grad: Float[Array, "b H W c"],
+    g_grad: Float[Array, "b H W c"],
+) -> Float[Array, ""]:
     """disc_weight times the adaptive weight.
 
     features: what the decoder's last convolution sees. nll_grad, g_grad: gradients at the reconstruction; those at the
