@@ -59,17 +59,18 @@ class TransformerTraining:
         where the shapes do not tell."""
         if not self.init_from:
             return {}
-        saved, ours = checkpoint.load_config(self.init_from).get("transformer"), self.model.gpt.config
-        if saved is None:
+        saved, ours = checkpoint.open_saved(self.init_from), self.model.gpt.config
+        theirs = saved.config.get("transformer")
+        if theirs is None:
             raise ValueError(f"config.init_from={self.init_from!r} holds no second stage.")
-        if saved["n_head"] != ours.n_head:
+        if theirs["n_head"] != ours.n_head:
             raise ValueError(
-                f"config.init_from holds another network: transformer.n_head is {saved['n_head']} there, "
+                f"config.init_from holds another network: transformer.n_head is {theirs['n_head']} there, "
                 f"{ours.n_head} here."
             )
-        params = unstack_layers(checkpoint.load_params(self.init_from))
-        if ours.scan_layers and saved["n_layer"] == ours.n_layer:
-            params = stack_layers(params, saved["n_layer"])
+        params = unstack_layers(saved.load_params())
+        if ours.scan_layers and theirs["n_layer"] == ours.n_layer:
+            params = stack_layers(params, theirs["n_layer"])
         return {"params": params, "averages": start_averages(self.ema_decay, params)}
 
     def step(

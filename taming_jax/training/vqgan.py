@@ -126,22 +126,22 @@ class VQGANTraining:
         where the shapes do not tell."""
         if not self.init_from:
             return {}
-        config, ours = checkpoint.load_config(self.init_from), self.model.config
-        if config.get("kind") != "vqgan":
+        saved, ours = checkpoint.open_saved(self.init_from), self.model.config
+        if saved.kind != "vqgan":
             raise ValueError(f"config.init_from={self.init_from!r} holds no first stage.")
-        if config["model"]["norm_groups"] != ours.norm_groups:
+        groups = saved.config["model"]["norm_groups"]
+        if groups != ours.norm_groups:
             raise ValueError(
-                f"config.init_from holds another network: model.norm_groups is {config['model']['norm_groups']} there, "
-                f"{ours.norm_groups} here."
+                f"config.init_from holds another network: model.norm_groups is {groups} there, {ours.norm_groups} here."
             )
-        params = checkpoint.load_params(self.init_from)
+        params = saved.load_params()
         fields = {"params": params, "averages": start_averages(self.ema_decay, params)}
         if ours.quantizer == "ema":  # averages that say what the codebook is, each code used alike
             codebook, (b, h, w, _) = params["quantizer"]["codebook"], self.batch_shape
             latents = b * math.prod(ours.grid(h, w))
             count = np.full(len(codebook), latents / len(codebook), np.float32)
             fields["ema"] = {"quantizer": {"count": count, "total": count[:, None] * codebook}}
-        found = checkpoint.load_discriminator(self.init_from) if self.adversarial else None
+        found = saved.load_discriminator() if self.adversarial else None
         return fields | ({"disc_params": found["params"], "batch_stats": found["batch_stats"]} if found else {})
 
     def step(self, state: VQGANState, lpips_params: Any, batch: Batch) -> tuple[VQGANState, Metrics]:
@@ -204,7 +204,7 @@ class VQGANTraining:
 
             (g, statistics["batch_stats"]), g_grad = jax.value_and_grad(adversarial_loss, has_aux=True)(fake)
             weight = generator_weight(loss, state.params, features, fake_grad, g_grad)
-            factor = loss.heard(state.step)
+            factor = loss.adversarial_factor(state.step)
             # The weight is no function of the parameters here, so one pull-back serves both terms.
             fake_grad = fake_grad + factor * weight * g_grad
             total = total + factor * weight * g
