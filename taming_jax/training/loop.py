@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from taming_jax import sharding
 from taming_jax.checkpoint import Checkpoints, DamagedCheckpoint, load_config, shape_difference
+from taming_jax.settings import check, check_known
 from taming_jax.training.changes import compare
 from taming_jax.training.report import Report
 
@@ -48,10 +49,10 @@ class TrainConfig:
     allow_changes: bool = False
     heartbeat_timeout: int = 60
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("steps", "log_every", "eval_every", "image_every", "save_every", "keep", "heartbeat_timeout"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"config.train.{name}={getattr(self, name)}, but it must be at least 1.")
+            check(self, name, getattr(self, name) >= 1, "it must be at least 1")
+        check_known(self, "monitor_mode", ("min", "max"))
 
 
 class Training(Protocol):
