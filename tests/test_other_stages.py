@@ -151,8 +151,8 @@ def test_label_maps_take_no_discriminator():
     ("settings", "message"),
     [
         ({"content": "sound"}, r"content='sound' is unknown; known: image, segmentation, depth"),
-        ({"content": "depth"}, r"content 'depth' has 1 channel\(s\), but in_channels is 3"),
-        ({"in_channels": 1}, r"in_channels 1 and out_channels 3 must be equal"),
+        ({"content": "depth"}, r"in_channels=3, but content 'depth' has 1 channel\(s\)"),
+        ({"in_channels": 1}, r"out_channels=3, but it must be in_channels=1"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

@@ -294,14 +294,14 @@ def _all_finite(tree: Any) -> jax.Array:
 class _StopSignal:
     """Turns SIGTERM into a question that all processes answer alike."""
 
-    def __enter__(self):
+    def __enter__(self) -> "_StopSignal":
         self._received = False
         self._several = jax.process_count() > 1
         if not self._several:  # else the distributed runtime catches it and agrees on a step
             self._previous = signal.signal(signal.SIGTERM, self._receive)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if not self._several:
             signal.signal(signal.SIGTERM, self._previous)
 
@@ -317,5 +317,5 @@ class _StopSignal:
         """
         return start > 0 and (self.requested(1) or self.requested(start))
 
-    def _receive(self, *_):
+    def _receive(self, *_: object) -> None:
         self._received = True
