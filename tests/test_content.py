@@ -80,7 +80,7 @@ def normals(monkeypatch):
 
 
 def test_a_new_kind_of_map_is_trained_and_conditions(normals, tmp_path):
-    with pytest.raises(ValueError, match=r"content 'normals' has 3 channel\(s\), but in_channels is 1"):
+    with pytest.raises(ValueError, match=r"in_channels=1, but content 'normals' has 3 channel\(s\)"):
         replace(TINY, content="normals", in_channels=1, out_channels=1)
     model, tx = VQGAN(replace(TINY, content="normals")), optax.adam(1e-3)
     loss = VQGANLossConfig(perceptual_weight=0.0, disc_weight=0.0)
