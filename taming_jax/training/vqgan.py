@@ -158,8 +158,8 @@ class VQGANTraining:
         """
         if self.loss.perceptual_weight > 0 and not lpips_params:
             raise ValueError(
-                f"config.loss.perceptual_weight={self.loss.perceptual_weight}, but there are no LPIPS parameters; 0 means "
-                "no LPIPS."
+                f"config.loss.perceptual_weight={self.loss.perceptual_weight}, but there are no LPIPS parameters; 0 "
+                "means no LPIPS."
             )
         keys = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), state.step))
         state, metrics = self._update_generator(state, lpips_params, batch, keys[0])
