@@ -31,7 +31,9 @@ def add_maps(
         if not Path(folder).is_dir():
             raise ValueError(f"no such folder of {what}s: {folder!r}; set `{field}`")
         place = Path(folder, root.name) if Path(folder, root.name).is_dir() else Path(folder)
-        there = {os.path.splitext(name)[0]: str(place / name) for name in walk(place, suffixes)}
+        files = walk(place, suffixes)
+        listing.passed_over |= {str(place): files.passed_over}
+        there = {os.path.splitext(name)[0]: str(place / name) for name in files.names}
         found = [there.get(os.path.splitext(name)[0], "") for name in names]
         stray = len(set(there) - {os.path.splitext(name)[0] for name in (*names, *every)})
         if names and not any(found):

@@ -1,6 +1,7 @@
 """ImageNet (ILSVRC 2012) in class folders, its animal subset RIN, and validation images in one flat folder."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 from taming_jax.data.config import DataConfig
@@ -30,29 +31,32 @@ def list_imagenet(config: DataConfig, split: str) -> Listing:
             "class folders; give the names in a list file (.txt), or leave `classes` empty for all that are there"
         )
     classes = choose_classes(spec, every)
+    listing = Listing([], class_names=classes)
     held_out = config.val_path or next((str(base / n) for n in ("val", "validation") if (base / n).is_dir()), "")
     if split == "val" and held_out:
-        root, names, wnids = _validation(config, held_out, every)
+        root, names, wnids, listing.passed_over[held_out] = _validation(config, held_out, every)
         found = names
     else:
-        root, found = find_images(str(top))
+        root, found, listing.passed_over[str(top)] = find_images(str(top))
         names = found if held_out else hold_out(config, found, split)
         wnids = [class_of(name) or "" for name in names]
     if foreign := sorted(set(wnids) - set(every)):
         raise ValueError(f"images in {str(root)!r} have classes that {str(top)!r} does not have: {foreign[:5]}")
     number = {wnid: i for i, wnid in enumerate(classes)}
     kept = [i for i, wnid in enumerate(wnids) if wnid in number]
-    listing = Listing([], labels=[number[wnids[i]] for i in kept], class_names=classes)
+    listing.labels = [number[wnids[i]] for i in kept]
     return add_maps(config, listing, root, [names[i] for i in kept], maps=config.maps, every=found)
 
 
-def _validation(config: DataConfig, place: str, classes: tuple[str, ...]) -> tuple[Path, list[str], list[str]]:
-    """(folder, names relative to it, class of each)."""
+def _validation(
+    config: DataConfig, place: str, classes: tuple[str, ...]
+) -> tuple[Path, list[str], list[str], Counter[str]]:
+    """(folder, names relative to it, class of each, what else is in the folder)."""
     file = Path(place)
     if file.is_dir():
         if any(entry.is_dir() and entry.name in classes for entry in file.iterdir()):
-            root, names = find_images(place)
-            return root, names, [class_of(name) or "" for name in names]
+            root, names, passed_over = find_images(place)
+            return root, names, [class_of(name) or "" for name in names], passed_over
         root = file
         candidates = [folder / name for folder in (Path(config.path), root, root.parent) for name in VAL_LISTS]
         file = next((path for path in candidates if path.is_file()), root / VAL_LISTS[0])
@@ -69,12 +73,13 @@ def _validation(config: DataConfig, place: str, classes: tuple[str, ...]) -> tup
         if parts[0] and parts[0] != "ImageId":
             names.append(parts[0] if parts[0].lower().endswith(SUFFIXES) else f"{parts[0]}.JPEG")
             wnids.append(_wnid(parts[1] if len(parts) > 1 else "", file, classes))
-    there = set(find_images(str(root))[1])
+    found = find_images(str(root))
+    there = set(found.names)
     if missing := [name for name in names if name not in there]:
         raise ValueError(
             f"{len(missing)} of the {len(names)} images of {str(file)!r} are not in {str(root)!r}: {missing[:3]}"
         )
-    return root, names, wnids
+    return root, names, wnids, found.passed_over
 
 
 def _wnid(text: str, file: Path, classes: tuple[str, ...]) -> str:
