@@ -12,7 +12,7 @@ RUNS := runs
 help:
 	@echo "make demo   train both stages on the built-in scenes and sample (about 7 minutes on 2 cores)"
 	@echo "make test   run every test"
-	@echo "make lint   ruff and mypy"
+	@echo "make lint   ruff, the format, and mypy"
 	@echo "make clean  remove the virtual environment and caches (runs/ stays)"
 
 demo: $(VENV)/.base
@@ -26,6 +26,7 @@ test: $(VENV)/.dev
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
 clean:

@@ -3,6 +3,8 @@
 python train_transformer.py --config=configs/demo_class.py [--workdir=DIR] [--config.a.b=value]
 """
 
+import dataclasses
+
 import jax
 from ml_collections import ConfigDict
 
@@ -27,6 +29,7 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     experiment = with_classes(experiment)
     stages = open_stages(experiment, workdir, mesh)
     model = stages.model
+    experiment = dataclasses.replace(experiment, transformer=model.gpt.config)  # with the sizes of its tables
     needs = condition_needs(model.condition, experiment.condition)
 
     filters = experiment.sample.filters()

@@ -26,11 +26,12 @@ import flops
 
 from configs import imagenet_cond, imagenet_vqgan
 from taming_jax import sharding
-from taming_jax.experiment import TransformerExperiment, VQGANExperiment
-from taming_jax.models.gpt import GPT
+from taming_jax.experiment import TransformerExperiment, VQGANExperiment, saved_form
 from taming_jax.models.lpips import LPIPS
+from taming_jax.models.vqgan import VQGAN
 from taming_jax.nn.attention import Block
 from taming_jax.settings import from_dict
+from taming_jax.trained.loading import two_stage
 
 # name: device, how many
 SLICES = {"v5e-16": ("v5e", 16), "v5p-64": ("v5p", 32), "8 x H200": ("H200", 8)}
@@ -139,7 +140,9 @@ def vqgan_on(name: str) -> Estimate:
 @functools.cache
 def second_stage() -> tuple[TransformerExperiment, Any]:
     settings = from_dict(TransformerExperiment, imagenet_cond.get_config().to_dict())
-    model, key = GPT(settings.transformer), jax.eval_shape(lambda: jax.random.key(0))
+    model = two_stage(saved_form(settings), VQGAN(first_stage()[0].model)).gpt
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    settings = dataclasses.replace(settings, transformer=model.config)
     return settings, jax.eval_shape(model.init, key, jax.ShapeDtypeStruct((1, 1), jnp.int32))["params"]
 
 

@@ -14,8 +14,8 @@ def get_config(arg: str = ""):
     config = common.transformer("runs/ade20k", first_stage="runs/ade20k_vqgan")
     config.data.update({"source": "ade20k", "path": "data/ade20k", "size": 256, "resize": 296, "batch_size": 64})
     config.condition.update({"kind": "segmentation", "stage": "runs/ade20k_segmentation_vqgan"})
-    # 256 tokens of the map and 256 of the image
-    config.transformer.update({"vocab_size": 4096, "block_size": 512, "n_layer": 28, "n_head": 16, "n_embd": 1024})
+    # a place more than is needed, as published
+    config.transformer.update({"block_size": 512, "n_layer": 28, "n_head": 16, "n_embd": 1024})
     config.transformer.update({"embedding_dropout": 0.1, "residual_dropout": 0.1, "dtype": "bfloat16"})
     config.train.update({"steps": 300_000, "monitor": "val/nll", "show": ("loss",)})
     config.sample.update({"top_k": 100})

@@ -15,5 +15,5 @@ def get_config(arg: str = ""):
     config.update({"workdir": "runs/coco", "first_stage": "runs/coco_vqgan"})
     config.data.update({"source": "coco_stuff", "path": "data/coco"})
     config.condition.stage = "runs/coco_segmentation_vqgan"
-    config.transformer.update({"vocab_size": 8192, "n_layer": 32, "n_embd": 1280})
+    config.transformer.update({"n_layer": 32, "n_embd": 1280})
     return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

@@ -17,8 +17,8 @@ def get_config(arg: str = ""):
     config.data.update({"min_objects": 2, "min_object_area": 1e-5})
     config.condition.update({"kind": "boxes", "n_codes": 8192, "max_objects": 30})
     config.condition.update({"encode_crop": True, "group_flag": True})
-    # 3 tokens for each of 30 objects, 2 for the crop, 256 of the image
-    config.transformer.update({"vocab_size": 8192, "block_size": 348, "n_layer": 40, "n_head": 16, "n_embd": 1408})
+    # a place more than is needed, as published
+    config.transformer.update({"block_size": 348, "n_layer": 40, "n_head": 16, "n_embd": 1408})
     config.transformer.update({"embedding_dropout": 0.1, "residual_dropout": 0.1, "dtype": "bfloat16"})
     config.train.update({"steps": 300_000, "monitor": "val/nll", "show": ("loss",)})
     config.sample.update({"top_k": 100})

@@ -24,7 +24,7 @@ def transformer(workdir: str, first_stage: str) -> ConfigDict:
 
 
 def reads(config: ConfigDict, content: str, channels: int) -> ConfigDict:
-    """The first stage of `config` for what it reads, in so many channels; without LPIPS."""
+    """The first stage of `config` for what it reads, in `channels` channels; without LPIPS."""
     kind = CONTENTS[content]
     best, mode = kind.best
     config.model.update({"content": content, "in_channels": channels, "out_channels": channels})
@@ -72,12 +72,7 @@ def tiny_transformer(config: ConfigDict, source: str = "demo") -> ConfigDict:
     condition.update({"n_classes": 0, "n_codes": 64, "factor": 4, "size": 0, "max_objects": 4})  # classes: of the data
     if condition.stage not in ("", "first_stage"):
         condition.stage += "_tiny"
-    codes = 64  # of the image, and of a condition that is a map
-    length = {"none": 1, "class_label": 1, "boxes": 3 * 4, "points": 2 * 4}.get(condition.kind, codes)
-    length += 2 if condition.encode_crop else 0
-    hidden = 1 if config.condition_dropout else 0
-    config.transformer.update({"vocab_size": 64 + hidden, "block_size": length + codes - 1})
-    config.transformer.update({"n_layer": 2, "n_head": 4, "n_embd": 64})
+    config.transformer.update({"vocab_size": 0, "block_size": 0, "n_layer": 2, "n_head": 4, "n_embd": 64})
     config.transformer.dtype = "float32"
     config.optimizer.update({"learning_rate": 2e-3, "per_sample": False, "warmup": 0})
     config.sample.update({"n": 8, "batch_size": 8, "top_k": None})

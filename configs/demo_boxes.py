@@ -16,8 +16,6 @@ def get_config(arg: str = ""):
     config.workdir = "runs/demo_boxes"
     config.condition.update({"kind": "boxes", "stage": "", "n_codes": 256, "max_objects": 4})
     config.condition_dropout = 0.1
-    config.transformer.vocab_size = 257  # 256 codes, and the id of a hidden condition
-    config.transformer.block_size = 75  # 3 tokens for each of 4 objects and 64 of the image, less one
     config.train.update({"steps": 10000, "eval_every": 2000, "image_every": 5000, "save_every": 1000})
     config.sample.guidance = 2.0
     return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

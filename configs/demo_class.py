@@ -14,7 +14,7 @@ def get_config(arg: str = ""):
     config = common.transformer("runs/demo_class", first_stage="runs/demo_vqgan")
     config.data.update({"source": "demo", "size": 32, "batch_size": 16, "n_train": 8192, "n_val": 256})
     config.condition.kind = "class_label"
-    config.transformer.update({"vocab_size": 256, "block_size": 64, "n_layer": 3, "n_head": 4, "n_embd": 192})
+    config.transformer.update({"n_layer": 3, "n_head": 4, "n_embd": 192})
     config.optimizer.update({"learning_rate": 2e-3, "per_sample": False, "schedule": "cosine", "warmup": 50})
     config.train.update({"steps": 1600, "log_every": 20, "eval_every": 800, "image_every": 400, "save_every": 400})
     config.train.update({"show": ("loss",), "monitor": "val/nll"})

@@ -16,7 +16,6 @@ def get_config(arg: str = ""):
     config.workdir = "runs/demo_edges"
     config.condition.update({"kind": "edges", "stage": "runs/demo_edges_vqgan"})
     config.condition_dropout = 0.1
-    config.transformer.vocab_size = 257  # 256 codes, and the id of a hidden condition
     config.train.update({"steps": 1600, "eval_every": 800, "image_every": 800, "save_every": 400})
     config.sample.guidance = 2.0
     return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

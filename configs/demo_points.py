@@ -15,6 +15,5 @@ def get_config(arg: str = ""):
     config = demo_boxes.get_config()
     config.workdir = "runs/demo_points"
     config.condition.kind = "points"
-    config.transformer.block_size = 71  # 2 tokens for each of 4 objects and 64 of the image, less one
     config.train.update({"steps": 5000, "eval_every": 1000, "image_every": 2500, "save_every": 1000})
     return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

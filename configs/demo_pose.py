@@ -17,6 +17,5 @@ def get_config(arg: str = ""):
     config.workdir = "runs/demo_pose"
     config.condition.update({"kind": "pose", "stage": "runs/demo_pose_vqgan"})
     config.condition_dropout = 0.1
-    config.transformer.vocab_size = 257  # 256 codes, and the id of a hidden condition
     config.train.update({"steps": 1600, "eval_every": 800, "image_every": 800, "save_every": 400})
     return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

@@ -16,7 +16,6 @@ def get_config(arg: str = ""):
     config = demo_class.get_config()
     config.workdir = "runs/demo_segmentation"
     config.condition.update({"kind": "segmentation", "stage": "runs/demo_segmentation_vqgan"})
-    config.transformer.block_size = 127  # 64 tokens of the map and 64 of the image, less one
     config.train.update({"steps": 800, "eval_every": 400, "image_every": 400, "save_every": 200})
     config.sample.update({"n": 16, "batch_size": 16, "temperature": 0.7})  # closer to the condition, less varied
     return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

@@ -15,8 +15,8 @@ def get_config(arg: str = ""):
     config.data.update({"source": "imagenet", "path": "data/imagenet", "depths": "data/imagenet_depth"})
     config.data.update({"classes": "rin", "size": 256, "batch_size": 64})
     config.condition.update({"kind": "depth", "stage": "runs/drin_vqgan"})
-    # 256 tokens of the map and 256 of the image
-    config.transformer.update({"vocab_size": 1024, "block_size": 512, "n_layer": 24, "n_head": 16, "n_embd": 1024})
+    # a place more than is needed, as published
+    config.transformer.update({"block_size": 512, "n_layer": 24, "n_head": 16, "n_embd": 1024})
     config.transformer.dtype = "bfloat16"
     config.train.update({"steps": 300_000, "monitor": "val/nll", "show": ("loss",)})
     config.sample.update({"top_k": 100})

@@ -13,7 +13,7 @@ from configs import common
 def get_config(arg: str = ""):
     config = common.transformer("runs/ffhq_uncond", first_stage="runs/ffhq_vqgan")
     config.data.update({"source": "folder", "path": "data/ffhq", "val_share": 1 / 70, "size": 256, "batch_size": 64})
-    config.transformer.update({"vocab_size": 1024, "block_size": 512, "n_layer": 24, "n_head": 16, "n_embd": 1024})
+    config.transformer.update({"block_size": 512, "n_layer": 24, "n_head": 16, "n_embd": 1024})  # as published
     config.transformer.dtype = "bfloat16"
     config.train.update({"steps": 300_000, "monitor": "val/nll", "show": ("loss",)})
     config.sample.update({"top_k": 300})

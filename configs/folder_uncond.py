@@ -17,7 +17,7 @@ from configs import common
 def get_config(arg: str = ""):
     config = common.transformer("runs/folder_uncond", first_stage="runs/folder_vqgan")
     config.data.update({"source": "folder", "size": 256, "batch_size": 16})
-    config.transformer.update({"vocab_size": 1024, "block_size": 256, "n_layer": 24, "n_head": 16, "n_embd": 1024})
+    config.transformer.update({"n_layer": 24, "n_head": 16, "n_embd": 1024})
     config.transformer.dtype = "bfloat16"
     config.train.update({"steps": 200_000, "monitor": "val/nll", "show": ("loss",)})
     config.sample.update({"top_k": 250})
@@ -26,7 +26,7 @@ def get_config(arg: str = ""):
         config.workdir += "_small"
         config.first_stage += "_small"
         config.data.update({"size": 128, "batch_size": 8})
-        config.transformer.update({"vocab_size": 512, "n_layer": 4, "n_head": 4, "n_embd": 128, "dtype": "float32"})
+        config.transformer.update({"n_layer": 4, "n_head": 4, "n_embd": 128, "dtype": "float32"})
         config.optimizer.update({"learning_rate": 1e-3, "per_sample": False, "schedule": "cosine", "warmup": 50})
         config.train.update({"steps": 600, "eval_every": 200, "image_every": 300, "save_every": 300})
     return common.tiny_transformer(config, source="folder") if "tiny" in words else config

@@ -16,8 +16,7 @@ def get_config(arg: str = ""):
     config = common.vqgan("runs/folder_vqgan")
     config.data.update({"source": "folder", "size": 256, "batch_size": 8})
     config.model.dtype = "bfloat16"
-    # The discriminator learns before it is heard, and then is heard ever louder: switched on at once it wrecks the
-    # images.
+    # The discriminator learns before its loss counts, and that has a warm-up: switched on at once it wrecks the images.
     config.loss.update({"disc_learn_start": 8_000, "disc_start": 10_000, "disc_ramp": 5_000})
     config.train.update({"steps": 100_000, "monitor": "val/psnr", "monitor_mode": "max"})
     config.train.show = ("nll_loss", "quant_loss", "d_weight", "disc_loss")

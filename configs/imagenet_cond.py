@@ -17,7 +17,7 @@ def get_config(arg: str = ""):
     config = common.transformer("runs/imagenet_cond", first_stage="runs/imagenet_vqgan_16384")
     config.data.update({"source": "tfds", "name": "imagenet2012", "size": 256, "batch_size": 256})
     config.condition.update({"kind": "class_label", "n_classes": 1000})
-    config.transformer.update({"vocab_size": 16384, "block_size": 256, "n_layer": 48, "n_head": 24, "n_embd": 1536})
+    config.transformer.update({"n_layer": 48, "n_head": 24, "n_embd": 1536})
     config.transformer.dtype = "bfloat16"
     config.train.update({"steps": 1_000_000, "log_every": 100, "eval_every": 10_000, "image_every": 5_000})
     config.train.update({"save_every": 5_000, "monitor": "val/nll", "show": ("loss",)})

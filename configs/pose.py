@@ -16,5 +16,4 @@ def get_config(arg: str = ""):
     config.update({"workdir": "runs/pose", "first_stage": "runs/coco_vqgan"})
     config.data.update({"source": "coco_objects", "path": "data/coco", "depths": "", "classes": ""})
     config.condition.update({"kind": "pose", "stage": "runs/pose_vqgan"})
-    config.transformer.vocab_size = 8192
     return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

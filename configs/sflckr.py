@@ -17,5 +17,5 @@ def get_config(arg: str = ""):
     config.data.update({"source": "folder", "path": "data/flickr/images", "maps": "data/flickr/labels"})
     config.data.update({"n_labels": 182, "resize": 0, "random_scale": True})  # crops of all sizes
     config.condition.stage = "runs/sflckr_segmentation_vqgan"
-    config.transformer.update({"vocab_size": 1024, "n_layer": 24, "embedding_dropout": 0.0, "residual_dropout": 0.0})
+    config.transformer.update({"n_layer": 24, "embedding_dropout": 0.0, "residual_dropout": 0.0})
     return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

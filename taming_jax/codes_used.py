@@ -14,7 +14,7 @@ from etils import epath
 from tqdm import tqdm
 
 from taming_jax import files, sharding
-from taming_jax.checkpoint.saved import open_saved
+from taming_jax.checkpoint import open_saved
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig, Needs
 from taming_jax.models.vqgan import network_input
@@ -25,7 +25,7 @@ from taming_jax.trained.loading import load_first_stage
 
 
 def count(stage: FirstStage, data: DataConfig, batches: int | None = None) -> np.ndarray:
-    """How often each code occurs in so many training batches (None: an epoch of them): int64 (n_embed,)."""
+    """How often each code occurs in `batches` training batches (None: an epoch of them): int64 (n_embed,)."""
     config, needs = stage.config, Needs(stage.config.reads.annotations)
 
     def of_batch(params, batch):

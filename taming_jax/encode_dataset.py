@@ -190,7 +190,7 @@ def _fixed(plan: dict[str, Any]) -> dict[str, Any]:
 
 def _wait_for(files: Sequence[epath.Path], patience: float = math.inf) -> None:
     """Until the other processes have written these. No collective operation, which would not wait as long as that may
-    take. Raises ValueError where none of them shows within so many seconds."""
+    take. Raises ValueError where none of them shows within `patience` seconds."""
     begun = told = time.monotonic()
     while missing := [file for file in files if not file.exists()]:
         files, now = missing, time.monotonic()

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from taming_jax import sharding
-from taming_jax.checkpoint.saved import open_saved
+from taming_jax.checkpoint import open_saved
 from taming_jax.data import demo
 from taming_jax.data.config import DataConfig
 from taming_jax.experiment import SampleConfig

@@ -39,7 +39,7 @@ class SampleConfig:
     condition: for maps and objects, a file or a folder to read them from: label maps (PNG), depth (PNG, NPY),
     photographs for edges, low_res and image, pose maps (NPY), JSON lists of objects; empty for the validation data of
     the training. unlabelled: the value in label maps for "no label", -1 for none; None: as in training.
-    complete: a picture to complete; keep: what of it stays, top, bottom, left, right or a mask (a picture, white where
+    complete: a picture to complete; keep: its mask, top, bottom, left, right or a file (a picture, white where
     it stays), empty for all of it, which `size` then extends to the right and downwards.
     scorer, accept: rejection sampling by a function "module:function" that keeps the best share `accept` of the images
     of a condition (see taming_jax.sampling.rejection). animate: also a GIF of the order in which each image was drawn.

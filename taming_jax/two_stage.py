@@ -12,6 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Float, Int, Key, Shaped
 
 from taming_jax.conditioning import Condition
 from taming_jax.models.gpt import GPT, token_cross_entropy
@@ -27,6 +29,7 @@ class TwoStage:
     pkeep: share of input image ids kept in training; the others are replaced by random ids, the targets stay.
     condition_dropout: share of training images whose condition is hidden, for classifier-free guidance (arXiv
     2207.12598).
+    Where the transformer's vocab_size or block_size is 0 it becomes what the other parts need.
     Raises ValueError where the parts do not fit.
     """
 
@@ -38,31 +41,41 @@ class TwoStage:
     pkeep: float = 1.0
     condition_dropout: float = 0.0
 
-    def __post_init__(self):
-        settings, codes, ids = self.gpt.config, self.n_codes, self.condition.vocabulary
+    def __post_init__(self) -> None:
         if not 0 <= self.condition_dropout < 1:
             raise ValueError(f"config.condition_dropout={self.condition_dropout}, but it is a share in [0, 1).")
         if self.condition_dropout and not self.condition.keys:
             raise ValueError(
                 f"config.condition_dropout={self.condition_dropout}, but there is no condition to hide; set it to 0."
             )
-        hidden = ", one more for a hidden condition" if self.condition_dropout else ""
-        needed = max(codes, ids + bool(hidden))
-        if settings.vocab_size < needed:
-            raise ValueError(
-                f"transformer.vocab_size={settings.vocab_size}, but the first stage has {codes} codes and the "
-                f"condition {ids} ids{hidden}; set it to at least {needed}."
-            )
-        length = self.condition.length + self.length - 1
-        if settings.block_size < length:
-            raise ValueError(
-                f"transformer.block_size={settings.block_size}, but {self.condition.length} condition and "
-                f"{self.length} image tokens ({self.grid[0]} x {self.grid[1]}) need {length}; raise it or use smaller "
-                f"images."
-            )
+        self._fit_transformer()
         if not 0 < self.pkeep <= 1:
             raise ValueError(f"config.pkeep={self.pkeep}, but it is a share in (0, 1].")
         self.sequence_order()  # refuses an unknown name or a grid that the order cannot walk
+
+    def _fit_transformer(self) -> None:
+        """Fill in the sizes of its tables where they are open, and refuse those that are too small."""
+        settings, codes, ids = self.gpt.config, self.n_codes, self.condition.vocabulary
+        hidden = ", one more for a hidden condition" if self.condition_dropout else ""
+        needed = {
+            "vocab_size": max(codes, ids + bool(hidden)),
+            "block_size": self.condition.length + self.length - 1,
+        }
+        if not (settings.vocab_size and settings.block_size):
+            sizes = {name: getattr(settings, name) or size for name, size in needed.items()}
+            settings = dataclasses.replace(settings, **sizes)  # type: ignore[arg-type]  # both are int
+            object.__setattr__(self, "gpt", GPT(settings))  # frozen for everybody else
+        if settings.vocab_size < needed["vocab_size"]:
+            raise ValueError(
+                f"config.transformer.vocab_size={settings.vocab_size}, but the first stage has {codes} codes and the "
+                f"condition {ids} ids{hidden}; set it to at least {needed['vocab_size']}, or to 0."
+            )
+        if settings.block_size < needed["block_size"]:
+            raise ValueError(
+                f"config.transformer.block_size={settings.block_size}, but {self.condition.length} condition and "
+                f"{self.length} image tokens ({self.grid[0]} x {self.grid[1]}) need {needed['block_size']}; set it to "
+                "that, or to 0, or use smaller images."
+            )
 
     @property
     def n_codes(self) -> int:
@@ -79,20 +92,20 @@ class TwoStage:
         """Image tokens in a sequence."""
         return self.grid[0] * self.grid[1]
 
-    def sequence_order(self) -> np.ndarray:
-        """int32 (l,): which grid position, in row-major order, stands at each place of the sequence."""
+    def sequence_order(self) -> Int[np.ndarray, " l"]:
+        """int32: which grid position, in row-major order, stands at each place of the sequence."""
         return _order(self.order, *self.grid)
 
-    def to_sequence(self, ids: jax.Array) -> jax.Array:
-        """int32 (b, h, w) -> (b, l)."""
+    def to_sequence(self, ids: Shaped[Array, "b h w"]) -> Shaped[Array, "b l"]:
+        """What lies on the grid, in sequence order."""
         return ids.reshape(ids.shape[0], -1)[:, self.sequence_order()]
 
-    def to_grid(self, sequence: jax.Array) -> jax.Array:
-        """int32 (b, l) -> (b, h, w)."""
+    def to_grid(self, sequence: Shaped[Array, "b l"]) -> Shaped[Array, "b h w"]:
+        """The way back."""
         inverse = orders.inverse(self.sequence_order())
         return sequence[:, inverse].reshape(sequence.shape[0], *self.grid)
 
-    def encode(self, stages: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> jax.Array:
+    def encode(self, stages: Mapping[str, Any], batch: Mapping[str, Array]) -> Int[Array, "b h w"]:
         """The batch's images, float32 (b, H, W, c) in [-1, 1] -> int32 (b, h, w), nothing flowing back; or the codes
         that it has in their place."""
         if "codes" in batch:
@@ -101,25 +114,29 @@ class TwoStage:
         ids = self.first_stage.apply({"params": stages["first_stage"]}, images, method="encode_ids")
         return jax.lax.stop_gradient(ids)
 
-    def condition_tokens(self, stages: Mapping[str, Any], batch: Mapping[str, jax.Array], size: int) -> jax.Array:
+    def condition_tokens(
+        self, stages: Mapping[str, Any], batch: Mapping[str, Array], size: int
+    ) -> Int[Array, "{size} ..."]:
         """The condition's tokens of the batch's `size` images, as `Condition.tokens`; or those that it has already."""
         if "condition_codes" in batch:
             return batch["condition_codes"]
         return self.condition.tokens(batch, size, stages)
 
-    def decode(self, stages: Mapping[str, Any], ids: jax.Array) -> jax.Array:
-        """int32 (b, h, w) -> float32 (b, H, W, c) in about [-1, 1]."""
+    def decode(self, stages: Mapping[str, Any], ids: Int[Array, "b h w"]) -> Float[Array, "b H W c"]:
+        """Images, float32 in about [-1, 1]."""
         return self.first_stage.apply({"params": stages["first_stage"]}, ids, method="decode_ids")
 
-    def logits(self, params: Any, condition: jax.Array, sequence: jax.Array, **options: Any) -> jax.Array:
-        """Condition (b, k), or (b, h, w) with places, and image tokens (b, l) -> float32 (b, l, n): the prediction of
+    def logits(
+        self, params: Any, condition: Int[Array, "b ..."], sequence: Int[Array, "b l"], **options: Any
+    ) -> Float[Array, "b l n"]:
+        """Condition (b, k), or (b, h, w) with places, and image tokens -> float32: the prediction of
         each image token."""
         condition = condition.reshape(condition.shape[0], -1)
         inputs = jnp.concatenate([condition, sequence[:, :-1]], axis=1)  # (b, k + l - 1)
         logits = self.gpt.apply({"params": params}, inputs, **options)
         return logits[:, condition.shape[1] - 1 :]
 
-    def corrupt(self, key: jax.Array, sequence: jax.Array) -> jax.Array:
+    def corrupt(self, key: Key[Array, ""], sequence: Int[Array, "b l"]) -> Int[Array, "b l"]:
         """Replace a share of 1 - pkeep of the tokens by random ids."""
         if self.pkeep == 1:
             return sequence
@@ -127,8 +144,8 @@ class TwoStage:
         keep = jax.random.bernoulli(key_mask, self.pkeep, sequence.shape)
         return jnp.where(keep, sequence, jax.random.randint(key_ids, sequence.shape, 0, self.n_codes))
 
-    def hide(self, key: jax.Array, condition: jax.Array) -> jax.Array:
-        """Hide the condition (b, ...) of a share of `condition_dropout` of the images."""
+    def hide(self, key: Key[Array, ""], condition: Int[Array, "b ..."]) -> Int[Array, "b ..."]:
+        """Hide the condition of a share of `condition_dropout` of the images."""
         if not self.condition_dropout:
             return condition
         images = (len(condition), *[1] * (condition.ndim - 1))
@@ -139,11 +156,11 @@ class TwoStage:
         self,
         params: Any,
         stages: Mapping[str, Any],
-        batch: Mapping[str, jax.Array],
+        batch: Mapping[str, Array],
         *,
-        key: jax.Array | None = None,
-    ) -> jax.Array:
-        """Negative log-likelihood of each image token in nats, float32 (b, l) in sequence order (paper, equation 6).
+        key: Key[Array, ""] | None = None,
+    ) -> Float[Array, "b l"]:
+        """Negative log-likelihood of each image token in nats, float32 in sequence order (paper, equation 6).
 
         With a key it is training: dropout, `corrupt` and `hide` are on.
         """
@@ -158,5 +175,5 @@ class TwoStage:
 
 
 @functools.lru_cache(maxsize=64)
-def _order(name: str, h: int, w: int) -> np.ndarray:
+def _order(name: str, h: int, w: int) -> Int[np.ndarray, " l"]:
     return orders.order(name, h, w)

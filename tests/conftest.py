@@ -11,12 +11,20 @@ FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_lev
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from jaxtyping import config as jaxtyping_config
+from jaxtyping import install_import_hook
+
+# Where shapes stand in the signatures, every call of a test is checked against them. Before anything of the package is
+# imported.
+CHECKED = ("nn", "models", "metrics", "sampling", "training.losses", "training.vqgan_loss", "two_stage")
+install_import_hook([f"taming_jax.{name}" for name in CHECKED], "shapes.checked")
+
 from original_weights import RECIPES
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -31,6 +39,14 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 def _quick_garbage_collection() -> None:
     """What earlier files have left in JAX's caches is looked through no more: it made tracing ten times as slow."""
     gc.freeze()
+
+
+@pytest.fixture
+def unchecked_shapes() -> Iterator[None]:
+    """For a function's own refusal of arrays that its signature does not allow."""
+    jaxtyping_config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping_config.update("jaxtyping_disable", False)
 
 
 GOLDENS = Path(__file__).parent / "goldens"

@@ -6,6 +6,12 @@ import jax
 import numpy as np
 from flax.traverse_util import unflatten_dict
 
+from taming_jax.models.vqgan import VQGANConfig
+
+VQGAN_F4 = VQGANConfig(
+    resolution=64, ch=32, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=64, embed_dim=32, n_embed=128
+)
+
 # First match wins for each rule; applied in order.
 RULES = [
     (r"\.(down|up)\.(\d+)\.(block|attn)\.(\d+)\.", r".\1_\2_\3_\4."),

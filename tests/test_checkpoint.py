@@ -231,6 +231,19 @@ def test_a_save_that_is_killed_leaves_the_older_ones_and_is_made_again(three):
     assert not checkpoint.load_params(three)["noise"].any()
 
 
+def test_a_directory_says_what_it_holds(tmp_path):
+    """A converted model, which does not name its data, and one trained here; of the step that was opened."""
+    config = {"kind": "vqgan", "data": {"size": 16}}
+    checkpoint.save_model(str(tmp_path), params={"w": np.ones(3, np.float32)}, config=config, step=4)
+    saved = checkpoint.open_saved(str(tmp_path))
+    assert (saved.kind, saved.step, saved.trained_here, saved.config) == ("vqgan", 4, False, config)
+    assert saved.load_discriminator() is None and saved.load_params(jnp.bfloat16)["w"].dtype == jnp.bfloat16
+    checkpoint.save_model(str(tmp_path), params={"w": np.ones(3)}, config={"data": {"source": "demo"}}, step=5)
+    with pytest.raises(ValueError, match="no checkpoint of step 4; it has 5"):
+        saved.load_params()
+    assert checkpoint.open_saved(str(tmp_path), "5").trained_here and not checkpoint.open_saved(str(tmp_path)).kind
+
+
 def test_orbax_narrates_nothing_once_it_is_told():
     logger = logging.getLogger("absl")
     for _ in range(2):

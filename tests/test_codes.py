@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
+from tiny import TINY
 
 import taming_jax
 import train_transformer
@@ -37,15 +38,7 @@ PHOTOS, BATCH = 11, 4  # one of the photographs is none
 
 def save_stage(path, seed=0, **settings):
     """A first stage of 16 pixels and 4 x 4 codes with random parameters."""
-    small = {
-        "resolution": 16,
-        "ch": 8,
-        "ch_mult": (1, 1, 2),
-        "num_res_blocks": 1,
-        "attn_resolutions": (),
-        "n_embed": 32,
-    }
-    config = VQGANConfig(**small, z_channels=8, embed_dim=4, norm_groups=4, **settings)
+    config = dataclasses.replace(TINY, ch_mult=(1, 1, 2), n_embed=32, **settings)
     shapes = jax.eval_shape(VQGAN(config).init, jax.random.key(0), jnp.zeros((1, 16, 16, config.in_channels)))
     rng = np.random.default_rng(seed)
 
@@ -131,6 +124,21 @@ def class_codes(stages, tmp_path_factory):
     folder = tmp_path_factory.mktemp("class_codes")
     encode_dataset.encode(second_stage(stages, "class_label"), str(folder))
     return folder
+
+
+def test_networks_are_copied_only_where_all_fits(stages, tmp_path):
+    mesh, folder = taming_jax.sharding.make_mesh(), tmp_path / "training"
+    wrong = second_stage(stages, "segmentation", condition={"stage": stages["image"]})
+    with pytest.raises(ValueError, match=r"condition\.stage=.* reads image"):
+        open_stages(wrong, str(folder), mesh)
+    right = second_stage(stages, "segmentation", condition={"stage": stages["labels"]})
+    opened = open_stages(right, "", mesh)
+    assert not folder.exists() and sorted(opened.params) == ["condition_stage", "first_stage"]
+    kept = open_stages(right, str(folder), mesh)
+    assert sorted(path.name for path in folder.iterdir()) == ["condition_stage", "first_stage"]
+    jax.tree.map(np.testing.assert_array_equal, kept.params, opened.params)
+    copy = checkpoint.load_params(str(folder / "first_stage"))
+    jax.tree.map(np.testing.assert_array_equal, copy, kept.params["first_stage"])
 
 
 CONDITIONS = {

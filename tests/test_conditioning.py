@@ -10,6 +10,7 @@ import pytest
 from conftest import GOLDENS
 from golden import close, drawn_like, first_stage_params, gpt_params, weights
 from PIL import Image
+from tiny import TINY
 
 from taming_jax.conditioning import (
     CONDITIONS,
@@ -34,9 +35,7 @@ from taming_jax.two_stage import TwoStage
 
 
 def network(content="image", channels=3):
-    settings = {"resolution": 16, "ch": 8, "ch_mult": (1, 1), "num_res_blocks": 1, "attn_resolutions": ()}
-    settings |= {"z_channels": 8, "embed_dim": 8, "n_embed": 20, "norm_groups": 4}
-    return VQGAN(VQGANConfig(content=content, in_channels=channels, out_channels=channels, **settings))
+    return VQGAN(dataclasses.replace(TINY, content=content, in_channels=channels, out_channels=channels))
 
 
 def test_coordinates_are_the_originals(golden):

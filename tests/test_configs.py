@@ -76,9 +76,8 @@ def test_working_directories_are_their_own():
     assert len(set(workdirs)) == len(workdirs)
 
 
-@pytest.mark.parametrize(("name", "arg"), [case for case in CASES if not case[0].endswith("vqgan")])
-def test_both_stages_fit(name, arg, first_stages):
-    second = experiment(name, arg)
+def two_stage_model(second, first_stages):
+    """The second stage around the first that it names."""
     first, condition, size = first_stages[second.first_stage], second.condition, second.data.size
     if condition.kind in ("class_label", "boxes", "points") and not condition.n_classes:
         condition = dataclasses.replace(condition, n_classes=10)  # the data says how many
@@ -87,10 +86,50 @@ def test_both_stages_fit(name, arg, first_stages):
         assert size == other.data.size
     assert stage is None or (stage.data.source, stage.data.n_labels) == (second.data.source, second.data.n_labels)
     made = make_condition(condition, VQGAN(first.model), size, VQGAN(stage.model) if stage else None)
-    # refuses a block or a vocabulary that is too small
-    model = TwoStage(VQGAN(first.model), GPT(second.transformer), made, first.model.grid(size, size))
-    spare = second.transformer.block_size - (made.length + model.length - 1)
+    grid, dropout = first.model.grid(size, size), second.condition_dropout
+    return TwoStage(VQGAN(first.model), GPT(second.transformer), made, grid, condition_dropout=dropout)
+
+
+SECONDS = [case for case in CASES if not case[0].endswith("vqgan")]
+
+
+@pytest.mark.parametrize(("name", "arg"), SECONDS)
+def test_both_stages_fit(name, arg, first_stages):
+    model = two_stage_model(experiment(name, arg), first_stages)  # refuses what is too small
+    spare = model.gpt.config.block_size - (model.condition.length + model.length - 1)
     assert spare <= 1 or name == "ffhq_uncond" or name == "celebahq_uncond"  # published with 512 for 256
+
+
+# What was written in the configurations before it was computed: trainings of then go on.
+SIZES = {
+    **dict.fromkeys(("demo_class", "demo_uncond"), (256, 64)),
+    **dict.fromkeys(("coordinate", "depth", "low_res", "segmentation"), (256, 127)),
+    **{"edges": (257, 127), "pose": (257, 127), "boxes": (257, 75), "points": (257, 71)},
+}
+SIZES = {(name if name.startswith("demo_") else f"demo_{name}", ""): sizes for name, sizes in SIZES.items()} | {
+    ("imagenet_cond", ""): (16384, 256),
+    ("folder_uncond", ""): (1024, 256),
+    ("folder_uncond", "small"): (512, 256),
+    ("ffhq_uncond", ""): (1024, 512),
+    ("ade20k", ""): (4096, 512),
+    ("coco", ""): (8192, 512),
+    ("pose", ""): (8192, 512),
+    ("sflckr", ""): (1024, 512),
+    ("open_images_scene", ""): (8192, 348),
+    ("demo_boxes", "tiny"): (65, 75),
+    ("demo_edges", "tiny"): (65, 127),
+    ("demo_class", "tiny"): (64, 64),
+    ("coco_scene", "tiny"): (64, 77),
+}
+
+
+@pytest.mark.parametrize(("name", "arg"), SIZES)
+def test_open_sizes_are_those_of_trainings_that_named_them(name, arg, first_stages):
+    second = experiment(name, arg)
+    assert second.transformer.vocab_size == 0
+    config = two_stage_model(second, first_stages).gpt.config
+    vocab_size, block_size = SIZES[name, arg]
+    assert config == dataclasses.replace(second.transformer, vocab_size=vocab_size, block_size=block_size)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("demo_") and not name.endswith("vqgan")])
@@ -137,8 +176,8 @@ def test_first_stages_have_the_published_size(name, arg, published):
         ("open_images_scene", "gpt_open_images_scene"),
     ],
 )
-def test_transformers_have_the_published_size(name, published):
-    config = experiment(name).transformer
+def test_transformers_have_the_published_size(name, published, first_stages):
+    config = two_stage_model(experiment(name), first_stages).gpt.config
     variables = jax.eval_shape(GPT(config).init, jax.random.key(0), jnp.zeros((1, config.block_size), jnp.int32))
     assert parameters(variables) == COUNTS[published]["params"]
 

@@ -1,24 +1,25 @@
 """What a first stage reads: each kind's checks, pictures and losses, and that a new kind is two entries."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tiny import TINY
 
 from taming_jax.conditioning import CONDITIONS, ConditionConfig, StageCondition, files, make_condition, spatial
 from taming_jax.drawing.condition_files import find_files, read_condition
 from taming_jax.metrics.image import MEASURES
 from taming_jax.models import content
 from taming_jax.models.content import CONTENTS, LOSSES, Content
-from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.models.vqgan import VQGAN
 from taming_jax.sharding import MeshConfig, make_mesh
+from taming_jax.trained.evaluation import make_image_eval
 from taming_jax.trained.first_stage import FirstStage
-from taming_jax.training.vqgan import VQGANTraining, make_eval_step
+from taming_jax.training.vqgan import VQGANTraining
 from taming_jax.training.vqgan_loss import VQGANLossConfig
-
-SIZES = {"resolution": 16, "ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (), "z_channels": 8}
-SIZES |= {"embed_dim": 8, "n_embed": 12, "norm_groups": 4}
 
 
 @pytest.mark.parametrize("kind", CONTENTS.values(), ids=CONTENTS)
@@ -80,19 +81,19 @@ def normals(monkeypatch):
 
 def test_a_new_kind_of_map_is_trained_and_conditions(normals, tmp_path):
     with pytest.raises(ValueError, match=r"content 'normals' has 3 channel\(s\), but in_channels is 1"):
-        VQGANConfig(content="normals", in_channels=1, out_channels=1, **SIZES)
-    model, tx = VQGAN(VQGANConfig(content="normals", **SIZES)), optax.adam(1e-3)
+        replace(TINY, content="normals", in_channels=1, out_channels=1)
+    model, tx = VQGAN(replace(TINY, content="normals")), optax.adam(1e-3)
     loss = VQGANLossConfig(perceptual_weight=0.0, disc_weight=0.0)
     training = VQGANTraining(model, None, loss, tx, None, (2, 16, 16, 3))
     state = training.init(jax.random.key(0))
     batch = {"image": jnp.zeros((2, 16, 16, 3)), "normals": jnp.asarray(normals)}
     state, metrics = jax.jit(training.step)(state, None, batch)
     assert np.isfinite(metrics["l1_loss"]) and metrics["l1_loss"] == metrics["nll_loss"]
-    measured, _ = jax.jit(make_eval_step(model))(state.params, batch)
+    measured, _ = jax.jit(make_image_eval(model))(state.params, batch)
     assert {"l1", "psnr", "ssim"} == set(measured.sums)
 
     stage = FirstStage(model, state.params, make_mesh(MeshConfig(data=1)))
-    condition = make_condition(ConditionConfig(kind="normals", stage="runs/x"), VQGAN(VQGANConfig(**SIZES)), 16, model)
+    condition = make_condition(ConditionConfig(kind="normals", stage="runs/x"), VQGAN(TINY), 16, model)
     assert isinstance(condition, StageCondition)
     assert (condition.keys, condition.annotations) == (("normals",), ("normals",))
     stages = {"condition_stage": stage.params}

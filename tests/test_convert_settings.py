@@ -97,7 +97,7 @@ def test_the_published_gumbel_first_stage_with_the_discriminator_that_its_file_h
 def test_the_published_second_stage_of_faces():
     plan = translate(faces(), {})
     config = plan.configs[""]
-    assert from_dict(GPTConfig, config["transformer"]) == GPTConfig()
+    assert from_dict(GPTConfig, config["transformer"]) == GPTConfig(vocab_size=1024, block_size=512)
     assert from_dict(ConditionConfig, config["condition"]) == ConditionConfig("coordinate", n_codes=1024, factor=16)
     assert (config["order"], config["pkeep"], config["data"]) == ("row_major", 1.0, {"size": 256})
     assert config["optimizer"]["weight_decay"] == 0.01

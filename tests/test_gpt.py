@@ -107,8 +107,10 @@ def test_bfloat16_stays_close_and_keeps_float32_parameters(golden):
 def test_bad_settings_and_long_sequences_are_refused():
     with pytest.raises(ValueError, match=r"n_embd=10 is not divisible by n_head=4"):
         GPTConfig(n_embd=10, n_head=4)
-    with pytest.raises(ValueError, match=r"vocab_size=0"):
-        GPTConfig(vocab_size=0)
+    with pytest.raises(ValueError, match=r"vocab_size=-1"):
+        GPTConfig(vocab_size=-1)
+    with pytest.raises(ValueError, match=r"vocab_size=0 and block_size=4.*set both"):  # open, and nothing to fill it
+        GPT(GPTConfig(block_size=4)).init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))
     with pytest.raises(ValueError, match=r"dtype='int8'"):
         GPTConfig(dtype="int8")
     model = GPT(GPTConfig(vocab_size=8, block_size=4, n_layer=1, n_head=1, n_embd=8))

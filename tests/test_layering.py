@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("train_vqgan.py", "train_transformer.py", "sample.py")
 
-# The one table of levels, lowest first; README shows it in this order. Looked up by the exact file first, then by its
-# folder.
+# The one table of levels, lowest first; README's layout shows the same, with the job of each. Looked up by the exact
+# file first, then by its folder.
 TABLE: tuple[tuple[int, tuple[str, ...]], ...] = (
     (0, ("taming_jax/settings.py", "taming_jax/sharding.py", "taming_jax/pictures.py", "taming_jax/nn")),
     (0, ("taming_jax/files.py", "taming_jax/differences.py", "taming_jax/data/demo")),
@@ -49,7 +50,7 @@ def level(path: str) -> int:
         return LEVELS[path]
     folder = path.rsplit("/", 1)[0]
     if folder not in LEVELS:
-        raise KeyError(f"{path} has no level: add it to LEVELS here and to the layout in the README")
+        raise KeyError(f"{path} has no level: add it, or its folder, to TABLE here and to the layout in README.md")
     return LEVELS[folder]
 
 
@@ -128,6 +129,23 @@ def test_no_import_cycles(sources):
 
 def test_every_file_has_a_level(sources):
     assert {level(path) for path in sources} == set(range(10))
+
+
+def layout(readme: str) -> list[tuple[int, str]]:
+    """(level, file or folder) of every row of the README's layout, from the top."""
+    section = readme.split("\n## Layout\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| (\d+) \| (.+?) \| .+ \|$", section, re.MULTILINE)
+    return [(int(number), name.rstrip("/")) for number, names in rows for name in re.findall(r"`(.+?)`", names)]
+
+
+def test_the_readme_shows_the_table():
+    shown = layout((ROOT / "README.md").read_text())
+    missing = sorted(set((number, place) for place, number in LEVELS.items()) - set(shown))
+    surplus = sorted(set(shown) - {(number, place) for place, number in LEVELS.items()})
+    assert not missing, f"README.md, section Layout: add rows | level | `file` | its one job | for {missing}"
+    assert not surplus, f"README.md, section Layout: {surplus} is not in TABLE here, or on another level"
+    assert [number for number, _ in shown] == sorted(number for number, _ in shown), "README.md: sort Layout by level"
+    assert len(shown) == len(LEVELS), "README.md, section Layout: an entry is shown twice"
 
 
 @pytest.mark.parametrize(

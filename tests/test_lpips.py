@@ -84,6 +84,7 @@ def test_one_channel_stands_for_three(params, compare):
     np.testing.assert_allclose(compare(params, grey, -grey), compare(params, three, -three), rtol=1e-4)
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_images_that_cannot_be_compared_are_refused(params):
     compare = lambda a, b: LPIPS().apply({"params": params}, jnp.zeros(a), jnp.zeros(b))
     with pytest.raises(ValueError, match=r"at least 16 .* 8 x 16"):

@@ -8,13 +8,15 @@ import numpy as np
 import optax
 import pytest
 from golden import close, vqgan_params, weights
+from tiny import TINY
 
 from taming_jax.models.content import binary_cross_entropy
 from taming_jax.models.vqgan import VQGAN, VQGANConfig, network_input
 from taming_jax.nn.quantizers import VectorQuantizer
 from taming_jax.sharding import MeshConfig, make_mesh
+from taming_jax.trained.evaluation import make_image_eval
 from taming_jax.trained.first_stage import FirstStage
-from taming_jax.training.vqgan import VQGANTraining, make_eval_step
+from taming_jax.training.vqgan import VQGANTraining
 from taming_jax.training.vqgan_loss import VQGANLossConfig
 
 SHAPE = {"resolution": 32, "ch": 32, "ch_mult": (1, 1, 2), "num_res_blocks": 1, "attn_resolutions": (8,)}
@@ -90,8 +92,6 @@ def test_remapped_ids_are_places_among_the_used_codes(golden):
         dataclasses.replace(SEGMENTATION.config, remap=(64,))
 
 
-TINY = {"resolution": 16, "ch": 8, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (), "z_channels": 8}
-TINY |= {"embed_dim": 8, "n_embed": 12, "norm_groups": 4}
 RAMP = np.linspace(-1, 1, 16, dtype=np.float32)
 SHADES = np.stack([RAMP[:, None] * RAMP, -RAMP[:, None] * RAMP])  # (2, 16, 16)
 KINDS = {
@@ -114,7 +114,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_learns(kind):
     settings, batch = KINDS[kind]
-    model, tx = VQGAN(VQGANConfig(**TINY, **settings)), optax.adam(3e-3)
+    model, tx = VQGAN(dataclasses.replace(TINY, **settings)), optax.adam(3e-3)
     loss = VQGANLossConfig(perceptual_weight=0.0, disc_weight=0.0, temperature_warmup=0, temperature_steps=60)
     training = VQGANTraining(model, None, loss, tx, None, (2, 16, 16, model.config.in_channels))
     state = jax.jit(training.init)(jax.random.key(0))
@@ -127,7 +127,7 @@ def test_it_learns(kind):
     assert ("l2_loss" in history[0]) == (kind == "edges")  # whose median is a blank map
     if kind == "gumbel":
         assert history[0]["temperature"] > 0.99 and history[-1]["temperature"] < 0.01
-    measured, _ = jax.jit(make_eval_step(model))(state.params, batch)
+    measured, _ = jax.jit(make_image_eval(model))(state.params, batch)
     assert float(measured.n) == 2
     assert ("accuracy" in measured.sums) == (kind == "segmentation")
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from etils import epath
 from PIL import Image
+from tiny import TINY
 
 from configs import common, demo_class, demo_segmentation
 from taming_jax import checkpoint, pictures
-from taming_jax.checkpoint.saved import Saved
+from taming_jax.checkpoint import Saved
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig
 from taming_jax.drawing import drawing
@@ -25,23 +26,13 @@ from taming_jax.drawing.reproduction import reproduce
 from taming_jax.drawing.requests import _held_out, open_model, requests
 from taming_jax.experiment import SampleConfig, TransformerExperiment, saved_form
 from taming_jax.models.gpt import GPT
-from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.models.vqgan import VQGAN
 from taming_jax.sampling.rejection import choose, draw_best, load_scorer, rounds_for
 from taming_jax.settings import from_dict, to_dict
 from taming_jax.trained import tiles
 from taming_jax.trained.loading import load
 
-FIRST = VQGANConfig(
-    resolution=16,
-    ch=8,
-    ch_mult=(1, 1, 1),
-    num_res_blocks=1,
-    attn_resolutions=(),
-    z_channels=8,
-    embed_dim=8,
-    n_embed=32,
-    norm_groups=4,
-)
+FIRST = dataclasses.replace(TINY, ch_mult=(1, 1, 1), n_embed=32)
 ROOT = Path(__file__).parent.parent
 
 
@@ -52,7 +43,7 @@ def workdir(tmp_path_factory):
     config = common.tiny_transformer(demo_class.get_config()).to_dict()
     config["data"] |= {"size": 16, "n_val": 8}
     config["condition"] |= {"n_classes": 10, "class_names": tuple(f"kind {i}" for i in range(10))}
-    config["transformer"] |= {"block_size": 20, "n_embd": 32}
+    config["transformer"] |= {"vocab_size": 64, "block_size": 20, "n_embd": 32}
     experiment = from_dict(TransformerExperiment, {**config, "condition_dropout": 0.1})
     first = jax.jit(VQGAN(FIRST).init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
     params = jax.jit(GPT(experiment.transformer).init)(jax.random.key(1), jnp.zeros((1, 2), jnp.int32))["params"]
@@ -75,7 +66,7 @@ def map_workdir(tmp_path_factory):
     config = common.tiny_transformer(demo_segmentation.get_config()).to_dict()
     config["data"] |= {"source": "folder", "path": str(data / "images"), "maps": str(data / "maps"), "size": 16}
     config["data"] |= {"n_labels": 4, "unlabelled": 255, "val_share": 0.5, "annotations": ("segmentation",)}
-    config["transformer"] |= {"block_size": 40, "n_embd": 32}
+    config["transformer"] |= {"vocab_size": 64, "block_size": 40, "n_embd": 32}
     experiment = from_dict(TransformerExperiment, config)
     second = dataclasses.replace(FIRST, content="segmentation", in_channels=4, out_channels=4)
     zeros = lambda network, x: jax.tree.map(

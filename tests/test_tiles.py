@@ -6,24 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import TINY
 
-from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.models.vqgan import VQGAN
 from taming_jax.nn import conv
 from taming_jax.sharding import MeshConfig, make_mesh
 from taming_jax.trained import tiles
 from taming_jax.trained.first_stage import FirstStage
 
-CONFIG = VQGANConfig(
-    resolution=16,
-    ch=8,
-    ch_mult=(1, 1, 2),
-    num_res_blocks=1,
-    attn_resolutions=(),
-    z_channels=8,
-    embed_dim=4,
-    n_embed=32,
-    norm_groups=4,
-)
+CONFIG = dataclasses.replace(TINY, ch_mult=(1, 1, 2))
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +108,7 @@ def test_tiles_of_a_local_decoder_make_the_whole_without_a_seam():
 
 
 def test_what_does_not_fit_is_decoded_in_parts(first, monkeypatch, caplog):
-    ids = np.random.RandomState(1).randint(0, 32, (3, 12, 16)).astype(np.int32)
+    ids = np.random.RandomState(1).randint(0, CONFIG.n_embed, (3, 12, 16)).astype(np.int32)
     whole = np.asarray(first.decode(ids))
     needed = tiles.decode_bytes(CONFIG, (12, 16))
     monkeypatch.setattr(tiles, "free_bytes", lambda device: needed)  # one image at a time

@@ -7,35 +7,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import first_stage_params, gpt_params, weights
+from tiny import TINY
 
 from taming_jax.conditioning import ClassLabel, ConditionConfig, NoCondition, make_condition
 from taming_jax.models.gpt import GPT, GPTConfig, cast_layers, token_cross_entropy
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.nn import orders
 from taming_jax.sampling.decode import cache_lengths, draw_sequence
-from taming_jax.sampling.filters import draw
+from taming_jax.sampling.filters import Filters, draw
 from taming_jax.sharding import MeshConfig, make_mesh
 from taming_jax.trained.first_stage import FirstStage
 from taming_jax.trained.generator import Generator
+from taming_jax.trained.sampler import Request
 from taming_jax.two_stage import TwoStage
 
 FIRST = VQGAN(
     VQGANConfig(resolution=32, ch=32, ch_mult=(1, 2), num_res_blocks=1, z_channels=32, embed_dim=16, n_embed=64)
 )
 SECOND = GPT(GPTConfig(vocab_size=64, block_size=257, n_layer=2, n_head=4, n_embd=64))
-SMALL = VQGAN(
-    VQGANConfig(
-        resolution=8,
-        ch=8,
-        ch_mult=(1, 1),
-        num_res_blocks=1,
-        attn_resolutions=(),
-        z_channels=8,
-        embed_dim=8,
-        n_embed=20,
-        norm_groups=4,
-    )
-)
+SMALL = VQGAN(TINY)
 
 
 @pytest.fixture(scope="module", params=["class_conditional", "unconditional"])
@@ -119,6 +109,25 @@ def test_half_precision_weights_are_cast_once_and_not_for_every_token(small_para
     kernel = cast_layers(small_params, "bfloat16")["block_0"]["mlp"]["up"]["kernel"]
     assert kernel.dtype == jnp.bfloat16
     np.testing.assert_array_equal(run(cast_layers(small_params, "bfloat16")), run(small_params))
+
+
+def test_a_program_serves_all_requests_of_one_shape(small_params):
+    """Whatever the parameters, the condition, the seed, and the filters but top_k and whether they are greedy."""
+    sampler = generator_of(small(ClassLabel(10), condition_dropout=0.1), small_params).sampler
+    other = jax.tree.map(lambda leaf: leaf + 1, small_params)
+    for pixels, programs in (((8, 8), (sampler._sample,)), ((12, 8), (sampler._start_walk, sampler._go_on))):
+        request = Request({"class_label": np.array([3, 7])}, 2, pixels, Filters(0.9, 5, 0.9, 2.0))
+        keep = np.arange(pixels[0] // 2 * pixels[1] // 2).reshape(pixels[0] // 2, -1) < 3
+        sampler.draw(small_params, request)
+        for change in (
+            {"filters": Filters(1.3, 5, 0.5, 3.0, "cosine")},
+            {"batch": {"class_label": np.array([0, 1])}, "seed": 5, "first": 2},
+            {"given": np.ones(keep.shape, np.int32), "keep": keep},
+        ):
+            sampler.draw(other, dataclasses.replace(request, **change))
+        assert [program._cache_size() for program in programs] == [1] * len(programs)
+        sampler.draw(other, dataclasses.replace(request, filters=Filters(0.9, 4, 0.9, 2.0)))
+        assert programs[-1]._cache_size() == 2
 
 
 def test_guidance_moves_logits_away_from_those_without_the_condition(small_params):
@@ -254,6 +263,16 @@ def test_classes_go_by_number_and_by_any_of_their_names():
     np.testing.assert_array_equal(classes_of(condition, "shark", 2), [2, 2])
     digits = ClassLabel(4, ("0", "1", "10", "2"))  # folders named by digits: a text is a name first
     np.testing.assert_array_equal(classes_of(digits, ["2", 2, "10", "3"], 4), [3, 2, 2, 3])
+
+
+def test_open_sizes_become_what_the_parts_need():
+    fitted = lambda condition, **options: TwoStage(SMALL, GPT(GPTConfig()), condition, (4, 4), **options).gpt.config
+    assert fitted(NoCondition()) == GPTConfig(vocab_size=20, block_size=16)
+    assert fitted(ClassLabel(24)) == GPTConfig(vocab_size=24, block_size=16)
+    assert fitted(ClassLabel(24), condition_dropout=0.1) == GPTConfig(vocab_size=25, block_size=16)
+    half = TwoStage(SMALL, GPT(GPTConfig(vocab_size=30)), NoCondition(), (4, 4))
+    assert half.gpt.config == GPTConfig(vocab_size=30, block_size=16)
+    assert dataclasses.replace(half, order="spiral_in").gpt == half.gpt and hash(half) == hash(half)
 
 
 def test_parts_that_do_not_fit_are_refused():

@@ -1,24 +1,20 @@
 """The first stage: equality with the PyTorch implementation, published sizes, sizes of images, precision, settings."""
 
 import json
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import GOLDENS
-from golden import close, drawn_like, vqgan_params, weights
+from golden import VQGAN_F4, close, drawn_like, vqgan_params, weights
+from tiny import TINY
 
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.nn.conv import Conv, double, downsample
 
-GOLDEN = VQGANConfig(
-    resolution=64, ch=32, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=64, embed_dim=32, n_embed=128
-)
-TINY = VQGANConfig(
-    resolution=16, ch=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(8,), z_channels=8, embed_dim=4, n_embed=16,
-    norm_groups=4,
-)  # fmt: skip
+ATTENTIVE = replace(TINY, attn_resolutions=(8,))
 DEPTH = {"in_channels": 1, "out_channels": 1}
 PUBLISHED = {
     "imagenet_f16_1024": VQGANConfig(),
@@ -35,7 +31,7 @@ def size(tree) -> int:
 
 @pytest.fixture(scope="module")
 def tiny():
-    model = VQGAN(TINY)
+    model = VQGAN(ATTENTIVE)
     shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
     return model, drawn_like(shapes["params"])
 
@@ -43,7 +39,7 @@ def tiny():
 @pytest.fixture(scope="module")
 def outputs(golden):
     """Everything about the golden images, in one compilation."""
-    model, params = VQGAN(GOLDEN), vqgan_params(weights(golden("vqgan_f4")))
+    model, params = VQGAN(VQGAN_F4), vqgan_params(weights(golden("vqgan_f4")))
 
     def everything(params, x):
         apply = lambda *args, method=None: model.apply({"params": params}, *args, method=method)
@@ -63,7 +59,7 @@ def outputs(golden):
 
 
 def test_golden_parameters_are_all_that_the_network_has(golden):
-    expected = jax.eval_shape(VQGAN(GOLDEN).init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
+    expected = jax.eval_shape(VQGAN(VQGAN_F4).init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))["params"]
     shapes = lambda tree: jax.tree.map(lambda leaf: leaf.shape, tree)
     assert shapes(vqgan_params(weights(golden("vqgan_f4")))) == shapes(expected)
 
@@ -80,7 +76,7 @@ def test_forward_values_equal_the_goldens(golden, outputs):
 
 def test_the_papers_placement_of_beta_equals_the_golden(golden, outputs):
     params = vqgan_params(weights(golden("vqgan_f4")))
-    paper = VQGAN(VQGANConfig(**{**vars(GOLDEN), "legacy_beta": False}))
+    paper = VQGAN(replace(VQGAN_F4, legacy_beta=False))
     quantize = lambda model, z: model.quantizer(z)
     loss = paper.apply({"params": params}, outputs["pre_quant"], method=quantize).loss
     close(loss, golden("vqgan_f4")["quant_loss_nonlegacy"], 1e-4)
@@ -111,7 +107,7 @@ def test_images_of_any_size_that_the_factor_divides_go_in(tiny, side):
     image = jax.ShapeDtypeStruct((3, *side, 3), jnp.float32)
     reconstruction, quantized = jax.eval_shape(model.apply, {"params": params}, image)
     assert reconstruction.shape == (3, *side, 3)
-    assert quantized.ids.shape == (3, *TINY.grid(*side)) == (3, side[0] // 2, side[1] // 2)
+    assert quantized.ids.shape == (3, *ATTENTIVE.grid(*side)) == (3, side[0] // 2, side[1] // 2)
 
 
 def test_a_size_that_the_factor_does_not_divide_is_refused(tiny):
@@ -137,7 +133,7 @@ def test_attention_stands_where_the_configured_resolution_says_so(tiny):
 
 def test_half_precision_computes_in_it_but_keeps_parameters_and_results_in_float32(tiny):
     _, params = tiny
-    half = VQGAN(VQGANConfig(**{**vars(TINY), "dtype": "bfloat16"}))
+    half = VQGAN(replace(ATTENTIVE, dtype="bfloat16"))
     x = jnp.asarray(np.random.RandomState(0).uniform(-1, 1, (2, 16, 16, 3)), jnp.float32)
     fresh = jax.eval_shape(half.init, jax.random.key(0), x)["params"]
     assert {leaf.dtype for leaf in jax.tree.leaves(fresh)} == {jnp.dtype("float32")}
@@ -145,7 +141,7 @@ def test_half_precision_computes_in_it_but_keeps_parameters_and_results_in_float
     def run(model):
         return jax.jit(lambda x: model.apply({"params": params}, x, method="reconstruct"))(x)
 
-    (reconstruction, features, quantized), (exact, _, exact_quantized) = run(half), run(VQGAN(TINY))
+    (reconstruction, features, quantized), (exact, _, exact_quantized) = run(half), run(VQGAN(ATTENTIVE))
     assert features.dtype == jnp.bfloat16
     assert reconstruction.dtype == quantized.z.dtype == quantized.loss.dtype == jnp.float32
     same = np.asarray(quantized.ids == exact_quantized.ids)
@@ -155,7 +151,7 @@ def test_half_precision_computes_in_it_but_keeps_parameters_and_results_in_float
 
 def test_dropout_works_in_training_alone(tiny):
     _, params = tiny
-    model = VQGAN(VQGANConfig(**{**vars(TINY), "dropout": 0.5}))
+    model = VQGAN(replace(ATTENTIVE, dropout=0.5))
     x = jnp.asarray(np.random.RandomState(0).uniform(-1, 1, (1, 16, 16, 3)), jnp.float32)
 
     @jax.jit

@@ -10,10 +10,10 @@ import numpy as np
 import optax
 import pytest
 import yaml
-from golden import close, discriminator_variables, drawn_like, lpips_params, rename, weights
+from golden import VQGAN_F4, close, discriminator_variables, drawn_like, lpips_params, rename, weights
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from test_convert import PROJECTS
-from test_vqgan import GOLDEN, TINY
+from projects import PROJECTS
+from tiny import TINY
 
 from taming_jax import checkpoint
 from taming_jax.convert.original import convert_checkpoint
@@ -22,12 +22,12 @@ from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.models.lpips import LPIPS
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.settings import from_dict
-from taming_jax.training.vqgan import VQGANState, VQGANTraining, make_eval_step
+from taming_jax.trained.evaluation import make_image_eval
+from taming_jax.training.vqgan import VQGANState, VQGANTraining
 from taming_jax.training.vqgan_loss import VQGANLossConfig
 
 ADAM = partial(optax.adam, 1e-4, b1=0.5, b2=0.9)
-SMALL = replace(TINY, attn_resolutions=())  # quick to compile
-MODEL = VQGAN(SMALL)
+MODEL = VQGAN(TINY)
 DISC = Discriminator(DiscriminatorConfig(ndf=4, n_layers=1))
 IMAGES = np.random.RandomState(0).uniform(-1, 1, (4, 16, 16, 3)).astype(np.float32)
 
@@ -152,7 +152,7 @@ def test_the_running_statistics_moved_three_times_a_step(golden, trained):
 
 def test_the_reconstruction_after_training_follows_the_golden(golden, trained):
     expected = golden("vqgan_f4")
-    found, _ = jax.jit(VQGAN(GOLDEN).apply)({"params": trained[0].params}, expected["image"])
+    found, _ = jax.jit(VQGAN(VQGAN_F4).apply)({"params": trained[0].params}, expected["image"])
     untrained = np.abs(expected["reconstruction"] - expected["reconstruction_after_training"]).mean()
     # Where one of the 512 codes was decided otherwise the picture differs, and attention spreads that.
     assert np.abs(found - expected["reconstruction_after_training"]).mean() < 0.75 * untrained
@@ -160,11 +160,11 @@ def test_the_reconstruction_after_training_follows_the_golden(golden, trained):
 
 @pytest.fixture(scope="module")
 def scheduled_step():
-    """A step whose discriminator learns from step 1 and is heard from step 2, ever louder over 2 steps."""
+    """A step whose discriminator learns from step 1; its loss trains the generator from step 2, with a warm-up of 2."""
     return compiled(VQGANLossConfig(perceptual_weight=0.0, disc_learn_start=1, disc_start=2, disc_ramp=2))
 
 
-def test_the_discriminator_learns_from_its_start_and_is_heard_from_another(scheduled_step):
+def test_the_discriminator_learns_from_its_start_and_trains_the_generator_from_another(scheduled_step):
     state, history, seen = run(scheduled_step, tiny_state(), 5)
     assert [metrics["disc_factor"] for metrics in history] == [0, 0, 0.5, 1, 1]
     assert [metrics["disc_loss"] > 0 for metrics in history] == [False, True, True, True, True]
@@ -177,12 +177,12 @@ def test_the_discriminator_learns_from_its_start_and_is_heard_from_another(sched
         np.testing.assert_allclose(metrics["total_loss"], total, rtol=1e-5)
 
 
-def test_by_default_it_learns_from_the_step_at_which_it_is_heard():
+def test_by_default_it_learns_from_the_step_from_which_its_loss_counts():
     for start in (0, 7):
         loss = VQGANLossConfig(disc_start=start)
         steps = jnp.arange(10)
         np.testing.assert_array_equal(loss.learns(steps), np.arange(10) >= start)
-        np.testing.assert_array_equal(loss.heard(steps), np.arange(10) >= start)
+        np.testing.assert_array_equal(loss.adversarial_factor(steps), np.arange(10) >= start)
 
 
 def test_the_generators_gradient_is_that_of_the_total_loss():
@@ -212,7 +212,7 @@ def test_the_generators_gradient_is_that_of_the_total_loss():
 
 
 def test_two_devices_compute_what_one_does(scheduled_step):
-    late = tiny_state().replace(step=jnp.asarray(3, jnp.int32))  # both networks learn and are heard
+    late = tiny_state().replace(step=jnp.asarray(3, jnp.int32))  # both networks learn from each other
     late = jax.tree.map(np.array, late)
     one, one_metrics = scheduled_step(jax.tree.map(jnp.array, late), None, {"image": IMAGES})
     mesh = Mesh(np.array(jax.devices()[:2]), ("data",))
@@ -251,7 +251,7 @@ def test_a_fresh_state_depends_on_its_key_alone(scheduled_step):
 
 
 def test_half_precision_trains_with_parameters_and_losses_in_float32():
-    half = VQGAN(replace(SMALL, dtype="bfloat16"))
+    half = VQGAN(replace(TINY, dtype="bfloat16"))
     disc = Discriminator(DiscriminatorConfig(ndf=4, n_layers=1, dtype="bfloat16"))
     step = compiled(VQGANLossConfig(perceptual_weight=0.0), half, disc)
     state, metrics = step(tiny_state(), None, {"image": IMAGES})
@@ -290,7 +290,7 @@ def test_loss_settings_that_cannot_work_are_refused(settings, message):
 def test_evaluation_sums_over_the_valid_images(golden):
     params = tiny_state().params
     lpips = jax.tree.map(jnp.asarray, lpips_params(golden("lpips_linears")))
-    evaluate = jax.jit(make_eval_step(MODEL))
+    evaluate = jax.jit(make_image_eval(MODEL))
     valid = np.array([True, True, False, True])
     measured, found = evaluate(params, {"image": IMAGES, "valid": valid}, lpips)
     reconstruction, quantized = jax.jit(MODEL.apply)({"params": params}, IMAGES)
@@ -301,13 +301,14 @@ def test_evaluation_sums_over_the_valid_images(golden):
     assert measured.n == 3
     np.testing.assert_allclose(measured.sums["l1"], np.abs(difference).mean((1, 2, 3)).sum(), rtol=1e-4)
     np.testing.assert_allclose(measured.sums["psnr"], psnr.sum(), rtol=1e-4)
-    np.testing.assert_array_equal(measured.code_counts, np.bincount(quantized.ids[valid].ravel(), minlength=16))
+    counts = np.bincount(quantized.ids[valid].ravel(), minlength=TINY.n_embed)
+    np.testing.assert_array_equal(measured.code_counts, counts)
     distances = jax.jit(LPIPS().apply)({"params": lpips}, IMAGES, reconstruction)
     np.testing.assert_allclose(measured.sums["lpips"], distances[valid].sum(), rtol=1e-3)
 
 
 def test_evaluation_without_a_mask_counts_every_image():
-    measured, _ = jax.jit(make_eval_step(MODEL))(tiny_state().params, {"image": IMAGES})
+    measured, _ = jax.jit(make_image_eval(MODEL))(tiny_state().params, {"image": IMAGES})
     assert measured.n == 4
     assert measured.code_counts.sum() == 4 * 8 * 8
     assert "lpips" not in measured.sums

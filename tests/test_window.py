@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden import drawn_like, gpt_params, weights
+from tiny import TINY
 
 from taming_jax.conditioning import ClassLabel, Coordinate, NoCondition, ObjectsCondition, StageCondition
 from taming_jax.models.gpt import GPT, GPTConfig
-from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.models.vqgan import VQGAN
 from taming_jax.sampling.decode import Job, sample, token_chooser
 from taming_jax.sampling.filters import TracedFilters
 from taming_jax.sampling.wavefront import corner, make_schedule
@@ -21,9 +22,7 @@ from taming_jax.trained.generator import Generator
 from taming_jax.two_stage import TwoStage
 
 CODES = 20
-FIRST = VQGANConfig(
-    resolution=8, ch=4, ch_mult=(1,), num_res_blocks=1, attn_resolutions=(), z_channels=4, embed_dim=4, norm_groups=4
-)
+FIRST = dataclasses.replace(TINY, ch_mult=(1,))
 ORIGINAL = GPT(GPTConfig(vocab_size=64, block_size=512, n_layer=2, n_head=4, n_embd=64))
 
 window = jax.jit(sample_window, static_argnums=0)

@@ -15,6 +15,7 @@ from taming_jax.checkpoint.read import (
     load_params,
     shape_difference,
 )
+from taming_jax.checkpoint.saved import Saved, open_saved
 from taming_jax.checkpoint.store import CONDITION_STAGE, DAMAGED, FIRST_STAGE, Checkpoints, save_model
 
 __all__ = [
@@ -24,11 +25,13 @@ __all__ = [
     "FOLDER",
     "Checkpoints",
     "DamagedCheckpoint",
+    "Saved",
     "find_step",
     "has_checkpoint",
     "load_config",
     "load_discriminator",
     "load_params",
+    "open_saved",
     "quiet_orbax",
     "save_model",
     "shape_difference",

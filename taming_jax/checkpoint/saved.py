@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from taming_jax import checkpoint
+from taming_jax.checkpoint.read import find_step, load_config, load_discriminator, load_params
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +17,8 @@ class Saved:
 
     @property
     def kind(self) -> str:
-        """ "vqgan" for a first stage, "two_stage", "transformer" for one alone; "" where it does not say."""
+        """Of a first stage "vqgan", of a transformer alone "transformer", of both together "two_stage"; "" where it
+        does not say."""
         return self.config.get("kind", "")
 
     @property
@@ -27,7 +28,11 @@ class Saved:
 
     def load_params(self, dtype: Any = None) -> Any:
         """Its parameters, see `checkpoint.load_params`."""
-        return checkpoint.load_params(self.path, self.step, dtype)
+        return load_params(self.path, self.step, dtype)
+
+    def load_discriminator(self) -> dict[str, Any] | None:
+        """That of a first stage, see `checkpoint.load_discriminator`."""
+        return load_discriminator(self.path, self.step)
 
 
 def open_saved(path: str, step: int | str | None = None) -> Saved:
@@ -35,5 +40,5 @@ def open_saved(path: str, step: int | str | None = None) -> Saved:
 
     Raises ValueError and OSError as `checkpoint.load_config`.
     """
-    number = int(checkpoint.find_step(path, step).name)
-    return Saved(path, number, checkpoint.load_config(path, number))
+    number = int(find_step(path, step).name)
+    return Saved(path, number, load_config(path, number))

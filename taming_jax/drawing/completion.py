@@ -43,9 +43,7 @@ def complete(
         )
     stays = np.ones((height, width), bool) if keep is None else np.asarray(keep)
     if stays.shape != (height, width) or stays.dtype != bool:
-        raise ValueError(
-            f"the mask of what stays is {stays.dtype} {stays.shape}; expected bool {(height, width)}, as the picture."
-        )
+        raise ValueError(f"the mask is {stays.dtype} {stays.shape}; expected bool {(height, width)}, as the picture.")
     cells = stays.reshape(h, factor, w, factor).all(axis=(1, 3))
     if cells.all() and (h, w) == (rows, columns):
         raise ValueError("all of the picture stays, so there is nothing to draw: give a mask, or a larger size.")
@@ -74,9 +72,7 @@ def read_mask(name: str, image: np.ndarray, factor: int) -> np.ndarray:
         mask[_share(rows, height), _share(columns, width)] = True
         return mask
     if not Path(name).is_file():
-        raise ValueError(
-            f"what stays is {name!r}; expected {', '.join(HALVES)}, or a picture with white where it stays."
-        )
+        raise ValueError(f"the mask is {name!r}; expected {', '.join(HALVES)}, or a picture with white where it stays.")
     try:
         mask = cut(np.asarray(Image.open(name).convert("L")) > 127, factor)
     except (OSError, ValueError) as error:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from taming_jax.checkpoint.saved import Saved, open_saved
+from taming_jax.checkpoint import Saved, open_saved
 from taming_jax.conditioning import Condition
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig
@@ -144,7 +144,7 @@ def _from_files(settings: SampleConfig, generator: Generator) -> Iterator[Wanted
 
 
 def _joined(found: Iterable[Wanted], most: int) -> Iterator[Wanted]:
-    """Images of one size that follow one another in one request, of at most so many images."""
+    """Images of one size that follow one another in one request, of at most `most` images."""
     waiting: Wanted | None = None
     for here in found:
         same_size = waiting is not None and waiting.request.pixels == here.request.pixels

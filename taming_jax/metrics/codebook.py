@@ -3,15 +3,16 @@
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import entr
+from jaxtyping import Float, Shaped
 
 
-def usage(counts: Array) -> Array:
-    """Share of the codes that were chosen at all: counts (n,) -> float32 scalar in [0, 1]."""
+def usage(counts: Shaped[Array, " n"]) -> Float[Array, ""]:
+    """Share of the codes that were chosen at all, float32 in [0, 1]."""
     return jnp.mean((counts > 0).astype(jnp.float32))
 
 
-def perplexity(counts: Array) -> Array:
-    """exp(entropy) of the choice, the number of equally likely codes it amounts to: counts (n,) -> float32 in [1, n].
+def perplexity(counts: Shaped[Array, " n"]) -> Float[Array, ""]:
+    """exp(entropy) of the choice, the number of equally likely codes it amounts to, float32 in [1, n].
 
     Without any count it is 1.
     """

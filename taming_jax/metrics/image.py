@@ -6,14 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float
 
 DATA_RANGE = 2.0
 WINDOW, SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03
 
 
-def psnr(x: Array, y: Array) -> Array:
-    """Peak signal-to-noise ratio in dB, (b, H, W, c) twice -> float32 (b,).
+def psnr(x: Float[Array, "b H W c"], y: Float[Array, "b H W c"]) -> Float[Array, " b"]:
+    """Peak signal-to-noise ratio in dB, float32.
 
     Values are taken as they are: clip reconstructions to [-1, 1] first. Equal images give 106 dB, not infinity, so that
     means stay finite. Raises ValueError where the shapes differ.
@@ -23,8 +24,8 @@ def psnr(x: Array, y: Array) -> Array:
     return 10 * jnp.log10(DATA_RANGE**2 / jnp.maximum(error, 1e-10))
 
 
-def ssim(x: Array, y: Array) -> Array:
-    """Structural similarity (Wang et al. 2004), (b, H, W, c) twice -> float32 (b,), at most 1.
+def ssim(x: Float[Array, "b H W c"], y: Float[Array, "b H W c"]) -> Float[Array, " b"]:
+    """Structural similarity (Wang et al. 2004), float32, at most 1.
 
     Gaussian window of 11 x 11 pixels with sigma 1.5, whole windows only; the mean over positions and channels. Raises
     ValueError where the shapes differ or the image is smaller than the window.
@@ -44,13 +45,13 @@ def ssim(x: Array, y: Array) -> Array:
     return jnp.mean(similarity, axis=(1, 2, 3))
 
 
-def l1(x: Array, y: Array) -> Array:
-    """Mean absolute difference, (b, H, W, c) twice -> float32 (b,)."""
+def l1(x: Float[Array, "b H W c"], y: Float[Array, "b H W c"]) -> Float[Array, " b"]:
+    """Mean absolute difference."""
     return jnp.mean(jnp.abs(x - y), axis=(1, 2, 3))
 
 
-def accuracy(labels: Array, logits: Array) -> Array:
-    """Share of pixels whose label has the largest logit, one-hot (b, H, W, n) and logits (b, H, W, n) -> (b,)."""
+def accuracy(labels: Float[Array, "b H W n"], logits: Float[Array, "b H W n"]) -> Float[Array, " b"]:
+    """Share of pixels whose label, as one-hot channels, has the largest logit."""
     return jnp.mean(jnp.argmax(logits, axis=-1) == jnp.argmax(labels, axis=-1), axis=(1, 2))
 
 
@@ -63,8 +64,8 @@ MEASURES: dict[str, Callable[[Array, Array], Array]] = {
 }
 
 
-def _blur(x: Array) -> Array:
-    """Gaussian mean over each whole window, (b, H, W, c) -> (b, H - 10, W - 10, c), one axis after the other."""
+def _blur(x: Float[Array, "b H W c"]) -> Float[Array, "b H-10 W-10 c"]:
+    """Gaussian mean over each whole window, one axis after the other."""
     offsets = np.arange(WINDOW) - WINDOW // 2
     weights = np.exp(-(offsets**2) / (2 * SIGMA**2))
     kernel = jnp.asarray(weights / weights.sum(), jnp.float32)

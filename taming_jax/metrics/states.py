@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 from jax import Array
+from jaxtyping import Float, Shaped
 
 from taming_jax.metrics.codebook import perplexity, usage
 
@@ -15,13 +16,15 @@ from taming_jax.metrics.codebook import perplexity, usage
 class FirstStageMetrics:
     """Of images that a first stage has read."""
 
-    n: Array  # () float32, images
-    sums: dict[str, Array]  # () float32 each: of a measure over the images
-    code_counts: Array  # (n_embed,): how often each code was chosen
+    n: Float[Array, ""]  # images
+    sums: dict[str, Float[Array, ""]]  # of a measure over the images
+    code_counts: Shaped[Array, " codes"]  # how often each code was chosen
 
     @classmethod
-    def of(cls, measured: Mapping[str, Array], valid: Array, code_counts: Array) -> "FirstStageMetrics":
-        """Measures of each image, (b,), of which those count where `valid` (b,) is above 0."""
+    def of(
+        cls, measured: Mapping[str, Array], valid: Float[Array, " b"], code_counts: Shaped[Array, " codes"]
+    ) -> "FirstStageMetrics":
+        """Measures of each image, (b,), of which those count where `valid` is above 0."""
         sums = {name: jnp.sum(jnp.where(valid > 0, values, 0.0)) for name, values in measured.items()}
         return cls(valid.sum(), sums, code_counts)
 
@@ -42,8 +45,8 @@ class FirstStageMetrics:
 class TokenMetrics:
     """Of images that a second stage has predicted."""
 
-    n: Array | float = 0.0  # images
-    nll: Array | float = 0.0  # nats per token, summed over the images
+    n: Float[Array, ""] | float = 0.0  # images
+    nll: Float[Array, ""] | float = 0.0  # nats per token, summed over the images
 
     def merge(self, other: "TokenMetrics") -> "TokenMetrics":
         """The two together, added up in float64 on the host."""

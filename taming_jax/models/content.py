@@ -12,22 +12,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float
 
 from taming_jax.nn import maps
 from taming_jax.pictures import dot_colours, grey, label_colours
 
 
-def l1(x: Array, y: Array) -> Array:
+def l1(x: Float[Array, "*b"], y: Float[Array, "*b"]) -> Float[Array, ""]:
     """Mean absolute difference over everything."""
     return jnp.mean(jnp.abs(x.astype(jnp.float32) - y.astype(jnp.float32)))
 
 
-def l2(x: Array, y: Array) -> Array:
+def l2(x: Float[Array, "*b"], y: Float[Array, "*b"]) -> Float[Array, ""]:
     """Mean squared difference over everything."""
     return jnp.mean(jnp.square(x.astype(jnp.float32) - y.astype(jnp.float32)))
 
 
-def binary_cross_entropy(logits: Array, targets: Array) -> Array:
+def binary_cross_entropy(logits: Float[Array, "*b"], targets: Float[Array, "*b"]) -> Float[Array, ""]:
     """Mean over everything of the cross-entropy in nats of independent yes-or-no predictions; targets in [0, 1]."""
     logits, targets = logits.astype(jnp.float32), targets.astype(jnp.float32)
     return jnp.mean(jax.nn.softplus(logits) - targets * logits)
@@ -63,11 +64,11 @@ class Content:
         return 2 if self.channels == 1 else 3
 
     def data_channels(self, n_labels: int) -> int | None:
-        """How many the maps of data with so many labels have; None where the data does not say."""
+        """How many the maps of data with `n_labels` labels have; None where the data does not say."""
         return self.channels
 
-    def input(self, batch: Mapping[str, Any], channels: int, edge_sigma: float) -> Array:
-        """What a network of so many channels reads of a batch, float32 (b, H, W, channels). edge_sigma: of edges that
+    def input(self, batch: Mapping[str, Any], channels: int, edge_sigma: float) -> Float[Array, "b H W c"]:
+        """What a network reads of a batch, float32 (b, H, W, channels). edge_sigma: of edges that
         are looked for in the image. Raises ValueError for what is missing."""
         if self.name not in batch:
             return self._derived(batch, edge_sigma)
@@ -75,22 +76,24 @@ class Content:
         return x[..., None] if x.ndim == 3 else x
 
     def check(self, value: Any, channels: int, name: str) -> np.ndarray:
-        """The entry of a batch for the array that a user calls `name`, for a network of so many channels. Raises
+        """The entry of a batch for the array that a user calls `name`, for a network of `channels` channels. Raises
         ValueError for another shape than (b, H, W, channels) and for other values."""
         value = self._check_shape(value, channels, name)
-        if value.dtype.kind not in "fiub" or not _in_range(value):
+        if not (jnp.issubdtype(value.dtype, jnp.number) or value.dtype == bool) or not _in_range(value):
             raise ValueError(f"{name} has values that are not numbers in [-1, 1]; scale the map to that range.")
         return value.astype(np.float32)
 
-    def picture(self, x: np.ndarray) -> np.ndarray:
-        """What a network reads or writes, (b, H, W, c), as pictures (b, H, W, 3) in [-1, 1]."""
+    def picture(self, x: Float[np.ndarray, "b H W c"]) -> Float[np.ndarray, "b H W 3"]:
+        """What a network reads or writes as pictures in [-1, 1]."""
         return x if x.shape[-1] == 3 else grey(x[..., 0])
 
-    def reconstruction_loss(self, x: Array, reconstruction: Array) -> dict[str, Array]:
-        """{name of the metric: mean over everything}, of what went in and what came out, (b, H, W, c)."""
+    def reconstruction_loss(
+        self, x: Float[Array, "b H W c"], reconstruction: Float[Array, "b H W c"]
+    ) -> dict[str, Float[Array, ""]]:
+        """{name of the metric: mean over everything}, of what went in and what came out."""
         return {f"{self.loss}_loss": LOSSES[self.loss](reconstruction, x)}
 
-    def _derived(self, batch: Mapping[str, Any], edge_sigma: float) -> Array:
+    def _derived(self, batch: Mapping[str, Any], edge_sigma: float) -> Float[Array, "b H W c"]:
         raise ValueError(f"the first stage reads {self.name}, but the batch holds only {', '.join(sorted(batch))}")
 
     def _check_shape(self, value: Any, channels: int, name: str) -> np.ndarray:
@@ -114,7 +117,7 @@ class Images(Content):
 
     def check(self, value: Any, channels: int, name: str) -> np.ndarray:
         value = self._check_shape(value, channels, name)
-        if value.dtype.kind != "f" or not _in_range(value):
+        if not jnp.issubdtype(value.dtype, jnp.floating) or not _in_range(value):
             raise ValueError(
                 f"{name} is {value.dtype} of shape {value.shape} with values up to {value.max(initial=0):g}; "
                 f"expected floats (b, H, W, {channels}) in [-1, 1]: use image / 127.5 - 1 for 8-bit pictures."
@@ -132,7 +135,7 @@ class Labels(Content):
     def data_channels(self, n_labels: int) -> int:
         return n_labels
 
-    def input(self, batch: Mapping[str, Any], channels: int, edge_sigma: float) -> Array:
+    def input(self, batch: Mapping[str, Any], channels: int, edge_sigma: float) -> Float[Array, "b H W c"]:
         if self.name not in batch:
             return self._derived(batch, edge_sigma)
         return jax.nn.one_hot(batch[self.name], channels)
@@ -147,7 +150,7 @@ class Labels(Content):
             raise ValueError(f"{name} has labels {value.min()}..{value.max()}; this model knows 0..{channels - 1}.")
         return value.astype(np.int32)
 
-    def picture(self, x: np.ndarray) -> np.ndarray:
+    def picture(self, x: Float[np.ndarray, "b H W c"]) -> Float[np.ndarray, "b H W 3"]:
         """Of the best label of each pixel."""
         return label_colours(np.argmax(x, axis=-1))
 
@@ -155,19 +158,19 @@ class Labels(Content):
 class Edges(Content):
     """1 on an edge and -1 elsewhere; those of the image where there are none in the batch."""
 
-    def _derived(self, batch: Mapping[str, Any], edge_sigma: float) -> Array:
+    def _derived(self, batch: Mapping[str, Any], edge_sigma: float) -> Float[Array, "b H W c"]:
         return maps.edges(batch["image"], edge_sigma) if "image" in batch else super()._derived(batch, edge_sigma)
 
 
 class Pose(Content):
     """A channel of dots for each kind of key point; drawn from the key points where there are none in the batch."""
 
-    def _derived(self, batch: Mapping[str, Any], edge_sigma: float) -> Array:
+    def _derived(self, batch: Mapping[str, Any], edge_sigma: float) -> Float[Array, "b H W c"]:
         if "keypoints" not in batch:
             return super()._derived(batch, edge_sigma)
         return maps.pose(batch["keypoints"], *batch["image"].shape[1:3])
 
-    def picture(self, x: np.ndarray) -> np.ndarray:
+    def picture(self, x: Float[np.ndarray, "b H W c"]) -> Float[np.ndarray, "b H W 3"]:
         return dot_colours(np.clip(x, -1, 1))
 
 

@@ -1,10 +1,12 @@
 """PatchGAN discriminator: a logit for every overlapping patch (Isola et al. 2017, section 3.2.2)."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 
 from taming_jax.nn.conv import SAME3, ActNorm, BatchNorm, Conv
 
@@ -26,7 +28,7 @@ class DiscriminatorConfig:
     norm: str = "batch"
     dtype: str = "float32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("in_channels", "ndf", "n_layers"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -45,7 +47,7 @@ class Discriminator(nn.Module):
     config: DiscriminatorConfig
 
     @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
+    def __call__(self, x: Float[Array, "b H W c"], train: bool = False) -> Float[Array, "b h w 1"]:
         cfg = self.config
         if x.ndim != 4 or x.shape[-1] != cfg.in_channels:
             raise ValueError(f"the discriminator expects images (b, H, W, {cfg.in_channels}), got shape {x.shape}")
@@ -57,9 +59,11 @@ class Discriminator(nn.Module):
             )
         dtype = jnp.dtype(cfg.dtype)
 
-        def conv(i, h, features, stride, **kwargs):
+        def conv(
+            i: int, h: Float[Array, "b H W c"], features: int, stride: int, **options: Any
+        ) -> Float[Array, "b h w d"]:
             init = nn.initializers.normal(0.02)
-            return Conv(features, 4, stride, SAME3, kernel_init=init, name=f"conv_{i}", **kwargs)(h)
+            return Conv(features, 4, stride, SAME3, kernel_init=init, name=f"conv_{i}", **options)(h)
 
         h = nn.leaky_relu(conv(0, x, cfg.ndf, 2, dtype=dtype), 0.2)
         for i in range(1, cfg.n_layers + 1):

@@ -8,8 +8,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Float, Int
 
-from taming_jax.nn.attention import Block, Cache, layer_norm, linear
+from taming_jax.nn.attention import Block, Cache, Position, layer_norm, linear
 from taming_jax.sharding import split_by_image, split_by_row
 
 # What of a block is kept for the backward pass; the rest is computed again.
@@ -23,10 +26,11 @@ ATTENTION = ("xla", "cudnn")
 
 @dataclasses.dataclass(frozen=True)
 class GPTConfig:
-    """Settings of the transformer; the defaults are the paper's FacesHQ and D-RIN model (0.3 B parameters).
+    """Settings of the transformer; the width and depth of the paper's FacesHQ and D-RIN model (0.3 B parameters).
 
     vocab_size: ids of the condition and of the image share this one table, with no offset.
     block_size: longest input sequence, condition included, last image token excluded.
+        Both 0: as many as the parts of a two-stage model need, see `two_stage.TwoStage`; `GPT` itself wants numbers.
     n_unmasked: this many leading positions see one another freely.
     dtype: "float32" or "bfloat16", of the layers; parameters, statistics and logits stay float32.
     attention: "xla" anywhere; "cudnn" is the fused kernel of NVIDIA's GPUs, and needs bfloat16.
@@ -36,8 +40,8 @@ class GPTConfig:
     program compiles faster. Loaded models have their layers apart.
     """
 
-    vocab_size: int = 1024
-    block_size: int = 512
+    vocab_size: int = 0
+    block_size: int = 0
     n_layer: int = 24
     n_head: int = 16
     n_embd: int = 1024
@@ -50,8 +54,13 @@ class GPTConfig:
     remat: str = ""
     scan_layers: bool = False
 
-    def __post_init__(self):
-        for name in ("vocab_size", "block_size", "n_layer", "n_head", "n_embd"):
+    def __post_init__(self) -> None:
+        for name in ("vocab_size", "block_size"):
+            if getattr(self, name) < 0:
+                raise ValueError(
+                    f"transformer.{name}={getattr(self, name)}, but it must be at least 1, or 0 for what is needed."
+                )
+        for name in ("n_layer", "n_head", "n_embd"):
             if getattr(self, name) < 1:
                 raise ValueError(f"transformer.{name}={getattr(self, name)}, but it must be at least 1.")
         for name in ("embedding_dropout", "residual_dropout", "attention_dropout"):
@@ -77,13 +86,27 @@ class GPT(nn.Module):
     config: GPTConfig
 
     @nn.compact
-    def __call__(self, ids, *, cache: tuple[Cache, ...] | None = None, start=0, train=False, last_only=False, at=None):
+    def __call__(
+        self,
+        ids: Int[Array, "b l"],
+        *,
+        cache: tuple[Cache, ...] | None = None,
+        start: Position = 0,
+        train: bool = False,
+        last_only: bool = False,
+        at: Position | None = None,
+    ) -> Float[Array, "b _ n"] | tuple[Float[Array, "b _ n"], tuple[Cache, ...]]:
         """ids int32 (b, l) -> logits float32 (b, l, n); with `last_only`, or `at`, the place of one id, (b, 1, n).
 
         With a cache (one entry a layer, see `init_cache`) `ids` are the positions from `start` on, and the result is
-        (logits, cache). Raises ValueError when the sequence is longer than block_size.
+        (logits, cache). Raises ValueError when the sequence is longer than block_size, or when that is left open.
         """
         config = self.config
+        if not (config.vocab_size and config.block_size):
+            raise ValueError(
+                f"transformer.vocab_size={config.vocab_size} and block_size={config.block_size}: 0 is what the parts "
+                "of a two-stage model need, and a transformer alone has none; set both to at least 1."
+            )
         if cache is not None and config.scan_layers:
             raise ValueError("a cache goes with layers apart: use with_layers_apart(model) and unstack_layers(params).")
         dtype = jnp.dtype(config.dtype)
@@ -124,11 +147,11 @@ class GPT(nn.Module):
             name=name,
         )
 
-    def _blocks(self, x: jax.Array, train: bool) -> jax.Array:
-        """(b, l, d) through all blocks, without a cache."""
+    def _blocks(self, x: Float[Array, "b l d"], train: bool) -> Float[Array, "b l d"]:
+        """Through all blocks, without a cache."""
         config = self.config
 
-        def run(block, x):
+        def run(block: Block, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
             return split_by_image(block(x, train=train)[0])
 
         if config.remat:
@@ -145,7 +168,7 @@ class GPT(nn.Module):
         )
         return loop(self._block("blocks"), x, None)[0]
 
-    def init_cache(self, batch: int, length: int, dtype=None) -> tuple[Cache, ...]:
+    def init_cache(self, batch: int, length: int, dtype: DTypeLike | None = None) -> tuple[Cache, ...]:
         """An empty cache for `batch` sequences of up to `length` tokens, in the compute type unless told otherwise."""
         config = self.config
         shape = (batch, config.n_head, length, config.n_embd // config.n_head)
@@ -153,8 +176,8 @@ class GPT(nn.Module):
         return tuple(Cache(zeros, zeros) for _ in range(config.n_layer))
 
 
-def token_cross_entropy(logits: jax.Array, ids: jax.Array) -> jax.Array:
-    """logits (b, l, n), ids (b, l) -> (b, l) float32, the negative log-likelihood of each token in nats."""
+def token_cross_entropy(logits: Float[Array, "b l n"], ids: Int[Array, "b l"]) -> Float[Array, "b l"]:
+    """The negative log-likelihood of each token in nats, float32."""
     logits = logits.astype(jnp.float32)
     chosen = jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - chosen

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array, lax
+from jax.typing import DTypeLike
+from jaxtyping import Float
 
 from taming_jax.files import read_npz
 from taming_jax.nn.conv import Conv
@@ -22,10 +24,10 @@ SCALE = (0.458, 0.448, 0.450)
 class VGG16(nn.Module):
     """Normalised images (b, H, W, 3) -> the five activations before each pooling (relu1_2 ... relu5_3)."""
 
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> list[Array]:
+    def __call__(self, x: Float[Array, "b H W 3"]) -> list[Float[Array, "b _ _ _"]]:
         outputs, layer = [], 0
         for stage, widths in enumerate(VGG16_WIDTHS):
             if stage > 0:
@@ -37,7 +39,7 @@ class VGG16(nn.Module):
         return outputs
 
 
-def unit_length(x: Array) -> Array:
+def unit_length(x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
     """Each position's channels at length one, in float32.
 
     The small number stands under the root: the derivative of a root is infinite at zero, where bfloat16 features often
@@ -53,10 +55,10 @@ class LPIPS(nn.Module):
     `dtype` is that of VGG16; distances are float32.
     """
 
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, y: Array) -> Array:
+    def __call__(self, x: Float[Array, "b H W c"], y: Float[Array, "b H W c"]) -> Float[Array, " b"]:
         if x.shape != y.shape or x.ndim != 4 or x.shape[-1] not in (1, 3):
             raise ValueError(f"LPIPS compares batches (b, H, W, 3 or 1) of equal shape, got {x.shape} and {y.shape}")
         if min(x.shape[1:3]) < SMALLEST:

@@ -1,6 +1,6 @@
 """The first stage: an autoencoder whose bottleneck is a grid of codes (Esser, Rombach & Ommer 2021, 3.1, table 7)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float, Int
 
 from taming_jax.models.content import CONTENTS, Content
 from taming_jax.nn.conv import Conv, ResBlock, SpatialAttention, conv1x1, double, downsample, group_norm
-from taming_jax.nn.quantizers import QUANTIZERS, Quantized, Remap
+from taming_jax.nn.quantizers import QUANTIZERS, Quantized, Remap, Temperature
 from taming_jax.sharding import split_by_image
 
 
@@ -63,7 +64,7 @@ class VQGANConfig:
     dtype: str = "float32"
     remat: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         widths = ("in_channels", "out_channels", "ch", "z_channels", "embed_dim")
         for name in ("resolution", "num_res_blocks", "n_embed", "norm_groups", *widths):
             if getattr(self, name) < 1:
@@ -130,22 +131,22 @@ class VQGANConfig:
         return self.resolution // 2**level in self.attn_resolutions
 
 
-def network_input(config: VQGANConfig, batch: Mapping[str, Any]) -> Array:
+def network_input(config: VQGANConfig, batch: Mapping[str, Any]) -> Float[Array, "b H W c"]:
     """What the network reads of a batch: float32 (b, H, W, in_channels). Raises ValueError for what is missing."""
     return config.reads.input(batch, config.in_channels, config.edge_sigma)
 
 
-def _layers(config: VQGANConfig, train: bool):
+def _layers(config: VQGANConfig, train: bool) -> tuple[np.dtype, Callable[..., Any], Callable[..., Any], Any]:
     """The constructors of one network's parts, with its settings filled in: (dtype, block, attention, norm); block
     (width, name, input) runs as well."""
     dtype = jnp.dtype(config.dtype)
 
-    def run(block, h):
+    def run(block: ResBlock, h: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
         return split_by_image(block(h, train=train))
 
     run = nn.remat(run) if config.remat else run
 
-    def block(width, name, h):
+    def block(width: int, name: str, h: Float[Array, "b h w c"]) -> Float[Array, "b h w d"]:
         settings = {"groups": config.norm_groups, "dropout": config.dropout, "dtype": dtype}
         return run(ResBlock(width, name=name, **settings), h)
 
@@ -159,7 +160,7 @@ class Encoder(nn.Module):
     config: VQGANConfig
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
+    def __call__(self, x: Float[Array, "b H W c"], *, train: bool = False) -> Float[Array, "b h w d"]:
         cfg = self.config
         dtype, block, attention, norm = _layers(cfg, train)
         h = split_by_image(Conv(cfg.ch, dtype=dtype, name="conv_in")(x))
@@ -186,7 +187,9 @@ class Decoder(nn.Module):
     config: VQGANConfig
 
     @nn.compact
-    def __call__(self, z: Array, *, train: bool = False) -> tuple[Array, Array]:
+    def __call__(
+        self, z: Float[Array, "b h w d"], *, train: bool = False
+    ) -> tuple[Float[Array, "b H W c"], Float[Array, "b H W f"]]:
         cfg = self.config
         dtype, block, attention, norm = _layers(cfg, train)
         h = split_by_image(Conv(cfg.ch * cfg.ch_mult[-1], dtype=dtype, name="conv_in")(z))
@@ -211,7 +214,7 @@ class VQGAN(nn.Module):
 
     config: VQGANConfig
 
-    def setup(self):
+    def setup(self) -> None:
         cfg = self.config
         self.encoder = Encoder(cfg)
         self.decoder = Decoder(cfg)
@@ -224,21 +227,21 @@ class VQGAN(nn.Module):
         }
         self.quantizer = QUANTIZERS[cfg.quantizer](cfg.n_embed, cfg.embed_dim, **options[cfg.quantizer])
 
-    def pre_quant(self, x: Array, train: bool = False) -> Array:
-        """Images (b, H, W, in_channels) -> latents (b, h, w, embed_dim) before quantization."""
+    def pre_quant(self, x: Float[Array, "b H W c"], train: bool = False) -> Float[Array, "b h w d"]:
+        """Images -> latents (b, h, w, embed_dim) before quantization."""
         if x.ndim != 4 or x.shape[-1] != self.config.in_channels:
             raise ValueError(f"expected images (b, H, W, {self.config.in_channels}), got an array of shape {x.shape}")
         self.config.grid(*x.shape[1:3])
         return self.quant_conv(self.encoder(x, train=train))
 
-    def encode(self, x: Array, train: bool = False, temperature: Array | float = 1.0) -> Quantized:
+    def encode(self, x: Float[Array, "b H W c"], train: bool = False, temperature: Temperature = 1.0) -> Quantized:
         """Images (b, H, W, in_channels) in [-1, 1] -> Quantized on a grid (b, H/f, W/f), its ids without the remap.
 
         Raises ValueError where the channels are others or the factor does not divide the sides.
         """
         return self.quantizer(self.pre_quant(x, train), train=train, temperature=temperature)
 
-    def encode_ids(self, x: Array) -> Array:
+    def encode_ids(self, x: Float[Array, "b H W c"]) -> Int[Array, "b h w"]:
         """Images (b, H, W, in_channels) in [-1, 1] -> ids (b, H/f, W/f) in [0, n_codes), after the remap."""
         used = np.asarray(self.config.remap, np.int32)
         if len(used) and self.config.quantizer == "gumbel":  # the others are out of the draw from the start
@@ -250,29 +253,29 @@ class VQGAN(nn.Module):
         key = self.make_rng("remap") if self.has_rng("remap") else jax.random.key(0)
         return Remap(self.config.remap, self.config.unknown).forward(ids, self.config.n_embed, key)
 
-    def decode(self, z: Array, train: bool = False) -> Array:
+    def decode(self, z: Float[Array, "b h w d"], train: bool = False) -> Float[Array, "b H W c"]:
         """Codebook entries (b, h, w, embed_dim) -> images (b, H, W, out_channels) float32, about [-1, 1]."""
         return self.decoder(self.post_quant_conv(z), train=train)[0]
 
-    def decode_ids(self, ids: Array) -> Array:
+    def decode_ids(self, ids: Int[Array, "b h w"]) -> Float[Array, "b H W c"]:
         """ids (b, h, w) in [0, n_codes) -> images (b, H, W, out_channels) float32, about [-1, 1]."""
         if self.config.remap:
             ids = Remap(self.config.remap, self.config.unknown).backward(ids)
         return self.decode(self.quantizer.lookup(ids))
 
-    def features(self, z: Array, train: bool = False) -> Array:
+    def features(self, z: Float[Array, "b h w d"], train: bool = False) -> Float[Array, "b H W f"]:
         """Codebook entries (b, h, w, embed_dim) -> what the decoder's last convolution sees, (b, H, W, ch)."""
         return self.decoder(self.post_quant_conv(z), train=train)[1]
 
     def reconstruct(
-        self, x: Array, train: bool = False, temperature: Array | float = 1.0
-    ) -> tuple[Array, Array, Quantized]:
+        self, x: Float[Array, "b H W c"], train: bool = False, temperature: Temperature = 1.0
+    ) -> tuple[Float[Array, "b H W c"], Float[Array, "b H W f"], Quantized]:
         """As `__call__`, with the decoder's features (b, H, W, ch) between the two."""
         quantized = self.encode(x, train, temperature)
         reconstruction, features = self.decoder(self.post_quant_conv(quantized.z), train=train)
         return reconstruction, features, quantized
 
-    def __call__(self, x: Array, train: bool = False) -> tuple[Array, Quantized]:
+    def __call__(self, x: Float[Array, "b H W c"], train: bool = False) -> tuple[Float[Array, "b H W c"], Quantized]:
         """Images (b, H, W, in_channels) -> (reconstruction (b, H, W, out_channels) float32, Quantized)."""
         reconstruction, _, quantized = self.reconstruct(x, train)
         return reconstruction, quantized

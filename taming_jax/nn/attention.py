@@ -5,21 +5,28 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float, Int
+
+Position = Int[Array, ""] | int
 
 
 class Cache(NamedTuple):
     """Keys and values of one layer for the positions seen so far; the rest is zero and masked.
 
-    key, value: (b, heads, L, d / heads), L the longest sequence the cache can hold. Heads come first so that what one
+    c is d / heads, L the longest sequence the cache can hold. Heads come first so that what one
     query reads of a head lies together: on a CPU five times as fast as positions first.
     """
 
-    key: jax.Array
-    value: jax.Array
+    key: Float[Array, "b heads L c"]
+    value: Float[Array, "b heads L c"]
 
 
-def attention_mask(start: jax.Array | int, queries: int, keys: int, n_unmasked: int = 0) -> jax.Array:
-    """Boolean (1, 1, queries, keys): query i stands at position start + i and sees the positions up to its own.
+def attention_mask(
+    start: Position, queries: int, keys: int, n_unmasked: int = 0
+) -> Bool[Array, "1 1 {queries} {keys}"]:
+    """(1, 1, queries, keys): query i stands at position start + i and sees the positions up to its own.
 
     The first `n_unmasked` positions also see one another.
     """
@@ -41,11 +48,13 @@ class CausalSelfAttention(nn.Module):
     n_unmasked: int = 0
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     attention: str = "xla"
 
     @nn.compact
-    def __call__(self, x, *, cache: Cache | None = None, start=0, train: bool = False):
+    def __call__(
+        self, x: Float[Array, "b l d"], *, cache: Cache | None = None, start: Position = 0, train: bool = False
+    ) -> tuple[Float[Array, "b l d"], Cache | None]:
         """Without a cache: x is the whole sequence. With one: x holds the positions from `start` on, their keys and
         values are written into the cache, and the queries read what it then holds. Returns (y, cache)."""
         b, length, d = x.shape
@@ -68,8 +77,15 @@ class CausalSelfAttention(nn.Module):
         y = linear(d, "out", self.dtype)(y.reshape(b, length, d))
         return nn.Dropout(self.residual_dropout, deterministic=not train)(y), cache
 
-    def _attend_to_cache(self, query, key, value, cache: Cache, start):
-        """query, key, value (b, l, heads, c) of the positions from `start` on -> (y, the cache with them)."""
+    def _attend_to_cache(
+        self,
+        query: Float[Array, "b l heads c"],
+        key: Float[Array, "b l heads c"],
+        value: Float[Array, "b l heads c"],
+        cache: Cache,
+        start: Position,
+    ) -> tuple[Float[Array, "b l heads c"], Cache]:
+        """Of the positions from `start` on -> (y, the cache with them)."""
         written = [
             jax.lax.dynamic_update_slice_in_dim(kept, new.swapaxes(1, 2).astype(kept.dtype), start, axis=2)
             for kept, new in zip(cache, (key, value))
@@ -80,7 +96,13 @@ class CausalSelfAttention(nn.Module):
         weights = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf)).astype(value.dtype)
         return jnp.einsum("bhqk,bhkc->bqhc", weights, value).astype(self.dtype), Cache(key, value)
 
-    def _attend_with_dropout(self, query, key, value, mask):
+    def _attend_with_dropout(
+        self,
+        query: Float[Array, "b l heads c"],
+        key: Float[Array, "b l heads c"],
+        value: Float[Array, "b l heads c"],
+        mask: Bool[Array, "1 1 l l"],
+    ) -> Float[Array, "b l heads c"]:
         """The fused attention has no dropout on its weights, so they are written out here."""
         logits = jnp.einsum("bqhc,bkhc->bhqk", query, key).astype(jnp.float32) * query.shape[-1] ** -0.5
         weights = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf))
@@ -92,10 +114,10 @@ class MLP(nn.Module):
     """d -> 4 d -> d with the exact (erf) GELU."""
 
     residual_dropout: float = 0.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x, *, train: bool = False):
+    def __call__(self, x: Float[Array, "b l d"], *, train: bool = False) -> Float[Array, "b l d"]:
         d = x.shape[-1]
         hidden = jax.nn.gelu(linear(4 * d, "up", self.dtype)(x), approximate=False)  # (b, l, 4 d)
         y = linear(d, "down", self.dtype)(hidden)
@@ -109,11 +131,13 @@ class Block(nn.Module):
     n_unmasked: int = 0
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
     attention: str = "xla"
 
     @nn.compact
-    def __call__(self, x, *, cache: Cache | None = None, start=0, train: bool = False):
+    def __call__(
+        self, x: Float[Array, "b l d"], *, cache: Cache | None = None, start: Position = 0, train: bool = False
+    ) -> tuple[Float[Array, "b l d"], Cache | None]:
         attend = CausalSelfAttention(
             self.n_head,
             self.n_unmasked,
@@ -129,11 +153,11 @@ class Block(nn.Module):
         return x + mlp(layer_norm("norm_mlp", self.dtype)(x), train=train), cache
 
 
-def linear(features: int, name: str, dtype, use_bias: bool = True) -> nn.Dense:
+def linear(features: int, name: str, dtype: DTypeLike, use_bias: bool = True) -> nn.Dense:
     """A dense layer as GPT starts it: weights N(0, 0.02), bias zero."""
     return nn.Dense(features, use_bias=use_bias, kernel_init=nn.initializers.normal(0.02), dtype=dtype, name=name)
 
 
-def layer_norm(name: str, dtype) -> nn.LayerNorm:
+def layer_norm(name: str, dtype: DTypeLike) -> nn.LayerNorm:
     """LayerNorm with PyTorch's epsilon; its statistics are float32 whatever the compute type."""
     return nn.LayerNorm(epsilon=1e-5, dtype=dtype, use_fast_variance=False, name=name)

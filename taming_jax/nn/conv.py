@@ -4,25 +4,32 @@ Images and feature maps are (b, h, w, c). `dtype` is the type of the arithmetic;
 normalisations are always float32.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.typing import DTypeLike
+from jaxtyping import Float, Key
 
-SAME3 = ((1, 1), (1, 1))
+Padding = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right)
+NONE, SAME3 = ((0, 0), (0, 0)), ((1, 1), (1, 1))
 
 
-def conv2d(x: Array, kernel: Array, stride: int = 1, padding=((0, 0), (0, 0))) -> Array:
+def conv2d(
+    x: Float[Array, "b H W c"], kernel: Float[Array, "k k c d"], stride: int = 1, padding: Padding = NONE
+) -> Float[Array, "b h w d"]:
     """x (b, H, W, c) with kernel (k, k, c, d) -> (b, h, w, d), in the type of x. Linear in the kernel."""
     return lax.conv_general_dilated(
         x, kernel.astype(x.dtype), (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
-def uniform_fan_in(fan_in: int):
+def uniform_fan_in(fan_in: int) -> nn.initializers.Initializer:
     """PyTorch's default start of a convolution, weight and bias alike: uniform in +-1/sqrt(fan_in)."""
 
-    def init(key, shape, dtype=jnp.float32):
+    def init(key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Float[Array, "..."]:
         bound = fan_in**-0.5
         return jax.random.uniform(key, shape, dtype, -bound, bound)
 
@@ -35,13 +42,13 @@ class Conv(nn.Module):
     features: int
     kernel_size: int = 3
     stride: int = 1
-    padding: tuple = SAME3
+    padding: Padding = SAME3
     use_bias: bool = True
     kernel_init: nn.initializers.Initializer | None = None  # None: PyTorch's default
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "b H W c"]) -> Float[Array, "b h w d"]:
         k, c = self.kernel_size, x.shape[-1]
         default = uniform_fan_in(k * k * c)
         kernel = self.param("kernel", self.kernel_init or default, (k, k, c, self.features))
@@ -51,16 +58,16 @@ class Conv(nn.Module):
         return y
 
 
-def conv1x1(features: int, **kwargs) -> Conv:
-    return Conv(features, kernel_size=1, padding=((0, 0), (0, 0)), **kwargs)
+def conv1x1(features: int, **options: Any) -> Conv:
+    return Conv(features, kernel_size=1, padding=NONE, **options)
 
 
-def channels(v: Array) -> Array:
+def channels(v: Float[Array, " c"]) -> Float[Array, "1 1 1 c"]:
     """(c,) -> (1, 1, 1, c), to meet a feature map at equal rank."""
     return v.reshape(1, 1, 1, -1)
 
 
-def group_norm(groups: int, dtype, name: str | None = None) -> nn.GroupNorm:
+def group_norm(groups: int, dtype: DTypeLike, name: str | None = None) -> nn.GroupNorm:
     # The two-pass variance: E[x^2] - E[x]^2 loses digits where the mean is far from zero.
     return nn.GroupNorm(groups, epsilon=1e-6, dtype=dtype, use_fast_variance=False, name=name)
 
@@ -74,10 +81,10 @@ class BatchNorm(nn.Module):
 
     momentum: float = 0.1
     epsilon: float = 1e-5
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
         c = x.shape[-1]
         scale = self.param("scale", lambda key, shape: 1 + 0.02 * jax.random.normal(key, shape), (c,))
         bias = self.param("bias", nn.initializers.zeros, (c,))
@@ -103,10 +110,10 @@ class ActNorm(nn.Module):
     cannot be written; the parameters are therefore offsets from it. Sums train exactly as the values themselves would.
     """
 
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool) -> Array:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
         c = x.shape[-1]
         loc_offset = self.param("loc", nn.initializers.zeros, (c,))
         scale_offset = self.param("scale", nn.initializers.zeros, (c,))
@@ -130,10 +137,10 @@ class ResBlock(nn.Module):
     features: int
     groups: int = 32
     dropout: float = 0.0
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, *, train: bool = False) -> Array:
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool = False) -> Float[Array, "b h w d"]:
         h = nn.swish(group_norm(self.groups, self.dtype, "norm1")(x))
         h = Conv(self.features, dtype=self.dtype, name="conv1")(h)
         h = nn.swish(group_norm(self.groups, self.dtype, "norm2")(h))
@@ -154,15 +161,15 @@ class SpatialAttention(nn.Module):
     """
 
     groups: int = 32
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         b, h, w, c = x.shape
         normed = group_norm(self.groups, self.dtype, "norm")(x)
         q, k, v = (conv1x1(c, dtype=self.dtype, name=n)(normed).reshape(b, h * w, c) for n in "qkv")
 
-        def attend(q):  # (b, q, c)
+        def attend(q: Float[Array, "b q c"]) -> Float[Array, "b q c"]:
             scores = jnp.einsum("bqc,bkc->bqk", q, k).astype(jnp.float32) * c**-0.5
             weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
             return jnp.einsum("bqk,bkc->bqc", weights, v)
@@ -176,13 +183,13 @@ class SpatialAttention(nn.Module):
         return x + conv1x1(c, dtype=self.dtype, name="proj_out")(out.reshape(b, h, w, c))
 
 
-def downsample(features: int, dtype, name: str) -> Conv:
+def downsample(features: int, dtype: DTypeLike, name: str) -> Conv:
     """Halve the sides: stride 2, padded at the bottom and the right only."""
     return Conv(features, stride=2, padding=((0, 1), (0, 1)), dtype=dtype, name=name)
 
 
-def double(x: Array) -> Array:
-    """(b, h, w, c) -> (b, 2h, 2w, c): nearest neighbour."""
+def double(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
+    """Twice the sides: nearest neighbour."""
     b, h, w, c = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None, :], (b, h, 2, w, 2, c))
     return x.reshape(b, 2 * h, 2 * w, c)

@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jaxtyping import Bool, Float, Int
 
 
-def coordinates(crop: Array, height: int, width: int) -> Array:
+def coordinates(crop: Int[Array, "b 4"], height: int, width: int) -> Float[Array, "b {height} {width}"]:
     """Where the pixels of a crop lie in the whole image, as shares of it in reading order.
 
     crop int32 (b, 4): top, left, and height and width of the whole image, in pixels -> float32 (b, height, width) in
@@ -20,23 +21,23 @@ def coordinates(crop: Array, height: int, width: int) -> Array:
     ) / full_height  # (row * width + column) / (height * width), kept exact in float32
 
 
-def low_resolution(images: Array, scale: int) -> Array:
-    """(b, H, W, c) -> the same size, with only the detail that is left at 1/scale of it (bicubic down and up)."""
+def low_resolution(images: Float[Array, "b H W c"], scale: int) -> Float[Array, "b H W c"]:
+    """The same size, with only the detail that is left at 1/scale of it (bicubic down and up)."""
     b, h, w, c = images.shape
     if h % scale or w % scale:
         raise ValueError(f"an image of {h} x {w} pixels cannot be made {scale} times smaller; crop it to a multiple")
     return resize(jax.image.resize(images, (b, h // scale, w // scale, c), "cubic", antialias=True), h, w)
 
 
-def resize(images: Array, height: int, width: int) -> Array:
-    """(b, H, W, c) in [-1, 1] -> (b, height, width, c) in [-1, 1], bicubic, smoothed where it gets smaller."""
+def resize(images: Float[Array, "b H W c"], height: int, width: int) -> Float[Array, "b {height} {width} c"]:
+    """Images in [-1, 1] at another size, bicubic, smoothed where it gets smaller."""
     b, _, _, c = images.shape
     return jnp.clip(jax.image.resize(images, (b, height, width, c), "cubic", antialias=True), -1, 1)
 
 
-def pose(keypoints: Array, height: int, width: int) -> Array:
-    """Key points float32 (b, p, k, 3), x and y as shares of the image and whether it is visible, of p bodies of k
-    points -> maps (b, height, width, k) in [-1, 1]: a soft dot at each visible point, one channel a kind of point."""
+def pose(keypoints: Float[Array, "b p k 3"], height: int, width: int) -> Float[Array, "b {height} {width} k"]:
+    """Key points, x and y as shares of the image and whether it is visible, of p bodies of k
+    points -> maps in [-1, 1]: a soft dot at each visible point, one channel a kind of point."""
     x, y, visible = (keypoints[:, :, None, None, :, i] for i in range(3))  # (b, p, 1, 1, k)
     radius = max(1.0, min(height, width) / 32)
     rows = (jnp.arange(height) + 0.5).reshape(1, 1, -1, 1, 1)
@@ -46,8 +47,10 @@ def pose(keypoints: Array, height: int, width: int) -> Array:
     return 2 * dots.max(axis=1) - 1
 
 
-def edges(images: Array, sigma: float = 2.0, low: float = 0.1, high: float = 0.2) -> Array:
-    """Edges after Canny (1986): images (b, H, W, 3) in [-1, 1] -> (b, H, W, 1), 1 on an edge and -1 elsewhere.
+def edges(
+    images: Float[Array, "b H W 3"], sigma: float = 2.0, low: float = 0.1, high: float = 0.2
+) -> Float[Array, "b H W 1"]:
+    """Edges after Canny (1986) of images in [-1, 1]: 1 on an edge and -1 elsewhere.
 
     The image's luminance in [0, 1] is smoothed by a Gaussian of `sigma` pixels. Where Sobel's gradient is at its
     maximum across the edge it counts if it is above `high`, or above `low` and connected to one that counts.
@@ -59,7 +62,7 @@ def edges(images: Array, sigma: float = 2.0, low: float = 0.1, high: float = 0.2
     ridge = _is_ridge(strength, dy, dx)
     weak, strong = ridge & (strength >= low), ridge & (strength >= high)
 
-    def grow(state):
+    def grow(state: tuple[Bool[Array, "b H W"], Bool[Array, ""]]) -> tuple[Bool[Array, "b H W"], Bool[Array, ""]]:
         edge, _ = state
         reached = lax.reduce_window(edge, False, lax.bitwise_or, (1, 3, 3), (1, 1, 1), "SAME") & weak
         return reached, jnp.any(reached != edge)
@@ -68,13 +71,13 @@ def edges(images: Array, sigma: float = 2.0, low: float = 0.1, high: float = 0.2
     return jnp.where(edge, 1.0, -1.0)[..., None]
 
 
-def _gaussian(x: Array, sigma: float) -> Array:
-    """(b, h, w) smoothed; outside the image there is nothing, which a division by the smoothed inside makes up for."""
+def _gaussian(x: Float[Array, "b h w"], sigma: float) -> Float[Array, "b h w"]:
+    """Smoothed; outside the image there is nothing, which a division by the smoothed inside makes up for."""
     radius = int(4 * sigma + 0.5)
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma) ** 2)
     kernel = jnp.asarray(kernel / kernel.sum(), jnp.float32)
 
-    def blur(x):
+    def blur(x: Float[Array, "b h w"]) -> Float[Array, "b h w"]:
         x = lax.conv_general_dilated(x[..., None], kernel.reshape(-1, 1, 1, 1), (1, 1), "SAME", dimension_numbers=NHWC)
         x = lax.conv_general_dilated(x, kernel.reshape(1, -1, 1, 1), (1, 1), "SAME", dimension_numbers=NHWC)
         return x[..., 0]
@@ -85,8 +88,8 @@ def _gaussian(x: Array, sigma: float) -> Array:
 NHWC = ("NHWC", "HWIO", "NHWC")
 
 
-def _sobel(x: Array, axis: int) -> Array:
-    """The derivative of (b, h, w) along an axis, smoothed along the other one: weights 1 2 1."""
+def _sobel(x: Float[Array, "b h w"], axis: int) -> Float[Array, "b h w"]:
+    """The derivative along an axis, smoothed along the other one: weights 1 2 1."""
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1)), mode="symmetric")
     difference = lax.slice_in_dim(padded, 2, None, axis=axis) - lax.slice_in_dim(padded, 0, -2, axis=axis)
     other = 3 - axis
@@ -94,8 +97,10 @@ def _sobel(x: Array, axis: int) -> Array:
     return parts[0] + 2 * parts[1] + parts[2]
 
 
-def _is_ridge(strength: Array, dy: Array, dx: Array) -> Array:
-    """Where (b, h, w) is at least what it is one pixel on and back along the gradient, inside the border."""
+def _is_ridge(
+    strength: Float[Array, "b h w"], dy: Float[Array, "b h w"], dx: Float[Array, "b h w"]
+) -> Bool[Array, "b h w"]:
+    """Where the strength is at least what it is one pixel on and back along the gradient, inside the border."""
     b, h, w = strength.shape
     padded = jnp.pad(strength, ((0, 0), (1, 1), (1, 1)))
     at = lambda y, x: padded[:, 1 + y : 1 + y + h, 1 + x : 1 + x + w]
@@ -105,7 +110,7 @@ def _is_ridge(strength: Array, dy: Array, dx: Array) -> Array:
     )
     same = dy * dx >= 0  # down and right, or up and left
 
-    def beyond(sign):
+    def beyond(sign: int) -> Float[Array, "b h w"]:
         """The strength one pixel along the gradient, interpolated between the straight and the diagonal neighbour."""
         diagonal = jnp.where(same, at(sign, sign), jnp.where(steep, at(sign, -sign), at(-sign, sign)))
         straight = jnp.where(steep, at(sign, 0), at(0, sign))

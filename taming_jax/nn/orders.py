@@ -9,21 +9,24 @@ In the PyTorch implementation these two arrays are the forward and the backward 
 """
 
 import numpy as np
+from jaxtyping import Int
+
+Order = Int[np.ndarray, " l"]
 
 
-def row_major(h: int, w: int) -> np.ndarray:
+def row_major(h: int, w: int) -> Order:
     """Row by row from the top left, as text is read."""
     return np.arange(h * w)
 
 
-def alternate_parsing(h: int, w: int) -> np.ndarray:
+def alternate_parsing(h: int, w: int) -> Order:
     """Row by row, every second row from right to left, so that neighbours in the sequence always touch."""
     grid = np.arange(h * w).reshape(h, w)
     grid[1::2] = grid[1::2, ::-1].copy()
     return grid.reshape(-1)
 
 
-def subsample(h: int, w: int) -> np.ndarray:
+def subsample(h: int, w: int) -> Order:
     """Coarse to fine: one code of every large block first, then again at half the spacing, and so on.
 
     The grid is halved until its smaller side is 1: that side is a power of two and divides the other one.
@@ -42,7 +45,7 @@ def subsample(h: int, w: int) -> np.ndarray:
     return grid.reshape(-1)
 
 
-def z_curve(h: int, w: int) -> np.ndarray:
+def z_curve(h: int, w: int) -> Order:
     """Morton order: the bits of row and column interleaved, so that 2 x 2, 4 x 4, ... blocks stay together."""
     if h != w or not _power_of_two(h):
         raise ValueError(
@@ -56,7 +59,7 @@ def z_curve(h: int, w: int) -> np.ndarray:
     return np.argsort(place)
 
 
-def spiral_in(h: int, w: int) -> np.ndarray:
+def spiral_in(h: int, w: int) -> Order:
     """From the bottom right corner up along the border, counter-clockwise, and inwards."""
     grid = np.arange(h * w).reshape(h, w)
     parts = []
@@ -66,12 +69,12 @@ def spiral_in(h: int, w: int) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def spiral_out(h: int, w: int) -> np.ndarray:
+def spiral_out(h: int, w: int) -> Order:
     """From the centre outwards, ending at the bottom right corner: the reverse of spiral_in."""
     return spiral_in(h, w)[::-1]
 
 
-def random(h: int, w: int, seed: int = 1) -> np.ndarray:
+def random(h: int, w: int, seed: int = 1) -> Order:
     """One fixed random permutation; seed 1 is the published one. The legacy generator, because its stream is frozen."""
     return np.random.RandomState(seed).permutation(h * w)
 
@@ -87,10 +90,10 @@ ORDERS = {
 }
 
 
-def order(name: str, h: int, w: int, seed: int = 1) -> np.ndarray:
+def order(name: str, h: int, w: int, seed: int = 1) -> Order:
     """The token order `name` of a grid of h x w codes -> int32 (h * w,).
 
-    `seed` is heard by "random" only. Raises ValueError for an unknown name, an empty grid, or a grid that the order
+    `seed` is used by "random" only. Raises ValueError for an unknown name, an empty grid, or a grid that the order
     cannot walk (`z_curve`, `subsample`).
     """
     if name not in ORDERS:
@@ -101,7 +104,7 @@ def order(name: str, h: int, w: int, seed: int = 1) -> np.ndarray:
     return np.ascontiguousarray(indices, np.int32)
 
 
-def inverse(order: np.ndarray) -> np.ndarray:
+def inverse(order: Order) -> Order:
     """The permutation (l,) that undoes `order` (l,): x[order][inverse(order)] == x."""
     back = np.empty_like(order)
     back[order] = np.arange(len(order), dtype=order.dtype)

@@ -2,30 +2,34 @@
 
 Every quantizer is called as `quantizer(z, train=..., temperature=...) -> Quantized` and decodes ids by `lookup`. One
 that draws noise takes it from the rng stream `quantize`; one that keeps running statistics keeps them in the collection
-`ema`. Only the Gumbel quantizer hears the temperature.
+`ema`. Only the Gumbel quantizer uses the temperature.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
+from jaxtyping import Float, Int, Key, Shaped
+
+Latents = Float[Array, "*grid d"]
+Temperature = Float[Array, ""] | float
 
 
 class Quantized(NamedTuple):
-    """What a quantizer makes of latents (b, h, w, c)."""
+    """What a quantizer makes of latents (b, h, w, d), or on any other grid."""
 
-    z: Array  # (b, h, w, c) float32 codebook entries; their gradient goes straight to the latents
-    ids: Array  # (b, h, w) int32
-    loss: Array  # () float32
-    metrics: dict[str, Array]  # further scalars to log, where the quantizer has any
+    z: Latents  # float32 codebook entries; their gradient goes straight to the latents
+    ids: Int[Array, "*grid"]
+    loss: Float[Array, ""]
+    metrics: dict[str, Float[Array, ""]]  # further scalars to log, where the quantizer has any
 
 
-def nearest(z: Array, codebook: Array) -> Array:
-    """z (..., c), codebook (n, c) -> (...) int32, the entry at the least squared distance (the first of equals)."""
+def nearest(z: Float[Array, "*b c"], codebook: Float[Array, "n c"]) -> Int[Array, "*b"]:
+    """The entry at the least squared distance (the first of equals)."""
     # |z|^2 is the same for every entry and is left out. Full precision: accelerators otherwise round the factors, and
     # with thousands of near entries that changes ids.
     dots = jnp.einsum("...c,nc->...n", z, codebook, precision=lax.Precision.HIGHEST)
@@ -33,8 +37,10 @@ def nearest(z: Array, codebook: Array) -> Array:
     return jnp.argmin(lengths - 2 * dots, axis=-1).astype(jnp.int32)
 
 
-def count_codes(ids: Array, n_embed: int, weights: Array | None = None) -> Array:
-    """How often each code occurs in ids, float32 (n,); `weights`, of the shape of ids, counts some less."""
+def count_codes(
+    ids: Int[Array, "*b"], n_embed: int, weights: Shaped[Array, "*b"] | None = None
+) -> Float[Array, " {n_embed}"]:
+    """How often each code occurs in ids; `weights` counts some less."""
     weights = jnp.ones(ids.shape, jnp.float32) if weights is None else weights.astype(jnp.float32)
     return jnp.zeros((n_embed,), jnp.float32).at[ids.reshape(-1)].add(weights.reshape(-1))
 
@@ -51,13 +57,13 @@ class VectorQuantizer(nn.Module):
     beta: float = 0.25
     legacy: bool = True
 
-    def setup(self):
-        def uniform(key, shape):
+    def setup(self) -> None:
+        def uniform(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "n c"]:
             return jax.random.uniform(key, shape, jnp.float32, -1 / self.n_embed, 1 / self.n_embed)
 
         self.codebook = self.param("codebook", uniform, (self.n_embed, self.embed_dim))
 
-    def __call__(self, z: Array, *, train: bool = False, temperature: Array | float = 1.0) -> Quantized:
+    def __call__(self, z: Latents, *, train: bool = False, temperature: Temperature = 1.0) -> Quantized:
         z = z.astype(jnp.float32)
         ids = nearest(lax.stop_gradient(z), lax.stop_gradient(self.codebook))
         zq = self.lookup(ids)
@@ -67,8 +73,8 @@ class VectorQuantizer(nn.Module):
         straight_through = z + lax.stop_gradient(zq - z)
         return Quantized(straight_through, ids, loss, {})
 
-    def lookup(self, ids: Array) -> Array:
-        """ids (...) in [0, n) -> entries (..., c)."""
+    def lookup(self, ids: Int[Array, "*b"]) -> Float[Array, "*b c"]:
+        """The entries of ids in [0, n)."""
         return jnp.take(self.codebook, ids, axis=0, mode="clip")
 
 
@@ -83,13 +89,13 @@ class EMAVectorQuantizer(VectorQuantizer):
     decay: float = 0.99
     restart_below: float = 0.05
 
-    def setup(self):
+    def setup(self) -> None:
         super().setup()
         if self.is_mutable_collection("ema"):  # training, else the codebook among the parameters is all
             self.count = self.variable("ema", "count", jnp.zeros, (self.n_embed,))
             self.total = self.variable("ema", "total", jnp.zeros, (self.n_embed, self.embed_dim))
 
-    def __call__(self, z: Array, *, train: bool = False, temperature: Array | float = 1.0) -> Quantized:
+    def __call__(self, z: Latents, *, train: bool = False, temperature: Temperature = 1.0) -> Quantized:
         z = z.astype(jnp.float32)
         ids = nearest(lax.stop_gradient(z), self.codebook)
         zq = lax.stop_gradient(self.lookup(ids))
@@ -99,8 +105,8 @@ class EMAVectorQuantizer(VectorQuantizer):
         straight_through = z + lax.stop_gradient(zq - z)
         return Quantized(straight_through, ids, loss, {})
 
-    def _follow(self, latents: Array, ids: Array) -> None:
-        """latents (m, c), ids (m,): move the averages, and give idle codes a new place."""
+    def _follow(self, latents: Float[Array, "m c"], ids: Int[Array, " m"]) -> None:
+        """Move the averages, and give idle codes a new place."""
         average = latents.shape[0] / self.n_embed
         counts = count_codes(ids, self.n_embed)
         sums = jnp.zeros((self.n_embed, self.embed_dim)).at[ids].add(latents)
@@ -113,8 +119,8 @@ class EMAVectorQuantizer(VectorQuantizer):
         self.total.value = jnp.where(idle[:, None], average * latents[chosen], total)
 
 
-def ema_codebook(averages: dict[str, Array]) -> Array:
-    """The codebook (n, c) of the collection `ema`, counts smoothed so that none is zero (Laplace)."""
+def ema_codebook(averages: dict[str, Array]) -> Float[Array, "n c"]:
+    """The codebook of the collection `ema`, counts smoothed so that none is zero (Laplace)."""
     count, smoothing = averages["count"], 1e-5
     smoothed = (count + smoothing) / (1 + count.size * smoothing / jnp.sum(count))
     return averages["total"] / smoothed[:, None]
@@ -132,11 +138,11 @@ class GumbelQuantizer(nn.Module):
     embed_dim: int
     kl_weight: float = 5e-4
 
-    def setup(self):
+    def setup(self) -> None:
         self.proj = nn.Conv(self.n_embed, (1, 1))
         self.codebook = self.param("codebook", nn.initializers.normal(1.0), (self.n_embed, self.embed_dim))
 
-    def __call__(self, z: Array, *, train: bool = False, temperature: Array | float = 1.0) -> Quantized:
+    def __call__(self, z: Latents, *, train: bool = False, temperature: Temperature = 1.0) -> Quantized:
         logits = self.logits(z)
         probabilities = jax.nn.softmax(logits)
         divergence = jnp.mean(jnp.sum(probabilities * jnp.log(probabilities * self.n_embed + 1e-10), axis=-1))
@@ -152,12 +158,12 @@ class GumbelQuantizer(nn.Module):
         metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
         return Quantized(jnp.einsum("bhwn,nc->bhwc", hard, self.codebook), ids, loss, metrics)
 
-    def logits(self, z: Array) -> Array:
-        """z (b, h, w, c) -> float32 (b, h, w, n)."""
+    def logits(self, z: Latents) -> Float[Array, "*grid n"]:
+        """Of each code, float32."""
         return self.proj(z.astype(jnp.float32))
 
-    def lookup(self, ids: Array) -> Array:
-        """ids (...) in [0, n) -> entries (..., c)."""
+    def lookup(self, ids: Int[Array, "*b"]) -> Float[Array, "*b c"]:
+        """The entries of ids in [0, n)."""
         return jnp.take(self.codebook, ids, axis=0, mode="clip")
 
 
@@ -175,7 +181,7 @@ class Remap:
     used: tuple[int, ...]
     unknown: str = "random"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(set(self.used)) != len(self.used) or min(self.used, default=0) < 0:
             raise ValueError("remap must hold codes, each once and none negative")
         if self.unknown not in UNKNOWN and not (self.unknown.isdigit() and int(self.unknown) < len(self.used)):
@@ -188,8 +194,8 @@ class Remap:
         """Ids after the map."""
         return len(self.used) + (self.unknown == "extra")
 
-    def forward(self, ids: Array, n_embed: int, key: Array) -> Array:
-        """ids (...) in [0, n_embed) -> (...) in [0, size). The key is for unknown codes that go to random places."""
+    def forward(self, ids: Int[Array, "*b"], n_embed: int, key: Key[Array, ""]) -> Int[Array, "*b"]:
+        """ids in [0, n_embed) -> in [0, size). The key is for unknown codes that go to random places."""
         used = np.asarray(self.used, np.int32)
         table = np.full(n_embed, -1, np.int32)
         table[used] = np.arange(len(used))
@@ -200,10 +206,10 @@ class Remap:
             other = jnp.full(ids.shape, len(used) if self.unknown == "extra" else int(self.unknown))
         return jnp.where(places < 0, other, places).astype(jnp.int32)
 
-    def backward(self, ids: Array) -> Array:
-        """ids (...) in [0, size) -> codes (...); the extra id, which stands for no code, becomes the first used one."""
+    def backward(self, ids: Int[Array, "*b"]) -> Int[Array, "*b"]:
+        """ids in [0, size) -> codes; the extra id, which stands for no code, becomes the first used one."""
         used = jnp.asarray(self.used, jnp.int32)
         return used[jnp.where(ids < len(self.used), ids, 0)]
 
 
-QUANTIZERS = {"vq": VectorQuantizer, "ema": EMAVectorQuantizer, "gumbel": GumbelQuantizer}
+QUANTIZERS: dict[str, Any] = {"vq": VectorQuantizer, "ema": EMAVectorQuantizer, "gumbel": GumbelQuantizer}

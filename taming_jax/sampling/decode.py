@@ -7,6 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
+from jax import Array
+from jaxtyping import Bool, Float, Int, Key
 
 from taming_jax.models.gpt import GPT, cast_layers
 from taming_jax.sampling.filters import TracedFilters, draw, guide
@@ -20,22 +22,22 @@ SHORTEST = 64  # tokens drawn with one of them, at least
 class Job:
     """What to draw, as one argument of a compiled program.
 
-    condition: int32 (b, k), or (b, h, w) where its tokens have places.
-    given: int32 (b, h, w), ids that stand where keep, bool (b, h, w), is True; the rest is drawn.
-    key, and numbers int32 (b,): the seed, and which image of its series each one is. A token's key is its image's
+    condition: (b, h, w) where its tokens have places.
+    given: ids that stand where keep is True; the rest is drawn.
+    key, and numbers: the seed, and which image of its series each one is. A token's key is its image's
     folded with its place on the grid, so neither the batch nor the order of drawing matters.
     """
 
-    condition: jax.Array
-    given: jax.Array
-    keep: jax.Array
-    key: jax.Array
-    numbers: jax.Array
+    condition: Int[Array, "b k"] | Int[Array, "b h w"]
+    given: Int[Array, "b h w"]
+    keep: Bool[Array, "b h w"]
+    key: Key[Array, ""]
+    numbers: Int[Array, " b"]
     filters: TracedFilters
 
 
-def sample(model: TwoStage, params: Any, job: Job) -> jax.Array:
-    """Draw ids with a static key/value cache -> int32 (b, h, w); to be compiled with `model` static."""
+def sample(model: TwoStage, params: Any, job: Job) -> Int[Array, "b h w"]:
+    """Draw ids with a static key/value cache; to be compiled with `model` static."""
     places = jnp.asarray(model.sequence_order())  # (l,)
     condition = seen_conditions(model, job)
     condition = condition.reshape(condition.shape[0], -1)
@@ -44,7 +46,7 @@ def sample(model: TwoStage, params: Any, job: Job) -> jax.Array:
     return model.to_grid(draw_sequence(model.gpt, params, condition, places, given, keep, choose))
 
 
-def seen_conditions(model: TwoStage, job: Job) -> jax.Array:
+def seen_conditions(model: TwoStage, job: Job) -> Int[Array, "b ..."]:
     """The conditions of the sequences to read: those of the job (b, ...); with guidance each followed by the same one
     hidden (2 b, ...), so that both stay on one device."""
     if job.filters.guidance is None:
@@ -53,12 +55,12 @@ def seen_conditions(model: TwoStage, job: Job) -> jax.Array:
     return both.reshape(-1, *job.condition.shape[1:])
 
 
-def token_chooser(job: Job, n_codes: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
+def token_chooser(job: Job, n_codes: int) -> Callable[[Array, Array], Array]:
     """choose: logits (b, n), or with guidance (2 b, n), of the tokens at a place -> ids (b,) below n_codes."""
     filters = job.filters
     image_keys = jax.vmap(jax.random.fold_in, (None, 0))(job.key, job.numbers)  # (b,)
 
-    def choose(logits: jax.Array, place: jax.Array) -> jax.Array:
+    def choose(logits: Float[Array, "_ n"], place: Int[Array, ""]) -> Int[Array, " b"]:
         if filters.guidance is not None:
             logits = guide(logits, filters.guidance[place])
         keys = jax.vmap(jax.random.fold_in, (0, None))(image_keys, place)
@@ -70,15 +72,15 @@ def token_chooser(job: Job, n_codes: int) -> Callable[[jax.Array, jax.Array], ja
 def draw_sequence(
     gpt: GPT,
     params: Any,
-    prefix: jax.Array,
-    places: jax.Array,
-    given: jax.Array,
-    keep: jax.Array,
-    choose: Callable[[jax.Array, jax.Array], jax.Array],
-) -> jax.Array:
-    """Continue prefix int32 (b, k) by l tokens -> int32 (b, l), of which those where keep (b, l) is True are `given`.
+    prefix: Int[Array, "rows k"],
+    places: Int[Array, " l"],
+    given: Int[Array, "b l"],
+    keep: Bool[Array, "b l"],
+    choose: Callable[[Array, Array], Array],
+) -> Int[Array, "b l"]:
+    """Continue the prefix by l tokens, of which those where `keep` is True are `given`.
 
-    choose: logits (b, n) and the token's entry of places (l,) -> ids (b,). The prefix may have a multiple of b rows,
+    choose: logits (rows, n) and the token's entry of places -> ids (b,). The prefix may have a multiple of b rows,
     each image's next to one another: all of them go on with the image's tokens.
     """
     params = cast_layers(params, gpt.config.dtype)
@@ -88,7 +90,7 @@ def draw_sequence(
     logits, cache = gpt.apply({"params": params}, prefix, cache=cache, start=0, last_only=True)
     token = jnp.where(keep[:, 0], given[:, 0], choose(logits[:, 0], places[0]))
 
-    def advance(carry, xs):
+    def advance(carry: tuple[Array, Any], xs: tuple[Array, ...]) -> tuple[tuple[Array, Any], Array]:
         token, cache = carry
         position, place, given_here, keep_here = xs
         tokens = jnp.repeat(token, rows // len(token))[:, None]
@@ -113,6 +115,6 @@ def cache_lengths(prefix: int, tokens: int) -> list[int]:
     return [prefix + round(tokens * part / parts) for part in range(1, parts + 1)]
 
 
-def _longer(kept: jax.Array, length: int) -> jax.Array:
-    """A cache (b, heads, L, c) with room for `length` positions."""
+def _longer(kept: Float[Array, "b heads L c"], length: int) -> Float[Array, "b heads {length} c"]:
+    """A cache with room for `length` positions."""
     return jnp.pad(kept, ((0, 0), (0, 0), (0, length - kept.shape[2]), (0, 0)))

@@ -10,6 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 from jax import Array
+from jaxtyping import Float, Int, Key
+
+Number = Float[Array, ""] | float
 
 # How strong guidance is along the drawing of an image: progress in [0, 1] -> share of the way from 1 to the full scale.
 SCHEDULES = {
@@ -24,13 +27,13 @@ class TracedFilters:
     """`Filters` as a compiled program takes them. `top_k` and `greedy` are static, since they shape the program; the
     rest may differ from call to call.
 
-    temperature: above 0, unused where greedy. top_p: scalar. guidance: float32 (l,), the scale at each place of the
-    grid. None where a filter is off.
+    temperature: above 0, unused where greedy. guidance: the scale at each place of the grid. None where a filter is
+    off.
     """
 
-    temperature: Array
-    top_p: Array | None = None
-    guidance: Array | np.ndarray | None = None
+    temperature: Float[Array, ""]
+    top_p: Float[Array, ""] | None = None
+    guidance: Float[Array, " l"] | Float[np.ndarray, " l"] | None = None
     top_k: int | None = struct.field(pytree_node=False, default=None)
     greedy: bool = struct.field(pytree_node=False, default=False)
 
@@ -72,8 +75,8 @@ class Filters:
     def greedy(self) -> bool:
         return self.temperature == 0
 
-    def guidance_scales(self, order: np.ndarray) -> np.ndarray | None:
-        """The scale of guidance at each place of the grid, float32 (l,), when the places are drawn in `order` (l,), the
+    def guidance_scales(self, order: Int[np.ndarray, " l"]) -> Float[np.ndarray, " l"] | None:
+        """The scale of guidance at each place of the grid, float32, when the places are drawn in `order`, the
         indices 0..l-1; None where there is no guidance."""
         if self.guidance == 1:
             return None
@@ -82,8 +85,8 @@ class Filters:
         scales[order] = 1 + (self.guidance - 1) * SCHEDULES[self.guidance_schedule](progress)
         return scales
 
-    def traced(self, order: np.ndarray) -> TracedFilters:
-        """For places drawn in `order` (l,), as of `guidance_scales`."""
+    def traced(self, order: Int[np.ndarray, " l"]) -> TracedFilters:
+        """For places drawn in `order`, as of `guidance_scales`."""
         return TracedFilters(
             temperature=jnp.float32(self.temperature or 1.0),
             top_p=None if self.top_p is None else jnp.float32(self.top_p),
@@ -102,15 +105,17 @@ def check_guidance(guidance: float, condition_dropout: float) -> None:
         )
 
 
-def guide(logits: Array, scale: float | Array) -> Array:
-    """Logits (2 b, n) with the condition and without it, in turns -> float32 (b, n): moved from the latter by `scale`
+def guide(logits: Float[Array, "two_b n"], scale: Number) -> Float[Array, "b n"]:
+    """Logits with the condition and without it, in turns -> float32: moved from the latter by `scale`
     times the difference (arXiv 2207.12598, equation 6, where w is scale - 1)."""
     asked, free = jnp.unstack(logits.astype(jnp.float32).reshape(-1, 2, logits.shape[-1]), axis=1)
     return free + scale * (asked - free)
 
 
-def filter_logits(logits: Array, top_k: int | None = None, top_p: float | Array | None = None) -> Array:
-    """The logits (..., n) in float32, with -inf for the tokens that the filters exclude; at least one a row stays.
+def filter_logits(
+    logits: Float[Array, "*b n"], top_k: int | None = None, top_p: Number | None = None
+) -> Float[Array, "*b n"]:
+    """The logits in float32, with -inf for the tokens that the filters exclude; at least one a row stays.
 
     Top-k comes first, then top-p on the renormalised rest; the token with which the sum of probabilities passes top_p
     still stays, and so do tokens that tie with the last one kept. `top_k` is a Python int (it gives the program its
@@ -135,14 +140,14 @@ def filter_logits(logits: Array, top_k: int | None = None, top_p: float | Array 
 
 
 def draw(
-    keys: Array,
-    logits: Array,
-    temperature: float | Array = 1.0,
+    keys: Key[Array, " b"],
+    logits: Float[Array, "b n"],
+    temperature: Number = 1.0,
     top_k: int | None = None,
-    top_p: float | Array | None = None,
+    top_p: Number | None = None,
     greedy: bool = False,
-) -> Array:
-    """One token a row: keys (b,), logits (b, n) -> int32 (b,).
+) -> Int[Array, " b"]:
+    """One token a row, int32.
 
     Every row has its own key, so its token does not depend on the rest of the batch. `temperature` (above 0) and
     `top_p` may be traced; `top_k` and `greedy` are static. Greedy ignores keys and filters. Everything in float32.

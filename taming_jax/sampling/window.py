@@ -7,15 +7,20 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jaxtyping import Int
 
 from taming_jax.models.gpt import GPT, GPTConfig, cast_layers
+from taming_jax.nn.attention import Position
 from taming_jax.sampling.decode import Job, seen_conditions, token_chooser
 from taming_jax.sampling.wavefront import Op, Schedule, check_stride, make_schedule
 from taming_jax.two_stage import TwoStage
 
+Walk = tuple[Int[Array, "b H W"], Any]  # the ids, and the keys and values that are kept
 
-def sample_window(model: TwoStage, params: Any, job: Job, schedule: Schedule | None = None) -> jax.Array:
-    """Draw ids on a grid of any size -> int32 (b, H, W); to be compiled with `model` static.
+
+def sample_window(model: TwoStage, params: Any, job: Job, schedule: Schedule | None = None) -> Int[Array, "b H W"]:
+    """Draw ids on a grid of any size; to be compiled with `model` static.
 
     The job's condition is int32 (b, H, W): one token for each of the image's, of which a window sees its own part; or
     (b, k): the same for every window. schedule: see `schedule_for`; None for the exact one that draws everything.
@@ -28,7 +33,7 @@ def sample_window(model: TwoStage, params: Any, job: Job, schedule: Schedule | N
     return go_on(model, params, job, schedule, walk, 0, schedule.steps)[0]
 
 
-def start_walk(model: TwoStage, job: Job, schedule: Schedule) -> tuple[jax.Array, Any]:
+def start_walk(model: TwoStage, job: Job, schedule: Schedule) -> Walk:
     """What a walk over the grid carries from step to step, before the first: the ids (b, H, W), and the keys and values
     that are kept, each (entries, b or, with guidance, 2 b, heads, L, c)."""
     _check_shapes(schedule, job.condition.shape, job.given.shape)
@@ -39,13 +44,13 @@ def start_walk(model: TwoStage, job: Job, schedule: Schedule) -> tuple[jax.Array
 
 
 def go_on(
-    model: TwoStage, params: Any, job: Job, schedule: Schedule, walk: tuple[jax.Array, Any], first: int, last: int
-) -> tuple[jax.Array, Any]:
+    model: TwoStage, params: Any, job: Job, schedule: Schedule, walk: Walk, first: Position, last: Position
+) -> Walk:
     """The steps from `first` to before `last` of `schedule.steps`, so that a caller can show how far it is."""
     gpt, choose = _gpt(model, schedule), token_chooser(job, model.n_codes)
     params, condition = cast_layers(params, gpt.config.dtype), seen_conditions(model, job)
 
-    def read(ids, op: Op, tokens: int, cache, start):
+    def read(ids: Int[Array, "b H W"], op: Op, tokens: int, cache: Any, start: Position) -> tuple[Array, Any]:
         """Read one window's positions from `start` on -> the token drawn (b,), their keys and values."""
         sequence = _sequence(jnp.repeat(ids, len(condition) // len(ids), axis=0), condition, op, schedule)
         inputs = jax.lax.dynamic_slice_in_dim(sequence, start, tokens, axis=1)
@@ -54,7 +59,7 @@ def go_on(
         drawn = choose(logits[:, 0], op.row * schedule.grid[1] + op.column)
         return jnp.where(job.keep[:, op.row, op.column], ids[:, op.row, op.column], drawn), new
 
-    def run(kind: int, op: Op, walk):
+    def run(kind: int, op: Op, walk: Walk) -> Walk:
         """Read the windows of one chunk as one batch; op's fields are (g,)."""
         ids, kept = walk
         tokens = schedule.passes[kind].size
@@ -66,7 +71,7 @@ def go_on(
             drawn, new = _over_group(one, op, _fetch(kept, op.entry))
         return ids.at[:, op.row, op.column].set(drawn.T, mode="drop"), _store(kept, new, op.entry, op.start)
 
-    def step(t, walk):
+    def step(t: Position, walk: Walk) -> Walk:
         for kind, passes in enumerate(schedule.passes):
             ops, bounds = jax.tree.map(jnp.asarray, (passes.ops, passes.bounds))
             chunk = lambda c, walk, kind=kind, ops=ops: run(kind, jax.tree.map(lambda field: field[c], ops), walk)
@@ -180,8 +185,10 @@ def _gpt(model: TwoStage, schedule: Schedule) -> GPT:
     return GPT(dataclasses.replace(config, n_unmasked=min(config.n_unmasked, schedule.condition)))
 
 
-def _sequence(ids: jax.Array, condition: jax.Array, op: Op, schedule: Schedule) -> jax.Array:
-    """What the network reads of the window at (op.top, op.left): int32 (b, l)."""
+def _sequence(
+    ids: Int[Array, "b H W"], condition: Int[Array, "b ..."], op: Op, schedule: Schedule
+) -> Int[Array, "b l"]:
+    """What the network reads of the window at (op.top, op.left)."""
     cut = lambda grid: jax.lax.dynamic_slice(grid, (0, op.top, op.left), (len(grid), *schedule.window))
     flat = lambda grid: cut(grid).reshape(len(grid), -1)
     before = flat(condition) if condition.ndim == 3 else condition
@@ -196,13 +203,13 @@ def _over_group(function: Callable, *arguments: Any) -> Any:
     return jax.tree.map(lambda array: array[None], one)
 
 
-def _fetch(kept: Any, entries: jax.Array) -> Any:
+def _fetch(kept: Any, entries: Int[Array, " g"]) -> Any:
     """Arrays (entries, b, ...) -> those of some entries, (g, b, ...)."""
     return jax.tree.map(lambda array: jnp.stack([array[entry] for entry in entries]), kept)
 
 
-def _store(kept: Any, new: Any, entries: jax.Array, starts: jax.Array) -> Any:
-    """Write new keys and values (g, b, heads, tokens, c) from `starts` (g,) on; slice by slice, so in place."""
+def _store(kept: Any, new: Any, entries: Int[Array, " g"], starts: Int[Array, " g"]) -> Any:
+    """Write new keys and values (g, b, heads, tokens, c) from `starts` on; slice by slice, so in place."""
     for g in range(entries.shape[0]):
         place = (entries[g], 0, 0, starts[g], 0)
         write = lambda array, part, g=g, place=place: jax.lax.dynamic_update_slice(array, part[g : g + 1], place)

@@ -7,28 +7,65 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from taming_jax import sharding
 from taming_jax.conditioning import resize_nearest
 from taming_jax.data import pipeline
 from taming_jax.data.config import AS_SET, DataConfig, Needs
+from taming_jax.metrics.image import MEASURES
 from taming_jax.metrics.states import FirstStageMetrics, TokenMetrics
 from taming_jax.models.gpt import unstack_layers
 from taming_jax.models.vqgan import VQGAN, network_input
+from taming_jax.nn.quantizers import count_codes
 from taming_jax.sampling.filters import Filters
 from taming_jax.trained.sampler import Request, Sampler
 from taming_jax.training.loop import Hook, TrainConfig
 from taming_jax.training.optim import best_params
 from taming_jax.training.report import Report
-from taming_jax.training.transformer import make_eval_step as make_token_eval
-from taming_jax.training.vqgan import make_eval_step as make_image_eval
+from taming_jax.training.vqgan_loss import lpips_distance
 from taming_jax.two_stage import TwoStage
 
 PICTURES = 8  # images in a grid's row, where a batch has as many
 
 # Name -> (images float32 (n, H, W, 3), a label for each or None).
 Pictures = Mapping[str, tuple[np.ndarray, Sequence[str] | None]]
+
+
+def make_image_eval(model: VQGAN) -> Callable[..., tuple[FirstStageMetrics, jax.Array]]:
+    """The function `evaluate(params, batch, lpips_params=None) -> (metrics, reconstruction)`, to be jitted.
+
+    Of each image what its kind is measured by, see `models.content`, and with LPIPS parameters lpips. The
+    reconstruction is (b, H, W, c). Images where `batch["valid"]` (b,) is False count nowhere; without it all do.
+    """
+
+    def evaluate(
+        params: Any, batch: Mapping[str, jax.Array], lpips_params: Any = None
+    ) -> tuple[FirstStageMetrics, jax.Array]:
+        images = network_input(model.config, batch)
+        fake, quantized = model.apply({"params": params}, images)
+        valid = batch.get("valid", jnp.ones(images.shape[:1], jnp.bool_)).astype(jnp.float32)
+        counted = jnp.broadcast_to(valid[:, None, None], quantized.ids.shape)
+        counts = count_codes(quantized.ids, model.config.n_embed, counted)
+        content = model.config.reads
+        measured = {name: MEASURES[name](images, fake) for name in content.measures}
+        if lpips_params is not None and content.image_losses:
+            measured["lpips"] = lpips_distance(model.config, lpips_params, images, fake)
+        return FirstStageMetrics.of(measured, valid, counts), fake
+
+    return evaluate
+
+
+def make_token_eval(model: TwoStage) -> Callable[..., TokenMetrics]:
+    """The function `evaluate(params, stages, batch) -> metrics` of the valid images, to be jitted."""
+
+    def evaluate(params: Any, stages: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> TokenMetrics:
+        nll = model.token_nll(params, stages, batch).mean(axis=1)  # (b,)
+        valid = batch["valid"].astype(jnp.float32)
+        return TokenMetrics(n=jnp.sum(valid), nll=jnp.sum(nll * valid))
+
+    return evaluate
 
 
 class FirstStageEvaluation:

@@ -1,6 +1,7 @@
 """The first stage as an object: images to ids and back, whatever their number and size."""
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -20,10 +21,10 @@ class FirstStage:
         self.params = sharding.place(params, self.mesh)
         whole = sharding.replicated(self.mesh)  # so that every process can read all of the result
 
-        def encode(params, batch):
+        def encode(params: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
             return model.apply({"params": params}, network_input(model.config, batch), method="encode_ids")
 
-        def decode(params, batch):
+        def decode(params: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
             return model.apply({"params": params}, batch["ids"], method="decode_ids")
 
         self._encode = jax.jit(encode, out_shardings=whole)
@@ -70,7 +71,7 @@ class FirstStage:
         return jnp.asarray(images), seam
 
     def _decode_in_parts(self, ids: np.ndarray, at_once: int) -> jax.Array:
-        """At most so many images at once, every part of one size."""
+        """`decode` of at most `at_once` images at a time, every part of one size."""
         parts = [ids[first : first + at_once] for first in range(0, len(ids), at_once)]
         full = [np.resize(part, (min(at_once, len(ids)), *ids.shape[1:])) for part in parts]
         decoded = [

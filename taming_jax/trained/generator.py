@@ -59,7 +59,7 @@ class Generator:
         temperature 0 is greedy; top_k and top_p each work alone or together (see `sampling.filters`).
         guidance: above 1 the condition is obeyed more and images vary less; for models trained with condition dropout.
         guidance_schedule: "constant", or from 1 up to it along the drawing, "linear" or "cosine".
-        stride: a sliding window moves by so many rows and columns at a time; above 1 faster, but an approximation.
+        stride: rows and columns that a sliding window moves at a time; above 1 faster, but an approximation.
         given, int (h, w) or (n, h, w), with keep, bool of the same shape: ids that stay, for completing an image.
         first: the number of the first image; image i of a seed is the same in whatever batch it is drawn.
         progress: called with the number of steps done since the last call, of `steps(size)` in all.

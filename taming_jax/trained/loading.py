@@ -6,8 +6,7 @@ from typing import Any
 
 import jax
 
-from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, quiet_orbax
-from taming_jax.checkpoint.saved import Saved, open_saved
+from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, Saved, open_saved, quiet_orbax
 from taming_jax.conditioning import ConditionConfig, StageCondition, has_stage, make_condition
 from taming_jax.models.gpt import GPT, GPTConfig, unstack_layers, with_layers_apart
 from taming_jax.models.vqgan import VQGAN, VQGANConfig

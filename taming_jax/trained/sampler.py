@@ -31,7 +31,7 @@ class Request:
     n: how many; pixels: height and width of each.
     given, int (h, w) or (n, h, w), with keep, bool of the same shape: ids that stay, for completing an image.
     first: the number of the first image; image i of a seed is the same in whatever batch it is drawn.
-    stride: a sliding window moves by so many rows and columns at a time.
+    stride: rows and columns that a sliding window moves at a time.
     """
 
     batch: Mapping[str, np.ndarray]
@@ -49,7 +49,7 @@ class Sampler:
     """Draws from a two-stage model with whatever parameters of its transformer, layers apart; compiled once for each
     shape of a request, not for its parameters, condition, seed, temperature or top_p."""
 
-    def __init__(self, stages: Stages):
+    def __init__(self, stages: Stages) -> None:
         self.stages, self.mesh = stages, stages.mesh
         self.model = dataclasses.replace(stages.model, gpt=with_layers_apart(stages.model.gpt))
         model, whole = self.model, sharding.replicated(self.mesh)

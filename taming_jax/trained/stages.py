@@ -10,8 +10,7 @@ import numpy as np
 from etils import epath
 
 from taming_jax import checkpoint
-from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE
-from taming_jax.checkpoint.saved import Saved, open_saved
+from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, Saved, open_saved
 from taming_jax.conditioning import Condition, ConditionConfig, has_stage
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig, Needs

@@ -15,7 +15,7 @@ from taming_jax.sampling.filters import Filters
 class TokenModel:
     """A trained transformer alone: what comes next in sequences of ids."""
 
-    def __init__(self, model: GPT, params: Any, mesh: jax.sharding.Mesh | None = None):
+    def __init__(self, model: GPT, params: Any, mesh: jax.sharding.Mesh | None = None) -> None:
         self.model, self.mesh = model, mesh or sharding.make_mesh()
         self.params = sharding.place(params, self.mesh)
         whole = sharding.replicated(self.mesh)
@@ -26,7 +26,16 @@ class TokenModel:
         """int32 (b, l) -> float32 (b, l, n): the prediction of what follows each."""
         return sharding.in_shares(self._logits, self.params, {"ids": self._check(ids, 0)}, self.mesh)
 
-    def extend(self, ids: Any, n: int, *, seed: int = 0, temperature: float = 1.0, top_k=None, top_p=None) -> jax.Array:
+    def extend(
+        self,
+        ids: Any,
+        n: int,
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> jax.Array:
         """Draw the `n` ids that follow int32 (b, l) -> int32 (b, n); filters as in `Generator.sample_ids`."""
         filters = Filters(temperature=temperature, top_k=top_k, top_p=top_p)
         ids = self._check(ids, n - 1)

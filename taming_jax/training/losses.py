@@ -3,14 +3,17 @@
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
+
+Scalar = Float[Array, ""]
 
 
-def hinge_d_loss(real: Array, fake: Array) -> Array:
+def hinge_d_loss(real: Float[Array, "*b"], fake: Float[Array, "*b"]) -> Scalar:
     """Discriminator's hinge loss on its logits (Lim & Ye 2017), halved: 1 for an undecided one, 0 at best."""
     return 0.5 * (jnp.mean(jax.nn.relu(1.0 - real)) + jnp.mean(jax.nn.relu(1.0 + fake)))
 
 
-def vanilla_d_loss(real: Array, fake: Array) -> Array:
+def vanilla_d_loss(real: Float[Array, "*b"], fake: Float[Array, "*b"]) -> Scalar:
     """Discriminator's cross-entropy on its logits (Goodfellow et al. 2014), halved: ln 2 for an undecided one."""
     return 0.5 * (jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake)))
 
@@ -18,12 +21,12 @@ def vanilla_d_loss(real: Array, fake: Array) -> Array:
 D_LOSSES = {"hinge": hinge_d_loss, "vanilla": vanilla_d_loss}
 
 
-def g_loss(fake: Array) -> Array:
+def g_loss(fake: Float[Array, "*b"]) -> Scalar:
     """Generator's loss on the discriminator's logits: the lower, the more real its images look."""
     return -jnp.mean(fake)
 
 
-def adaptive_weight(nll_grad: Array, g_grad: Array, cap: float = 1e4) -> Array:
+def adaptive_weight(nll_grad: Float[Array, "*k"], g_grad: Float[Array, "*k"], cap: float = 1e4) -> Scalar:
     """|nll_grad| / |g_grad| in [0, cap] (Esser et al. 2021, equation 7): brings the two gradients to equal length.
 
     The gradients are those at the decoder's last convolution. Computed in float32: squares of small gradients vanish in

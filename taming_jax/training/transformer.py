@@ -1,6 +1,6 @@
-"""Training of the second stage: the transformer's state, the step that updates it, and its evaluation."""
+"""Training of the second stage: the transformer's state, and the step that updates it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,6 @@ import optax
 from flax import struct
 
 from taming_jax import checkpoint
-from taming_jax.metrics.states import TokenMetrics
 from taming_jax.models.gpt import stack_layers, unstack_layers
 from taming_jax.training.accumulate import mean_over_parts
 from taming_jax.training.optim import move_averages, start_averages
@@ -60,17 +59,18 @@ class TransformerTraining:
         where the shapes do not tell."""
         if not self.init_from:
             return {}
-        saved, ours = checkpoint.load_config(self.init_from).get("transformer"), self.model.gpt.config
-        if saved is None:
+        saved, ours = checkpoint.open_saved(self.init_from), self.model.gpt.config
+        theirs = saved.config.get("transformer")
+        if theirs is None:
             raise ValueError(f"config.init_from={self.init_from!r} holds no second stage.")
-        if saved["n_head"] != ours.n_head:
+        if theirs["n_head"] != ours.n_head:
             raise ValueError(
-                f"config.init_from holds another network: transformer.n_head is {saved['n_head']} there, "
+                f"config.init_from holds another network: transformer.n_head is {theirs['n_head']} there, "
                 f"{ours.n_head} here."
             )
-        params = unstack_layers(checkpoint.load_params(self.init_from))
-        if ours.scan_layers and saved["n_layer"] == ours.n_layer:
-            params = stack_layers(params, saved["n_layer"])
+        params = unstack_layers(saved.load_params())
+        if ours.scan_layers and theirs["n_layer"] == ours.n_layer:
+            params = stack_layers(params, theirs["n_layer"])
         return {"params": params, "averages": start_averages(self.ema_decay, params)}
 
     def step(
@@ -90,14 +90,3 @@ class TransformerTraining:
         averages = move_averages(self.ema_decay, state.averages, params, state.step)
         metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradients)}
         return TransformerState(state.step + 1, params, opt_state, averages), metrics
-
-
-def make_eval_step(model: TwoStage) -> Callable[..., TokenMetrics]:
-    """The function `evaluate(params, stages, batch) -> metrics` of the valid images, to be jitted."""
-
-    def evaluate(params: Any, stages: Mapping[str, Any], batch: Batch) -> TokenMetrics:
-        nll = model.token_nll(params, stages, batch).mean(axis=1)  # (b,)
-        valid = batch["valid"].astype(jnp.float32)
-        return TokenMetrics(n=jnp.sum(valid), nll=jnp.sum(nll * valid))
-
-    return evaluate

@@ -6,7 +6,7 @@ are the global ones.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,16 +20,13 @@ from jax import Array
 
 from taming_jax import checkpoint
 from taming_jax.metrics.codebook import perplexity, usage
-from taming_jax.metrics.image import MEASURES
-from taming_jax.metrics.states import FirstStageMetrics
 from taming_jax.models.discriminator import Discriminator
-from taming_jax.models.lpips import LPIPS
-from taming_jax.models.vqgan import VQGAN, VQGANConfig, network_input
+from taming_jax.models.vqgan import VQGAN, network_input
 from taming_jax.nn.quantizers import count_codes, ema_codebook
 from taming_jax.training.accumulate import mean_over_parts
 from taming_jax.training.losses import D_LOSSES, g_loss
 from taming_jax.training.optim import move_averages, start_averages
-from taming_jax.training.vqgan_loss import VQGANLossConfig, generator_weight
+from taming_jax.training.vqgan_loss import VQGANLossConfig, generator_weight, reconstruction_loss
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Array]
@@ -129,22 +126,22 @@ class VQGANTraining:
         where the shapes do not tell."""
         if not self.init_from:
             return {}
-        config, ours = checkpoint.load_config(self.init_from), self.model.config
-        if config.get("kind") != "vqgan":
+        saved, ours = checkpoint.open_saved(self.init_from), self.model.config
+        if saved.kind != "vqgan":
             raise ValueError(f"config.init_from={self.init_from!r} holds no first stage.")
-        if config["model"]["norm_groups"] != ours.norm_groups:
+        groups = saved.config["model"]["norm_groups"]
+        if groups != ours.norm_groups:
             raise ValueError(
-                f"config.init_from holds another network: model.norm_groups is {config['model']['norm_groups']} there, "
-                f"{ours.norm_groups} here."
+                f"config.init_from holds another network: model.norm_groups is {groups} there, {ours.norm_groups} here."
             )
-        params = checkpoint.load_params(self.init_from)
+        params = saved.load_params()
         fields = {"params": params, "averages": start_averages(self.ema_decay, params)}
         if ours.quantizer == "ema":  # averages that say what the codebook is, each code used alike
             codebook, (b, h, w, _) = params["quantizer"]["codebook"], self.batch_shape
             latents = b * math.prod(ours.grid(h, w))
             count = np.full(len(codebook), latents / len(codebook), np.float32)
             fields["ema"] = {"quantizer": {"count": count, "total": count[:, None] * codebook}}
-        found = checkpoint.load_discriminator(self.init_from) if self.adversarial else None
+        found = saved.load_discriminator() if self.adversarial else None
         return fields | ({"disc_params": found["params"], "batch_stats": found["batch_stats"]} if found else {})
 
     def step(self, state: VQGANState, lpips_params: Any, batch: Batch) -> tuple[VQGANState, Metrics]:
@@ -194,7 +191,7 @@ class VQGANTraining:
 
         (fake, quant_loss), backward, extras = jax.vjp(forward, state.params, has_aux=True)
         features, quant_metrics, counts, statistics["ema"] = extras
-        nll_of = partial(_nll, loss, config, lpips_params, images)
+        nll_of = partial(reconstruction_loss, loss, config, lpips_params, images)
         (nll, parts), fake_grad = jax.value_and_grad(nll_of, has_aux=True)(fake)
         total = nll + loss.codebook_weight * quant_loss
         metrics = {"nll_loss": nll, "rec_loss": nll, "quant_loss": quant_loss, **parts, **quant_metrics}
@@ -207,7 +204,7 @@ class VQGANTraining:
 
             (g, statistics["batch_stats"]), g_grad = jax.value_and_grad(adversarial_loss, has_aux=True)(fake)
             weight = generator_weight(loss, state.params, features, fake_grad, g_grad)
-            factor = loss.heard(state.step)
+            factor = loss.adversarial_factor(state.step)
             # The weight is no function of the parameters here, so one pull-back serves both terms.
             fake_grad = fake_grad + factor * weight * g_grad
             total = total + factor * weight * g
@@ -261,50 +258,9 @@ class VQGANTraining:
         return logits, moved["batch_stats"]
 
 
-def make_eval_step(model: VQGAN) -> Callable[..., tuple[FirstStageMetrics, Array]]:
-    """The function `evaluate(params, batch, lpips_params=None) -> (metrics, reconstruction)`, to be jitted.
-
-    Of each image what its kind is measured by, see `models.content`, and with LPIPS parameters lpips. The
-    reconstruction is (b, H, W, c). Images where `batch["valid"]` (b,) is False count nowhere; without it all do.
-    """
-
-    def evaluate(params: Any, batch: Batch, lpips_params: Any = None) -> tuple[FirstStageMetrics, Array]:
-        images = network_input(model.config, batch)
-        fake, quantized = model.apply({"params": params}, images)
-        valid = batch.get("valid", jnp.ones(images.shape[:1], jnp.bool_)).astype(jnp.float32)
-        counted = jnp.broadcast_to(valid[:, None, None], quantized.ids.shape)
-        counts = count_codes(quantized.ids, model.config.n_embed, counted)
-        content = model.config.reads
-        measured = {name: MEASURES[name](images, fake) for name in content.measures}
-        if lpips_params is not None and content.image_losses:
-            measured["lpips"] = _distance(model.config, lpips_params, images, fake)
-        return FirstStageMetrics.of(measured, valid, counts), fake
-
-    return evaluate
-
-
 def _with_followed_codebook(params: Any, ema: Any) -> Any:
     """The parameters with the codebook that the averages name, where there are any."""
     if not ema:
         return params
     codebook = ema_codebook(ema["quantizer"])
     return {**params, "quantizer": {**params["quantizer"], "codebook": codebook}}
-
-
-def _distance(config: VQGANConfig, lpips_params: Any, images: Array, fake: Array) -> Array:
-    """LPIPS (b,); maps of one channel as grey images."""
-    distance = LPIPS(jnp.dtype(config.dtype))
-    images, fake = (jnp.broadcast_to(x, (*x.shape[:3], 3)) if x.shape[-1] == 1 else x for x in (images, fake))
-    return distance.apply({"params": lpips_params}, images, fake)
-
-
-def _nll(
-    loss: VQGANLossConfig, config: VQGANConfig, lpips_params: Any, images: Array, fake: Array
-) -> tuple[Array, Metrics]:
-    """The reconstruction part of the loss and what it consists of."""
-    parts = config.reads.reconstruction_loss(images, fake)
-    value: Any = loss.pixel_weight * sum(parts.values())
-    if loss.perceptual_weight > 0:
-        parts["p_loss"] = jnp.mean(_distance(config, lpips_params, images, fake))
-        value = value + loss.perceptual_weight * parts["p_loss"]
-    return value, parts

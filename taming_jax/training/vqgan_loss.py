@@ -1,4 +1,4 @@
-"""The loss of the first stage's training: its settings, their schedule, and the weight of its adversarial term."""
+"""The loss of the first stage's training: its settings and schedule, its parts, the weight of the adversarial one."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import Float, Int
 
+from taming_jax.models.lpips import LPIPS
+from taming_jax.models.vqgan import VQGANConfig
 from taming_jax.nn.conv import SAME3, conv2d
 from taming_jax.training.losses import D_LOSSES, adaptive_weight
 
@@ -21,10 +24,11 @@ class VQGANLossConfig:
     codebook_weight: of the quantizer's loss.
     disc_weight: of the adversarial term, times the adaptive weight; 0 means no discriminator at all.
     disc_loss: "hinge" or "vanilla".
-    disc_start: the step from which the generator hears the discriminator.
+    disc_start: the step from which the adversarial loss trains the generator.
     disc_learn_start: the step from which the discriminator learns, at most disc_start; None: disc_start. One that
-        learned for some thousand steps before it is heard does not wreck the reconstructions when it is.
-    disc_ramp: steps over which the generator hears it ever louder, from disc_start; 0: at once.
+        learned for some thousand steps before does not wreck the reconstructions when its loss sets in.
+    disc_ramp: adversarial warm-up: steps from disc_start over which the adversarial loss grows to its full weight; 0:
+        at once.
     adaptive_cap: largest adaptive weight (before disc_weight).
     fixed_weight: disc_weight alone, with no adaptive weight.
     lpips_path: the converted weights, needed where perceptual_weight > 0.
@@ -69,15 +73,15 @@ class VQGANLossConfig:
         if self.disc_learn_start is not None and not 0 <= self.disc_learn_start <= self.disc_start:
             raise ValueError(
                 f"disc_learn_start {self.disc_learn_start} must lie in 0 .. disc_start {self.disc_start}: "
-                "the generator would hear an untrained discriminator"
+                "the generator would be trained by an untrained discriminator"
             )
 
-    def heard(self, step: Array) -> Array:
-        """How loud the generator hears the discriminator at a step, in [0, 1]."""
+    def adversarial_factor(self, step: Int[Array, ""]) -> Float[Array, ""]:
+        """What the adversarial loss is multiplied by at a step, in [0, 1]: 0 before disc_start, then warming up."""
         ramp = max(self.disc_ramp, 1)
         return jnp.clip((step - self.disc_start + 1) / ramp, 0.0, 1.0).astype(jnp.float32)
 
-    def temperature(self, step: Array) -> Array:
+    def temperature(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """Of the Gumbel quantizer at a step."""
         schedule = optax.warmup_cosine_decay_schedule(
             init_value=self.temperature_start,
@@ -88,13 +92,44 @@ class VQGANLossConfig:
         )
         return jnp.asarray(schedule(step), jnp.float32)
 
-    def learns(self, step: Array) -> Array:
+    def learns(self, step: Int[Array, ""]) -> Float[Array, ""]:
         """1 where the discriminator learns at a step, else 0."""
         start = self.disc_start if self.disc_learn_start is None else self.disc_learn_start
         return (step >= start).astype(jnp.float32)
 
 
-def generator_weight(loss: VQGANLossConfig, params: Any, features: Array, nll_grad: Array, g_grad: Array) -> Array:
+def reconstruction_loss(
+    loss: VQGANLossConfig,
+    config: VQGANConfig,
+    lpips_params: Any,
+    images: Float[Array, "b H W c"],
+    fake: Float[Array, "b H W c"],
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """(the "nll", what it consists of), of what went in and what came out."""
+    parts = config.reads.reconstruction_loss(images, fake)
+    value: Any = loss.pixel_weight * sum(parts.values())
+    if loss.perceptual_weight > 0:
+        parts["p_loss"] = jnp.mean(lpips_distance(config, lpips_params, images, fake))
+        value = value + loss.perceptual_weight * parts["p_loss"]
+    return value, parts
+
+
+def lpips_distance(
+    config: VQGANConfig, lpips_params: Any, images: Float[Array, "b H W c"], fake: Float[Array, "b H W c"]
+) -> Float[Array, " b"]:
+    """LPIPS, in the network's precision; maps of one channel as grey images."""
+    distance = LPIPS(jnp.dtype(config.dtype))
+    images, fake = (jnp.broadcast_to(x, (*x.shape[:3], 3)) if x.shape[-1] == 1 else x for x in (images, fake))
+    return distance.apply({"params": lpips_params}, images, fake)
+
+
+def generator_weight(
+    loss: VQGANLossConfig,
+    params: Any,
+    features: Float[Array, "b H W f"],
+    nll_grad: Float[Array, "b H W c"],
+    g_grad: Float[Array, "b H W c"],
+) -> Float[Array, ""]:
     """disc_weight times the adaptive weight.
 
     features: what the decoder's last convolution sees. nll_grad, g_grad: gradients at the reconstruction; those at the

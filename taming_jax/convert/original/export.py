@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from taming_jax import checkpoint
-from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE
+from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, Saved, open_saved
 from taming_jax.convert.conversion import Conversion, checked_sha256
 from taming_jax.convert.engine import Brought, send
 from taming_jax.convert.original.memory import recall
@@ -37,17 +35,16 @@ def _remapped(networks: Networks) -> dict[str, tuple[int, ...]]:
     return {folder: stage.config.remap for folder, stage in stages.items() if stage is not None and stage.config.remap}
 
 
-def _load(workdir: str, configs: Mapping[str, Mapping[str, Any]], step: int | str | None) -> tuple[Networks, Brought]:
-    """The networks in a directory, with all of their arrays and what is remembered of the original's."""
+def _load(parts: Mapping[str, Saved]) -> tuple[Networks, Brought]:
+    """The networks of a model and of its folders, with all of their arrays and what is remembered of the original's."""
     brought, stages = Brought({}), {}
-    kind = configs[""].get("kind")
-    for folder, config in configs.items():
-        path, wanted = (str(Path(workdir) / folder), None) if folder else (workdir, step)
-        part = FIRST_STAGE if kind == "vqgan" else folder or "transformer"
-        params = unstack_layers(checkpoint.load_params(path, wanted))
+    kind, own = parts[""].kind, parts[""].config
+    for folder, saved in parts.items():
+        config, part = saved.config, FIRST_STAGE if kind == "vqgan" else folder or "transformer"
+        params = unstack_layers(saved.load_params())
         brought.arrays |= flatten_dict({part: {"params": params}}, sep="/")
-        if config["kind"] == "vqgan":
-            discriminator = checkpoint.load_discriminator(path, wanted)
+        if saved.kind == "vqgan":
+            discriminator = saved.load_discriminator()
             found = None
             if discriminator is not None:
                 found = from_dict(DiscriminatorConfig, config["discriminator"], "config.discriminator")
@@ -55,11 +52,11 @@ def _load(workdir: str, configs: Mapping[str, Mapping[str, Any]], step: int | st
             stages[part] = StageNetworks(from_dict(VQGANConfig, config["model"], "config.model"), found)
         recall(config.get("original", {}), folder, kind == "two_stage", into=brought)
     brought.arrays = {name: np.asarray(array) for name, array in brought.arrays.items()}
-    own = configs[""]
     if kind == "vqgan":
         return Networks(stages[FIRST_STAGE]), _offsets_added(brought)
     if kind not in ("two_stage", "transformer"):
-        raise ValueError(f"{workdir!r} holds a checkpoint of kind {kind!r}; known: vqgan, two_stage, transformer")
+        path = parts[""].path
+        raise ValueError(f"{path!r} holds a checkpoint of kind {kind!r}; known: vqgan, two_stage, transformer")
     gpt = from_dict(GPTConfig, own["transformer"], "config.transformer")
     if kind == "transformer":
         return Networks(transformer=gpt, bare=own.get("original", {}).get("bare", False)), brought
@@ -94,16 +91,16 @@ def export_checkpoint(
     directory holds no model, the original cannot do what it does, or a file exists already.
     """
     out = Path(out)
-    config = checkpoint.load_config(str(workdir), step)
-    configs = {"": config}
-    if config.get("kind") == "two_stage":
+    saved = open_saved(str(workdir), step)
+    parts = {"": saved}
+    if saved.kind == "two_stage":
         names = [name for name in (FIRST_STAGE, CONDITION_STAGE) if (Path(workdir) / name).is_dir()]
-        configs |= {name: checkpoint.load_config(str(Path(workdir) / name)) for name in names}
-    networks, brought = _load(str(workdir), configs, step)
+        parts |= {name: open_saved(str(Path(workdir) / name)) for name in names}
+    networks, brought = _load(parts)
     codes = _remapped(networks)
     remaps = {folder: str(out.with_name("-".join(filter(None, (out.stem, folder, "remap.npy"))))) for folder in codes}
     notes: list[str] = []
-    project = project_of(networks, configs, remaps, notes)
+    project = project_of(networks, {folder: part.config for folder, part in parts.items()}, remaps, notes)
     state = send(table_of(networks), brought)
     if networks.shared:
         state |= {CONDITION + k.removeprefix(FIRST): v for k, v in state.items() if k.startswith(FIRST)}
@@ -113,9 +110,8 @@ def export_checkpoint(
             state |= {prefix + name: array for name, array in lpips_arrays(load_lpips(lpips)).items()}
         else:
             notes.append("LPIPS is left out: load with strict=False, or give --lpips weights/lpips_vgg16.npz")
-    number = int(checkpoint.find_step(str(workdir), step).name)
-    tree = {"epoch": config.get("original", {}).get("epoch", 0), "global_step": number}
+    tree = {"epoch": saved.config.get("original", {}).get("epoch", 0), "global_step": saved.step}
     tree |= {"pytorch-lightning_version": "1.0.8", "callbacks": {}, "optimizer_states": [], "lr_schedulers": []}
     tree["state_dict"] = state
     written = _write_files(out, tree, project, {remaps[folder]: used for folder, used in codes.items()})
-    return Conversion(config["kind"], str(out), {path: checked_sha256(path) for path in written}, notes)
+    return Conversion(saved.kind, str(out), {path: checked_sha256(path) for path in written}, notes)
