@@ -76,8 +76,9 @@ class _Entries:
         return (stat.st_dev, stat.st_ino) if stat.st_ino else os.path.realpath(self.base / name)
 
     def _advice(self, line: str) -> str:
-        columns = re.split(r"[\t,;]|\s+(?=\S+$)", line)
-        if len(columns) > 1 and any(self._name(column.strip()) for column in columns):
+        between = (r"\t", ",", ";", r"\s+", r"\s+(?=\S+$)", r"^\S+\s+")  # names may have spaces
+        columns = [column.strip() for pattern in between for column in re.split(pattern, line)]
+        if any(column != line and self._name(column) for column in columns):
             return (
                 "the lines have further columns, but a list has one image a line and nothing else (its class is its "
                 "folder): remove the other columns"

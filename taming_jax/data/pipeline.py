@@ -85,6 +85,11 @@ def summary(config: DataConfig, needs: Needs = AS_SET) -> str:
     return line
 
 
+def check(config: DataConfig, needs: Needs = AS_SET) -> None:
+    """Says in the log what was found. Raises ValueError where there is nothing to train on, or to evaluate on."""
+    log.info("%s", summary(config, needs))
+
+
 def num_examples(config: DataConfig, split: str, needs: Needs = AS_SET) -> int:
     """Number of examples of the split "train" or "val", over all processes."""
     return len(_open(config.meeting(needs), split))

@@ -78,7 +78,9 @@ class _Walk:
         real = os.path.realpath(self.place / name)
         folder, own_name = os.path.split(real)
         walked = folder in self.folders and not why_left_out(own_name) and self._wanted(own_name)
-        if os.path.isdir(real):
+        if _holds(real, self.place):
+            self.passed_over[AGAIN] += 1
+        elif os.path.isdir(real):
             self._folder(name, real)
         elif not self._wanted(name):
             self.passed_over[_suffix(name)] += 1
@@ -99,6 +101,21 @@ class _Walk:
         """Whether the file is one that was found by another name; numbers alone may be alike on joined file systems."""
         other = self.by_number.setdefault(number, name)
         return other != name and os.path.samefile(self.place / other, self.place / name)
+
+
+def subfolders(place: Path) -> list[str]:
+    """The sorted names of the folders in a folder, each real one once, that `walk` would enter."""
+    folders = [entry.name for entry in place.iterdir() if entry.is_dir() and not why_left_out(entry.name)]
+    by_target: dict[str, str] = {}
+    for name in sorted(folders, key=lambda name: ((place / name).is_symlink(), name)):
+        if not _holds(real := os.path.realpath(place / name), place):
+            by_target.setdefault(real, name)
+    return sorted(by_target.values())
+
+
+def _holds(real: str, place: Path) -> bool:
+    """Whether a folder is the one that is searched, or one around it, so that a link to it leads round in a circle."""
+    return Path(os.path.realpath(place)).is_relative_to(real)
 
 
 def _suffix(name: str) -> str:
