@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 from PIL import Image, ImageDraw
 
+from taming_jax.conditioning.base import Pictures
 from taming_jax.conditioning.labels import class_number, few
 from taming_jax.data import listing
 from taming_jax.data.text import read_text
@@ -45,13 +46,14 @@ class ObjectsCondition:
     suffixes: ClassVar[tuple[str, ...]] = (".json",)
     label_maps: ClassVar[bool] = False
 
-    def __post_init__(self):
-        if self.n_classes < 1 or self.max_objects < 1:
-            raise ValueError(
-                f"objects need n_classes and max_objects of at least 1, got {self.n_classes}, {self.max_objects}"
-            )
+    def __post_init__(self) -> None:
+        for name in ("n_classes", "max_objects"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"config.condition.{name}={getattr(self, name)}, but it must be at least 1.")
         if self.places < 4:
-            raise ValueError(f"n_codes={self.places} must be at least 4: places lie on a grid of them")
+            raise ValueError(
+                f"config.condition.n_codes={self.places}, but it must be at least 4: places lie on a grid of them."
+            )
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -73,7 +75,7 @@ class ObjectsCondition:
         except json.JSONDecodeError as error:
             raise ValueError(f"{file} is no JSON list of objects: {error}") from error
 
-    def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> jax.Array:
+    def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> Int[Array, "{size} ..."]:
         box, category = jnp.asarray(batch["object_boxes"]), jnp.asarray(batch["object_category"])  # (b, m, 4), (b, m)
         there, x, y, w, h = category >= 0, *(box[..., i] for i in range(4))
         cx, cy, cw, ch = (part[:, None] for part in self._crop(batch, size))
@@ -133,7 +135,7 @@ class ObjectsCondition:
     def describe(self, batch: Mapping[str, Any], n: int) -> list[str]:
         return [""] * n
 
-    def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> np.ndarray:
+    def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> Pictures:
         """Boxes, or dots at their centres, in the colours of their classes, within the crop."""
         if "condition_codes" in batch:  # the tokens, (b, length), in place of what they are made of
             batch = self.objects(np.asarray(batch["condition_codes"]))
@@ -165,26 +167,26 @@ class ObjectsCondition:
             pictures.append(np.asarray(image, np.float32) / 127.5 - 1)
         return np.stack(pictures)
 
-    def _crop(self, batch: Mapping[str, Any], size: int) -> tuple[jax.Array, ...]:
-        """x, y, width and height of the crop as shares of the whole image, each (b,)."""
+    def _crop(self, batch: Mapping[str, Any], size: int) -> tuple[Float[Array, " {size}"], ...]:
+        """x, y, width and height of the crop as shares of the whole image."""
         if "crop" not in batch:
             return jnp.zeros(size), jnp.zeros(size), jnp.ones(size), jnp.ones(size)
         top, left, height, width = (jnp.asarray(batch["crop"])[:, i].astype(jnp.float32) for i in range(4))
         h, w = batch["image"].shape[1:3]
         return left / width, top / height, w / width, h / height
 
-    def _modifier(self, batch: Mapping[str, Any], category: jax.Array) -> jax.Array:
+    def _modifier(self, batch: Mapping[str, Any], category: Int[Array, "b m"]) -> Int[Array, "b m"]:
         used = (1 if self.group_flag else 0) | (14 if self.more_flags else 0)
         flags = jnp.asarray(batch["object_flags"]) if used and "object_flags" in batch else jnp.zeros_like(category)
         return flags & used
 
-    def _place(self, x: jax.Array, y: jax.Array) -> jax.Array:
+    def _place(self, x: Float[Array, "*b"], y: Float[Array, "*b"]) -> Int[Array, "*b"]:
         side = math.isqrt(self.places)
         row, column = (jnp.round(jnp.clip(v, 0, 1) * (side - 1)).astype(jnp.int32) for v in (y, x))
         return row * side + column
 
-    def _fill(self, tokens: jax.Array, there: jax.Array) -> jax.Array:
-        """(b, m, k) tokens -> (b, max_objects, k): the objects that are there first, in their order."""
+    def _fill(self, tokens: Int[Array, "b m k"], there: Bool[Array, "b m"]) -> Int[Array, "b {self.max_objects} k"]:
+        """Tokens of max_objects: the objects that are there first, in their order."""
         order = jnp.argsort(~there, axis=1, stable=True)
         tokens = jnp.take_along_axis(tokens, order[..., None], axis=1)[:, : self.max_objects]
         missing = self.max_objects - tokens.shape[1]

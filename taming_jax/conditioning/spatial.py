@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from taming_jax.conditioning import files
-from taming_jax.conditioning.base import check_size, height_and_width, per_image
+from taming_jax.conditioning.base import Pictures, check_size, height_and_width, per_image
 from taming_jax.models.content import CONTENTS, Content
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.nn import maps
@@ -98,7 +99,7 @@ class StageCondition:
             return {"image": files.photograph(file, factor, size)}
         return {self.kind: map_file.read(file, factor, size, self.stage.config.in_channels, unlabelled)}
 
-    def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> jax.Array:
+    def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> Int[Array, "{size} ..."]:
         x = self._network_input(batch)
         if self.size:
             x = resize_nearest(x, *(side * self.size // self.training_size for side in x.shape[1:3]))
@@ -130,10 +131,10 @@ class StageCondition:
     def describe(self, batch: Mapping[str, Any], n: int) -> list[str]:
         return [""] * n
 
-    def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> np.ndarray:
+    def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> Pictures:
         return self.content.picture(np.asarray(self._network_input(batch)))
 
-    def _network_input(self, batch: Mapping[str, Any]) -> jax.Array:
+    def _network_input(self, batch: Mapping[str, Any]) -> Float[Array, "b H W c"]:
         """(b, H, W, in_channels) float32: what the stage reads, before `size`; an image's reads a map of one channel as
         a grey image."""
         config = self.stage.config
@@ -158,7 +159,7 @@ class LowResolution(StageCondition):
     def read(self, file: Path, factor: int, size: tuple[int, int] | None, unlabelled: int = -1) -> dict[str, Any]:
         return super().read(file, math.lcm(factor, self.scale), size, unlabelled)
 
-    def _network_input(self, batch: Mapping[str, Any]) -> jax.Array:
+    def _network_input(self, batch: Mapping[str, Any]) -> Float[Array, "b H W c"]:
         if self.kind not in batch:
             return maps.low_resolution(batch["image"], self.scale)
         small = jnp.asarray(batch[self.kind])
