@@ -5,22 +5,25 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from taming_jax.data.pixels import BrokenImage, stored_values
+from taming_jax.data.opening import BrokenImage, read_array
+from taming_jax.data.pixels import stored_values
 
 LABEL_SUFFIXES = (".png",)
 DEPTH_SUFFIXES = (".png", ".npy")
+SMOOTH = 12  # of 255: by how much colours of neighbours differ, in the median
 
 
-def read_label_map(path: str, n_labels: int, unlabelled: int = -1) -> np.ndarray:
+def read_label_map(path: str, n_labels: int, unlabelled: int = -1, max_pixels: int = 0) -> np.ndarray:
     """The labels of a PNG, uint8 (H, W) in [0, n_labels).
 
-    The file has 8 bits a pixel: grey values, or indices of a palette, which are taken as they are whatever the colours.
+    The file has at most 8 bits a pixel: grey values, or indices of a palette, which are taken as they are stored,
+    whatever the colours.
     unlabelled: a value of the file that becomes label 0, while all others become one more (255 for COCO-Stuff, which
         has 0..181 and so 183 labels); -1: the values are the labels.
     Raises ValueError naming the file for any other kind of image and for a label that is not below n_labels, and
     BrokenImage for a damaged file.
     """
-    mode, values = stored_values(path)
+    mode, values = stored_values(path, max_pixels)
     if mode not in ("L", "P"):
         raise ValueError(
             f"the label map {path!r} has pixels of the kind {mode!r}; expected a PNG with 8 bits a pixel, grey or "
@@ -40,29 +43,33 @@ def read_label_map(path: str, n_labels: int, unlabelled: int = -1) -> np.ndarray
     return label_of.astype(np.uint8)[values]
 
 
-def read_depth(path: str) -> np.ndarray:
+def read_depth(path: str, max_pixels: int = 0) -> np.ndarray:
     """The depth of a file, float32 (H, W), scaled so that the map's own smallest value is -1 and its largest 1.
 
-    The file is a PNG with RGBA, whose four bytes a pixel are one little-endian float32; a grey PNG of 8 or 16 bits; or
-    a .npy file with (H, W), one more axis of length 1 allowed. A map of one value alone becomes -1 everywhere.
-    Raises ValueError naming the file for another kind of file, and BrokenImage for a damaged one and for values that
-    are not finite.
+    The file is a PNG with RGBA, whose four bytes a pixel are one little-endian float32; a grey PNG of at most 16 bits;
+    or a .npy file with (H, W), one more axis of length 1 allowed. A map of one value alone becomes -1 everywhere.
+    Raises ValueError naming the file for another kind of file, such as depth in colours, and BrokenImage for a damaged
+    one and for values that are not finite.
     """
     if Path(path).suffix == ".npy":
         try:
-            depth = np.load(path, allow_pickle=False)
-        except Exception as error:
-            raise BrokenImage(f"its map {path!r}: {type(error).__name__}: {error}") from error
+            depth = read_array(path, "numbers (H, W)")
+        except BrokenImage as error:
+            raise BrokenImage(f"its map {path!r}: {error}") from error
         depth = np.squeeze(depth, tuple(i for i in (0, depth.ndim - 1) if depth.ndim == 3 and depth.shape[i] == 1)[:1])
         if depth.ndim != 2 or depth.dtype.kind not in "fiu":
             raise ValueError(f"the depth map {path!r} holds {depth.dtype} {depth.shape}; expected numbers (H, W)")
     else:
-        mode, values = stored_values(path)
+        mode, depth = stored_values(path, max_pixels)
         if mode == "RGBA":
-            depth = np.ascontiguousarray(values).view("<f4")[..., 0]
-        elif mode in ("L", "I", "I;16"):
-            depth = values
-        else:
+            if _is_picture(depth):
+                raise ValueError(
+                    f"the depth map {path!r} is a picture in colours or grey with alpha (RGBA), as plotting libraries "
+                    "save it, not the float32 form; give the depth itself: a grey PNG of 8 or 16 bits, a .npy file "
+                    "(H, W), or RGBA by taming_jax.data.map_files.write_depth"
+                )
+            depth = np.ascontiguousarray(depth).view("<f4")[..., 0]
+        elif mode not in ("L", "I", "I;16"):
             raise ValueError(
                 f"the depth map {path!r} has pixels of the kind {mode!r}; expected a PNG with RGBA (one float32 a "
                 "pixel) or with grey of 8 or 16 bits, or a .npy file"
@@ -72,6 +79,26 @@ def read_depth(path: str) -> np.ndarray:
     depth = depth.astype(np.float64)  # float32 may overflow in the difference
     low, high = depth.min(), depth.max()
     return (2 * (depth - low) / max(high - low, 1e-8) - 1).astype(np.float32)
+
+
+def _is_picture(rgba: np.ndarray) -> bool:
+    """Whether uint8 (H, W, 4) are colours rather than one float32 a pixel.
+
+    Of a float the last byte, alpha in a picture, is the magnitude: opaque or nearly transparent pixels would be beyond
+    1e30 or below 1e-30. The first bytes are the last bits of the number: between neighbours that differ they jump where
+    they vary at all, while colours change little.
+    """
+    depth = np.ascontiguousarray(rgba).view("<f4")[..., 0]
+    plain = np.isnan(depth) | np.isinf(depth)
+    plain &= (rgba[..., :2] == 0).all(-1) & np.isin(rgba[..., 2], (0x80, 0xC0))  # as missing values are written
+    there = ~plain & (depth != 0)
+    size = np.abs(np.where(np.isfinite(depth), depth, np.float32(np.inf)))
+    if np.count_nonzero(there & ~((size >= 1e-30) & (size <= 1e30))) > np.count_nonzero(there) / 2:
+        return True
+    colours = rgba[..., :3].astype(np.int16)
+    steps = np.concatenate([np.diff(colours, axis=axis).reshape(-1, 3) for axis in (0, 1)])
+    steps = np.abs(steps[steps.any(axis=-1)])
+    return len(steps) > 0 and bool((np.median(steps[:, :2], axis=0) <= SMOOTH).all() and steps[:, :2].any(axis=0).all())
 
 
 def write_label_map(path: str, labels: np.ndarray) -> None:

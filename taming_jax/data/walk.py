@@ -5,9 +5,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
+from taming_jax.data.channels import PICTURES
 from taming_jax.data.config import DataConfig
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+SUFFIXES = PICTURES
 
 
 def walk(place: Path, suffixes: tuple[str, ...]) -> list[str]:

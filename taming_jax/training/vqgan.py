@@ -81,6 +81,11 @@ class VQGANTraining:
                 f"a first stage for {config.content} is trained without discriminator and LPIPS, but disc_weight is "
                 f"{loss.disc_weight} and perceptual_weight {loss.perceptual_weight}; set both to 0"
             )
+        if loss.perceptual_weight > 0 and config.in_channels not in (1, 3):
+            raise ValueError(
+                f"LPIPS compares images of 3 channels or 1, and these have {config.in_channels}, but "
+                f"config.loss.perceptual_weight is {loss.perceptual_weight}; set it to 0"
+            )
         if self.adversarial and (self.discriminator is None or self.disc_optimizer is None):
             raise ValueError(f"disc_weight {loss.disc_weight} needs a discriminator and its optimizer; 0 means none")
         if self.discriminator and self.discriminator.config.in_channels != config.out_channels:

@@ -1,5 +1,6 @@
 """Images in a folder or a list file, with a class a subfolder, and label and depth maps in folders beside them."""
 
+from taming_jax.data.channels import suffixes
 from taming_jax.data.config import DataConfig
 from taming_jax.data.listing import Listing
 from taming_jax.data.map_folders import add_maps
@@ -9,9 +10,10 @@ from taming_jax.data.walk import class_of, find_images, hold_out
 
 def list_folder(config: DataConfig, split: str) -> Listing:
     """A folder or list file; there are classes only where every image of `path` lies in a subfolder."""
-    root, names = find_images(config.path, config.root)
+    kinds = suffixes(config.channels)
+    root, names = find_images(config.path, config.root, kinds)
     if config.val_path:
-        val_root, val_names = find_images(config.val_path, config.root)
+        val_root, val_names = find_images(config.val_path, config.root, kinds)
         chosen_root, chosen = (root, names) if split == "train" else (val_root, val_names)
     else:
         val_names = []
