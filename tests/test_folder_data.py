@@ -10,8 +10,8 @@ from PIL import Image
 from taming_jax.data import opening
 from taming_jax.data.config import DataConfig
 from taming_jax.data.names import choose_classes
-from taming_jax.data.pipeline import class_names, make_batches, num_examples
 from taming_jax.data.opening import BrokenImage
+from taming_jax.data.pipeline import class_names, make_batches, num_examples
 from taming_jax.data.transforms import load_image
 from taming_jax.data.walk import class_of, find_images, split_off
 

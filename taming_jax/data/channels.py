@@ -43,8 +43,6 @@ def of_picture(image: Image.Image) -> np.ndarray:
     """Its own channels, uint8 or uint16 (H, W, n): grey, grey and alpha, colour, or colour and alpha."""
     if image.mode.startswith("I"):
         return np.clip(np.asarray(image), 0, 65535).astype(np.uint16)[..., None]
-    if isinstance(image, PngImageFile) and _halves(image):
-        return _sixteen_bits(image)
     if has_alpha(image):
         return np.asarray(image.convert("RGBA"))
     return np.asarray(image.convert("L"))[..., None] if image.mode in ("1", "L") else np.asarray(image.convert("RGB"))
@@ -54,17 +52,17 @@ def of_picture(image: Image.Image) -> np.ndarray:
 _HALVES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}
 
 
-def _halves(image: PngImageFile) -> bool:
-    return bool(image.tile) and image.tile[0].args in _HALVES and "transparency" not in image.info
-
-
-def _sixteen_bits(image: PngImageFile) -> np.ndarray:
-    file, tile = image.fp, image.tile[0]
-    assert file is not None and isinstance(tile.args, str)
-    high = None if tile.args == "LA;16B" else np.asarray(image).astype(np.uint16)
+def sixteen_bits(image: Image.Image) -> np.ndarray | None:
+    """`of_picture` of a PNG with 16 bits a channel and more than one, not yet decoded; None for others."""
+    if not isinstance(image, PngImageFile) or not image.tile or "transparency" in image.info:
+        return None
+    kind, file = str(image.tile[0].args), image.fp
+    if kind not in _HALVES or file is None:
+        return None
+    high = None if kind == "LA;16B" else np.asarray(image).astype(np.uint16)
     file.seek(0)
     again = PngImageFile(file)
-    again.tile = [again.tile[0]._replace(args=_HALVES[tile.args])]
+    again.tile = [again.tile[0]._replace(args=_HALVES[kind])]
     low = np.asarray(again)
     return low.view(">u2").astype(np.uint16) if high is None else high * 256 + low
 

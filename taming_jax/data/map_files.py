@@ -10,6 +10,7 @@ from taming_jax.data.pixels import stored_values
 
 LABEL_SUFFIXES = (".png",)
 DEPTH_SUFFIXES = (".png", ".npy")
+SIZES = (1e-12, 1e12)  # of numbers that are depth
 SMOOTH = 12  # of 255: by how much colours of neighbours differ, in the median
 
 
@@ -82,23 +83,32 @@ def read_depth(path: str, max_pixels: int = 0) -> np.ndarray:
 
 
 def _is_picture(rgba: np.ndarray) -> bool:
-    """Whether uint8 (H, W, 4) are colours rather than one float32 a pixel.
+    """Whether uint8 (H, W, 4) are colours rather than one little-endian float32 a pixel.
 
-    Of a float the last byte, alpha in a picture, is the magnitude: opaque or nearly transparent pixels would be beyond
-    1e30 or below 1e-30. The first bytes are the last bits of the number: between neighbours that differ they jump where
-    they vary at all, while colours change little.
+    The last byte, alpha in a picture, is sign and magnitude of a number: opaque and clear pixels would be of magnitudes
+    that no depth has. Where alpha is another one everywhere, the first two bytes tell, which are a number's last bits:
+    between neighbours that differ they jump or are all alike, while colours change little. (They change as little in
+    whole numbers over 255 or 65535, whose bits however repeat themselves.)
     """
     depth = np.ascontiguousarray(rgba).view("<f4")[..., 0]
-    plain = np.isnan(depth) | np.isinf(depth)
-    plain &= (rgba[..., :2] == 0).all(-1) & np.isin(rgba[..., 2], (0x80, 0xC0))  # as missing values are written
-    there = ~plain & (depth != 0)
-    size = np.abs(np.where(np.isfinite(depth), depth, np.float32(np.inf)))
-    if np.count_nonzero(there & ~((size >= 1e-30) & (size <= 1e30))) > np.count_nonzero(there) / 2:
+    missing = ~np.isfinite(depth) & (rgba[..., :2] == 0).all(-1) & np.isin(rgba[..., 2], (0x80, 0xC0))  # as inf and NaN
+    there = ~missing & (depth != 0)
+    size = np.where(np.isfinite(depth), np.abs(depth), np.float32(np.inf))
+    if np.count_nonzero(there & ~((size >= SIZES[0]) & (size <= SIZES[1]))) > np.count_nonzero(there) / 2:
         return True
+    alphas = np.unique(rgba[..., 3][rgba[..., 3] > 0])
+    if len(alphas) != 1:
+        return False
     colours = rgba[..., :3].astype(np.int16)
     steps = np.concatenate([np.diff(colours, axis=axis).reshape(-1, 3) for axis in (0, 1)])
     steps = np.abs(steps[steps.any(axis=-1)])
-    return len(steps) > 0 and bool((np.median(steps[:, :2], axis=0) <= SMOOTH).all() and steps[:, :2].any(axis=0).all())
+    if not steps.any(axis=0).all():  # one value everywhere, or numbers with few bits
+        return False
+    red, green, blue = (colours[..., i] for i in range(3))
+    if ((red == green) & (green == blue)).all():
+        return True
+    repeats = min(np.median(np.abs(red - green)), np.median(np.abs(red % 128 - blue % 128))) <= 1
+    return not repeats and bool((np.median(steps[:, :2], axis=0) <= SMOOTH).all())
 
 
 def write_label_map(path: str, labels: np.ndarray) -> None:

@@ -81,10 +81,14 @@ def _read(
     image: Image.Image, size: tuple[int, int], channels: int
 ) -> tuple[Image.Image | np.ndarray, tuple[int, int], int, bool]:
     """(pixels, stored size, orientation, whether Pillow has turned them already)."""
-    orientation, turned = orientation_of(image), image.format == "TIFF"
+    turned = image.format == "TIFF"  # and then its tag is gone
+    deep = channel.sixteen_bits(image) if channels != 3 else None  # to be read before Pillow decodes it for the tag
+    orientation = orientation_of(image)
     if turned and orientation >= 5:
         size = size[::-1]
-    return (channel.rgb(image) if channels == 3 else channel.of_picture(image)), size, orientation, turned
+    if channels == 3:
+        return channel.rgb(image), size, orientation, turned
+    return (channel.of_picture(image) if deep is None else deep), size, orientation, turned
 
 
 def _photo(
