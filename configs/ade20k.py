@@ -7,10 +7,12 @@ Needs both first stages of configs/ade20k_vqgan.py and the same data. Hardware: 
 64. Published result: FID of the samples 35.5.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = common.transformer("runs/ade20k", first_stage="runs/ade20k_vqgan")
     config.data.update({"source": "ade20k", "path": "data/ade20k", "size": 256, "resize": 296, "batch_size": 64})
     config.condition.update({"kind": "segmentation", "stage": "runs/ade20k_segmentation_vqgan"})

@@ -8,10 +8,12 @@ with 40 GB at the global batch of 32. Expected: images as in the paper's samples
 pixels right, but for small objects.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     words = common.arguments(arg, "segmentation")
     config = common.vqgan("runs/ade20k_vqgan")
     config.data.update({"source": "ade20k", "path": "data/ade20k", "size": 256, "resize": 296, "batch_size": 32})

@@ -7,10 +7,12 @@ Needs the first stage of configs/celebahq_vqgan.py and the same images. Hardware
 of 64. Published result: FID of the samples 10.2, with a larger transformer.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common, ffhq_uncond
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = ffhq_uncond.get_config()
     config.update({"workdir": "runs/celebahq_uncond", "first_stage": "runs/celebahq_vqgan"})
     config.data.update({"source": "celebahq", "path": "data/celebahq", "val_share": 1 / 6})

@@ -7,10 +7,12 @@ Needs both first stages of configs/coco_vqgan.py and the same data. Hardware: 8 
 64. Published result: FID of the samples 20.4.
 """
 
+from ml_collections import ConfigDict
+
 from configs import ade20k, common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = ade20k.get_config()
     config.update({"workdir": "runs/coco", "first_stage": "runs/coco_vqgan"})
     config.data.update({"source": "coco_stuff", "path": "data/coco"})

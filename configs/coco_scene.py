@@ -8,10 +8,12 @@ with 80 GB at the global batch of 48. Expected: the things and stuff asked for a
 `--config.condition.kind=points` takes the centres of the objects instead.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = common.transformer("runs/coco_scene", first_stage="runs/coco_vqgan")
     config.data.update({"source": "coco_objects", "path": "data/coco", "size": 256, "batch_size": 48})
     config.data.update({"min_objects": 2, "min_object_area": 1e-5})

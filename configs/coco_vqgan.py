@@ -8,10 +8,12 @@ configs/pose.py use too, needs the LPIPS weights (README.md). Hardware: 4 GPUs w
 Expected: images as in the paper's samples with FID 20.4; of label maps nearly all pixels right, but for small objects.
 """
 
+from ml_collections import ConfigDict
+
 from configs import ade20k_vqgan, common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     words = common.arguments(arg, "segmentation")
     labels = "segmentation" in words
     config = ade20k_vqgan.get_config("segmentation" if labels else "")

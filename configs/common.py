@@ -3,6 +3,7 @@
 import dataclasses
 import types
 import typing
+from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
@@ -86,7 +87,7 @@ def _tiny_data(config: ConfigDict, source: str) -> None:
     )
 
 
-def _settings(experiment) -> ConfigDict:
+def _settings(experiment: Any) -> ConfigDict:
     """A dataclass of settings as a ConfigDict, where an empty optional value can still be set by a flag."""
     config, hints = ConfigDict(), typing.get_type_hints(type(experiment))
     for field in dataclasses.fields(experiment):

@@ -8,10 +8,12 @@ Needs the first stage of configs/demo_vqgan.py. Hardware: 2 CPU cores, about 25 
 the objects of at least 8 pixels a side are read at their boxes, where reconstructions have 84 %.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common, demo_segmentation
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = demo_segmentation.get_config()
     config.workdir = "runs/demo_boxes"
     config.condition.update({"kind": "boxes", "stage": "", "n_codes": 256, "max_objects": 4})

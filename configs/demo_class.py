@@ -7,10 +7,12 @@ Needs the first stage of configs/demo_vqgan.py. Hardware: 2 CPU cores, about 3 m
 samples show the class asked for.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = common.transformer("runs/demo_class", first_stage="runs/demo_vqgan")
     config.data.update({"source": "demo", "size": 32, "batch_size": 16, "n_train": 8192, "n_val": 256})
     config.condition.kind = "class_label"

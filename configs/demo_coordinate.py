@@ -8,10 +8,12 @@ without a condition: the demo's images are whole ones, so that the coordinates a
 shows that it runs.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common, demo_segmentation
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = demo_segmentation.get_config()
     config.workdir = "runs/demo_coordinate"
     config.condition.update({"kind": "coordinate", "stage": "", "n_codes": 256, "factor": 4})

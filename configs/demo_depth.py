@@ -8,10 +8,12 @@ Needs the first stages of configs/demo_vqgan.py and configs/demo_depth_vqgan.py.
 Expected: objects where the map has them, in colours and of kinds of their own.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common, demo_segmentation
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = demo_segmentation.get_config()
     config.workdir = "runs/demo_depth"
     config.condition.update({"kind": "depth", "stage": "runs/demo_depth_vqgan"})

@@ -8,10 +8,12 @@ Needs the first stages of configs/demo_vqgan.py and configs/demo_edges_vqgan.py.
 Expected: edges of samples are 1.0 pixels from those asked for, those of reconstructions 0.6. Colours are free.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common, demo_segmentation
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = demo_segmentation.get_config()
     config.workdir = "runs/demo_edges"
     config.condition.update({"kind": "edges", "stage": "runs/demo_edges_vqgan"})

@@ -8,10 +8,12 @@ Needs the first stage of configs/demo_vqgan.py. Hardware: 2 CPU cores, about 3 m
 from the image asked for by 0.04 in a range of 2 at a quarter of the resolution, where reconstructions differ by 0.02.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common, demo_segmentation
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = demo_segmentation.get_config()
     config.workdir = "runs/demo_low_res"
     config.condition.update({"kind": "low_res", "stage": "first_stage", "scale": 4})

@@ -8,10 +8,12 @@ Needs the first stage of configs/demo_vqgan.py. Hardware: 2 CPU cores, about 10 
 objects of at least 8 pixels a side are read within 3 pixels of their centres, where reconstructions have 96 %.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common, demo_boxes
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = demo_boxes.get_config()
     config.workdir = "runs/demo_points"
     config.condition.kind = "points"

@@ -9,10 +9,12 @@ Expected: 66 % of the figures are read where their points are, where reconstruct
 not asked for.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common, demo_segmentation
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = demo_segmentation.get_config()
     config.workdir = "runs/demo_pose"
     config.condition.update({"kind": "pose", "stage": "runs/demo_pose_vqgan"})

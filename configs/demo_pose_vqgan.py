@@ -5,10 +5,12 @@ python train_vqgan.py --config=configs/demo_pose_vqgan.py
 Hardware: 2 CPU cores, about 2 minutes. Expected on held-out scenes: a soft dot at each point.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common, demo_vqgan
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = common.reads(demo_vqgan.get_config(), "pose", channels=5)
     config.workdir = "runs/demo_pose_vqgan"
     config.loss.disc_weight = 0.0

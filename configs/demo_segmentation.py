@@ -9,10 +9,12 @@ minutes. Expected: label maps read from held-out samples have a mean IoU of 0.63
 reconstructions have 0.79.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common, demo_class
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = demo_class.get_config()
     config.workdir = "runs/demo_segmentation"
     config.condition.update({"kind": "segmentation", "stage": "runs/demo_segmentation_vqgan"})

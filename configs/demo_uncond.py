@@ -7,10 +7,12 @@ Needs the first stage of configs/demo_vqgan.py. Hardware: 2 CPU cores, about 3 m
 and one to four objects.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common, demo_class
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = demo_class.get_config()
     config.workdir = "runs/demo_uncond"
     config.condition.kind = "none"

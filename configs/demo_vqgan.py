@@ -5,10 +5,12 @@ python train_vqgan.py --config=configs/demo_vqgan.py
 Hardware: 2 CPU cores, about 4 minutes. Expected on held-out scenes: PSNR 27 dB, all codes used.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = common.vqgan("runs/demo_vqgan")
     # Small batches: on few cores many small steps learn more in a minute than few large ones.
     config.data.update({"source": "demo", "size": 32, "batch_size": 8, "n_train": 8192, "n_val": 256})

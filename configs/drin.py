@@ -7,10 +7,12 @@ Needs the first stages of configs/imagenet_vqgan.py and configs/drin_vqgan.py an
 40 GB at the global batch of 64. Expected: animals that fill the shape of the map, of other kinds at each draw.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = common.transformer("runs/drin", first_stage="runs/imagenet_vqgan")
     config.data.update({"source": "imagenet", "path": "data/imagenet", "depths": "data/imagenet_depth"})
     config.data.update({"classes": "rin", "size": 256, "batch_size": 64})

@@ -7,10 +7,12 @@ Hardware: 4 GPUs with 40 GB at the global batch of 32. Expected: smooth maps, l1
 range of 2.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = common.vqgan("runs/drin_vqgan")
     config.data.update({"source": "imagenet", "path": "data/imagenet", "depths": "data/imagenet_depth"})
     config.data.update({"size": 256, "batch_size": 32})

@@ -7,10 +7,12 @@ Needs the first stages of configs/imagenet_vqgan.py and configs/edges_vqgan.py. 
 global batch of 64. Expected: photographs whose outlines are those asked for, with colours of their own.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common, drin
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = drin.get_config()
     config.workdir = "runs/edges"
     config.data.update({"depths": "", "classes": ""})

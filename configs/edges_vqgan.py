@@ -6,10 +6,12 @@ Nothing but photographs is needed; for your own add `--config.data.source=folder
 global batch of 32. Expected: the edges again, with breaks where they are dense.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = common.vqgan("runs/edges_vqgan")
     config.data.update({"source": "imagenet", "path": "data/imagenet", "size": 256, "batch_size": 32})
     config.model.update({"edge_sigma": 2.0, "dtype": "bfloat16"})

@@ -8,10 +8,12 @@ of 64. Expected: aligned faces; the coordinates hold them together in images lar
 crops of larger ones (`--config.data.resize=512`). As published, training sees whole images.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common, ffhq_uncond
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = ffhq_uncond.get_config()
     config.update({"workdir": "runs/faceshq", "first_stage": "runs/faceshq_vqgan"})
     config.data.update({"source": "faceshq", "path": "data/faceshq", "val_share": 0.05})

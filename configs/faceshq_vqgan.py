@@ -6,10 +6,12 @@ FACES holds the folders celebahq and ffhq (docs/data.md). Needs the LPIPS weight
 GB at the global batch of 32. Expected: as configs/ffhq_vqgan.py, reconstructions that keep the likeness.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common, ffhq_vqgan
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = ffhq_vqgan.get_config()
     config.workdir = "runs/faceshq_vqgan"
     config.data.update({"source": "faceshq", "path": "data/faceshq", "val_share": 0.05})

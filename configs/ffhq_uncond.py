@@ -7,10 +7,12 @@ Needs the first stage of configs/ffhq_vqgan.py and the same images. Hardware: 4 
 64. Published result (on FFHQ and CelebA-HQ together): FID of the samples 9.6 on FFHQ.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = common.transformer("runs/ffhq_uncond", first_stage="runs/ffhq_vqgan")
     config.data.update({"source": "folder", "path": "data/ffhq", "val_share": 1 / 70, "size": 256, "batch_size": 64})
     config.transformer.update({"block_size": 512, "n_layer": 24, "n_head": 16, "n_embd": 1024})  # as published

@@ -8,10 +8,12 @@ batch of 32.
 Expected: reconstructions that keep the likeness; in the paper they belong to samples with FID 9.6.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = common.vqgan("runs/ffhq_vqgan")
     config.data.update({"source": "folder", "path": "data/ffhq", "size": 256, "batch_size": 32})
     config.data.val_share = 1 / 70  # 1,000 of 70,000

@@ -11,10 +11,12 @@ per token fall from 10 to about 7 on varied photographs; with fewer than some th
 Without a GPU: `configs/folder_uncond.py:small`, on the first stage of `configs/folder_vqgan.py:small`.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = common.transformer("runs/folder_uncond", first_stage="runs/folder_vqgan")
     config.data.update({"source": "folder", "size": 256, "batch_size": 16})
     config.transformer.update({"n_layer": 24, "n_head": 16, "n_embd": 1024})

@@ -9,10 +9,12 @@ recognisable after some thousand steps; PSNR on held-out photographs of 19 to 22
 Without a GPU: `configs/folder_vqgan.py:small`, 128 x 128 pixels, f8, no LPIPS and no discriminator.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = common.vqgan("runs/folder_vqgan")
     config.data.update({"source": "folder", "size": 256, "batch_size": 8})
     config.model.dtype = "bfloat16"

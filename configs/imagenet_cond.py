@@ -10,10 +10,12 @@ batch of 256. Published result with 50,000 samples: FID 15.98 at top-k 250, 5.20
 the best 5 %.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = common.transformer("runs/imagenet_cond", first_stage="runs/imagenet_vqgan_16384")
     config.data.update({"source": "tfds", "name": "imagenet2012", "size": 256, "batch_size": 256})
     config.condition.update({"kind": "class_label", "n_classes": 1000})

@@ -8,10 +8,12 @@ GB or more at the global batch of 96. Published result: reconstruction FID on th
 4.98 with 16384.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     words = common.arguments(arg, "16384")
     config = common.vqgan("runs/imagenet_vqgan" + ("_16384" if "16384" in words else ""))
     config.data.update({"source": "tfds", "name": "imagenet2012", "size": 256, "batch_size": 96})

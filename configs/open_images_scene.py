@@ -8,10 +8,12 @@ Needs the first stage of configs/coco_vqgan.py (best trained on both data sets),
 48. Expected: the objects asked for at their places.
 """
 
+from ml_collections import ConfigDict
+
 from configs import coco_scene, common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = coco_scene.get_config()
     config.workdir = "runs/open_images_scene"
     config.data.update({"source": "open_images", "path": "data/open_images", "categories": "300"})

@@ -8,10 +8,12 @@ batch of 64. Expected: people where the points are, in roughly their pose; COCO'
 the fashion photographs that the paper shows for this task.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common, drin
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = drin.get_config()
     config.update({"workdir": "runs/pose", "first_stage": "runs/coco_vqgan"})
     config.data.update({"source": "coco_objects", "path": "data/coco", "depths": "", "classes": ""})

@@ -6,10 +6,12 @@ COCO holds COCO 2017 with person_keypoints_*.json (docs/data.md). Hardware: 4 GP
 Expected: a dot at each visible point.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = common.vqgan("runs/pose_vqgan")
     config.data.update({"source": "coco_objects", "path": "data/coco", "size": 256, "batch_size": 32})
     config.model.dtype = "bfloat16"

@@ -8,10 +8,12 @@ Needs both first stages of configs/sflckr_vqgan.py and the same data. Hardware: 
 megapixel images of the paper's figures.
 """
 
+from ml_collections import ConfigDict
+
 from configs import ade20k, common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = ade20k.get_config()
     config.update({"workdir": "runs/sflckr", "first_stage": "runs/sflckr_vqgan"})
     config.data.update({"source": "folder", "path": "data/flickr/images", "maps": "data/flickr/labels"})

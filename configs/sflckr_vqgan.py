@@ -9,10 +9,12 @@ Hardware: 4 GPUs with 40 GB at the global batch of 32. Expected: landscapes with
 pixels right.
 """
 
+from ml_collections import ConfigDict
+
 from configs import ade20k_vqgan, common
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     words = common.arguments(arg, "segmentation")
     labels = "segmentation" in words
     config = ade20k_vqgan.get_config("segmentation" if labels else "")

@@ -7,10 +7,12 @@ Needs the first stage of configs/imagenet_vqgan.py alone: it reads the small ima
 40 GB at the global batch of 64. Expected: sharp images whose blurred ones are those asked for.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common, drin
 
 
-def get_config(arg: str = ""):
+def get_config(arg: str = "") -> ConfigDict:
     config = drin.get_config()
     config.workdir = "runs/superres"
     config.data.update({"depths": "", "classes": ""})

@@ -7,6 +7,7 @@ The list is for `--config.remap=used.npy` of train_transformer.py.
 
 import argparse
 import io
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,7 +29,7 @@ def count(stage: FirstStage, data: DataConfig, batches: int | None = None) -> np
     """How often each code occurs in `batches` training batches (None: an epoch of them): int64 (n_embed,)."""
     config, needs = stage.config, Needs(stage.config.reads.annotations)
 
-    def of_batch(params, batch):
+    def of_batch(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
         ids = stage.model.apply({"params": params}, network_input(config, batch), method="encode").ids
         return count_codes(ids, config.n_embed)
 

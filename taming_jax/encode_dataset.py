@@ -108,7 +108,9 @@ def _rows(
     """The records of a shard, in batches; the devices work on one while the one before is written."""
     number, waiting = part.start, None
 
-    def fetch(computed, valid, label, number):
+    def fetch(
+        computed: Mapping[str, jax.Array], valid: np.ndarray, label: np.ndarray, number: int
+    ) -> dict[str, np.ndarray]:
         n = min(len(valid), part.stop - number)
         found = {name: np.asarray(values)[:n] for name, values in computed.items()}
         valid = valid[:n]

@@ -16,7 +16,7 @@ from taming_jax.models.gpt import GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sampling.filters import Filters, check_guidance
 from taming_jax.sampling.rejection import rounds_for
-from taming_jax.settings import to_dict
+from taming_jax.settings import below, check, to_dict
 from taming_jax.sharding import MeshConfig
 from taming_jax.training.loop import TrainConfig
 from taming_jax.training.optim import OptimizerConfig, make_optimizer
@@ -69,25 +69,19 @@ class SampleConfig:
     out: str = ""
     step: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.filters()  # refuses what cannot be drawn with
         for name in ("n", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"config.sample.{name}={getattr(self, name)}, but it must be at least 1.")
-        if len(self.size) not in (0, 2) or min(self.size, default=1) < 1:
-            raise ValueError(f"config.sample.size={self.size}, but it must be (height, width) in pixels, or ().")
-        if self.unlabelled is not None and not -1 <= self.unlabelled <= 255:
-            raise ValueError(f"config.sample.unlabelled={self.unlabelled}, but it must be 0 to 255, -1, or None.")
+            check(self, name, getattr(self, name) >= 1, "it must be at least 1")
+        check(self, "per_class", self.per_class is None or self.per_class >= 1, "it must be at least 1, or None")
+        sides = len(self.size) in (0, 2) and min(self.size, default=1) >= 1
+        check(self, "size", sides, "it must be (height, width) in pixels, or ()")
+        known = self.unlabelled is None or -1 <= self.unlabelled <= 255
+        check(self, "unlabelled", known, "it must be 0 to 255, -1, or None")
         rounds_for(self.accept)
-        if (self.accept < 1) != bool(self.scorer):
-            raise ValueError(
-                f"config.sample.scorer={self.scorer!r} and accept={self.accept} go together: who judges, and the share "
-                "below 1 that is kept."
-            )
-        if self.keep and not self.complete:
-            raise ValueError(f"config.sample.keep={self.keep!r} needs the picture, config.sample.complete.")
-        if self.per_class is not None and self.per_class < 1:
-            raise ValueError(f"config.sample.per_class={self.per_class}, but it must be at least 1, or None.")
+        together = f"it goes together with a share below 1 to keep, and accept={self.accept}"
+        check(self, "scorer", (self.accept < 1) == bool(self.scorer), together)
+        check(self, "keep", bool(self.complete) or not self.keep, "it needs the picture, in complete")
 
     def filters(self) -> Filters:
         """How tokens are drawn. Raises ValueError for what cannot be drawn with."""
@@ -171,11 +165,9 @@ class TransformerExperiment:
     train: TrainConfig = TrainConfig()
     sample: SampleConfig = SampleConfig()
 
-    def __post_init__(self):
-        try:
+    def __post_init__(self) -> None:
+        with below("sample"):
             check_guidance(self.sample.guidance, self.condition_dropout)  # training draws with it, but not at once
-        except ValueError as error:
-            raise ValueError(f"config.sample.{error}") from error
 
     def training(self, model: TwoStage) -> TransformerTraining:
         """Of the transformer of this model."""

@@ -1,12 +1,39 @@
-"""Frozen dataclasses of settings from plain mappings and back, refusing what does not fit."""
+"""Frozen dataclasses of settings from plain mappings and back, refusing what does not fit.
 
+A dataclass begins its errors with the name of its own field (`check`, `check_known`); what is around it puts the path
+before that (`below`), so that all are told as "config.loss.beta=-1, but ...".
+"""
+
+import contextlib
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+def check(settings: Any, name: str, fits: bool, expected: str) -> None:
+    """Raise ValueError where a field of settings does not fit, with what is expected of it."""
+    if not fits:
+        raise ValueError(f"{name}={getattr(settings, name)!r}, but {expected}.")
+
+
+def check_known(settings: Any, name: str, known: Collection[str]) -> None:
+    """Raise ValueError where a field of settings is none of the known names."""
+    value = getattr(settings, name)
+    if value not in known:
+        raise ValueError(f"{name}={value!r} is unknown; known: {', '.join(map(str, known))}.")
+
+
+@contextlib.contextmanager
+def below(path: str) -> Iterator[None]:
+    """Put the path of settings before the field with which an error of theirs begins."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{path}.{error}") from error
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], name: str = "config") -> T:
@@ -28,12 +55,8 @@ def from_dict(cls: type[T], values: Mapping[str, Any], name: str = "config") -> 
         raise ValueError(f"{name} needs the key(s) {', '.join(missing)}; add {name}.{missing[0]}.")
     hints = typing.get_type_hints(cls)
     fitted = {key: _fit(value, hints[key], f"{name}.{key}") for key, value in values.items()}
-    try:
+    with below(name):
         return cls(**fitted)
-    except ValueError as error:
-        if str(error).startswith("config"):
-            raise
-        raise ValueError(f"{name}: {error}") from error
 
 
 def to_dict(settings: Any) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from taming_jax.settings import check
+
 HOSTS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 # What JAX reads of a process that srun has started. A shell within salloc or a batch file has only some of it.
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
@@ -78,14 +80,18 @@ class MeshConfig:
     fsdp: int = 1
     tensor: int = 1
 
+    def __post_init__(self) -> None:
+        for name in AXES:
+            size, others = getattr(self, name), [getattr(self, other) for other in AXES if other != name]
+            check(self, name, size >= 1 or size == -1, "it must be at least 1, or -1 for the devices that are left")
+            check(self, name, size != -1 or -1 not in others, "only one axis may take the devices that are left")
+
 
 def make_mesh(config: MeshConfig = MeshConfig(), devices: list | None = None) -> Mesh:
     """The (data, fsdp, tensor) mesh over `devices` (default: all). Raises ValueError where the product does not fit."""
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor]
     fixed = int(np.prod([size for size in sizes if size != -1]))
-    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
-        raise ValueError(f"config.mesh is {sizes}, but each axis must be at least 1 and only one may be -1.")
     if -1 not in sizes and fixed < len(devices) and jax.process_count() == 1:
         devices = devices[:fixed]  # the rest is left to other programs
     if len(devices) % fixed or (-1 not in sizes and fixed != len(devices)):

@@ -268,7 +268,7 @@ def test_a_stage_that_cannot_read_the_map_is_refused():
         two_stage({"data": {"size": 16}, "first_stage": "runs/y"}, network("edges", 1))
     with pytest.raises(ValueError, match=r"factor=16 does not divide the images' 24 pixels"):
         make_condition(ConditionConfig(kind="coordinate"), network(), 24)
-    with pytest.raises(ValueError, match=r"n_codes=3 must be at least 4"):
+    with pytest.raises(ValueError, match=r"n_codes=3, but it must be at least 4"):
         make_condition(ConditionConfig(kind="boxes", n_classes=2, n_codes=3), network(), 16)
     assert {"none", "class_label", "boxes", "points", "coordinate", *MAPS} == set(CONDITIONS)
 

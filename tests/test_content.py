@@ -56,7 +56,7 @@ def test_what_is_checked_is_read_drawn_and_compared(kind, channels, shape, data_
 @pytest.mark.parametrize(
     ("kind", "value", "message"),
     [
-        ("image", np.zeros((1, 8, 8, 3), np.uint8), r"it is uint8 of shape .*expected floats .*image / 127\.5 - 1"),
+        ("image", np.zeros((1, 8, 8, 3), np.uint8), r"it is uint8 of shape .*expected floats .*images / 127\.5 - 1"),
         ("image", np.full((1, 8, 8, 3), 2.0), r"with values up to 2;"),
         ("depth", np.full((1, 8, 8), np.nan), r"it has values that are not numbers in \[-1, 1\]"),
         ("depth", np.zeros((1, 8, 8, 2)), r"it has shape \(1, 8, 8, 2\); expected \(b, H, W, 1\)"),
@@ -80,7 +80,7 @@ def normals(monkeypatch):
 
 
 def test_a_new_kind_of_map_is_trained_and_conditions(normals, tmp_path):
-    with pytest.raises(ValueError, match=r"content 'normals' has 3 channel\(s\), but in_channels is 1"):
+    with pytest.raises(ValueError, match=r"in_channels=1, but content 'normals' has 3 channel\(s\)"):
         replace(TINY, content="normals", in_channels=1, out_channels=1)
     model, tx = VQGAN(replace(TINY, content="normals")), optax.adam(1e-3)
     loss = VQGANLossConfig(perceptual_weight=0.0, disc_weight=0.0)

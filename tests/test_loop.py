@@ -164,6 +164,11 @@ def test_a_fresh_state_starts_from_given_arrays_and_a_resumed_one_does_not(tmp_p
         train(tmp_path / "b", training=Training(given=other))
 
 
+def test_the_report_is_left_open_for_who_opened_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(Report, "close", lambda self: pytest.fail("closed"))
+    train(tmp_path, steps=1)
+
+
 def test_a_signal_before_the_first_step_of_a_resumed_training_ends_it(tmp_path, monkeypatch):
     train(tmp_path)
     asked = []

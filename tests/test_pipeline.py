@@ -215,14 +215,14 @@ def test_demo_scenes_are_drawn_once_within_bounded_memory(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"source": "pictures"}, "unknown data source 'pictures'; known: demo, folder, tfds, imagenet, ffhq"),
-        ({"source": "folder"}, "'folder' needs `path`"),
-        ({"size": 100_000}, "size is 100000; it must be from 16 to 4096"),
+        ({"source": "pictures"}, "source='pictures' is unknown; known: demo, folder, tfds, imagenet, ffhq"),
+        ({"source": "folder"}, "path='', but the data source 'folder' needs it"),
+        ({"size": 100_000}, "size=100000, but it must be from 16 to 4096"),
         ({"size": 0}, "size is 0"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"val_share": 1.5}, "val_share is 1.5"),
         ({"n_train": 0}, "n_train is 0"),
-        ({"seed": -1}, "seed is -1"),
+        ({"seed": -1}, "seed=-1"),
     ],
 )
 def test_bad_settings(settings, message):
@@ -240,7 +240,7 @@ def test_bad_requests():
         make_batches(cfg, "train", start_step=-1)
     with pytest.raises(ValueError, match="unknown split 'test'; known: train, val"):
         make_batches(cfg, "test")
-    with pytest.raises(ValueError, match="size is 8; it must be from 16"):
+    with pytest.raises(ValueError, match="size=8, but it must be from 16"):
         DataConfig(size=8)
 
 

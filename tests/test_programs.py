@@ -387,7 +387,7 @@ def test_stages_that_do_not_fit_are_refused(vqgan_dir, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"top_k": 0}, "top_k is 0"),
+        ({"top_k": 0}, "top_k=0"),
         ({"temperature": -1}, "temperature"),
         ({"guidance": 2.0}, r"config\.sample\.guidance=2\.0, but without config\.condition_dropout"),
     ],

@@ -151,3 +151,12 @@ report.close()
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("No TensorBoard files") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "metrics.jsonl"]
+
+
+def test_a_with_statement_closes_it(tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(Report, "close", lambda self: closed.append(self))
+    with pytest.raises(RuntimeError), Report(tmp_path, tensorboard=False) as report:
+        assert not closed
+        raise RuntimeError
+    assert closed == [report]

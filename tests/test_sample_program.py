@@ -245,10 +245,10 @@ def test_what_a_mask_keeps_becomes_given_ids(workdir, photo, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"accept": 0.5}, "go together"),
+        ({"accept": 0.5}, "goes together"),
         ({"accept": 0.0, "scorer": "a:b"}, r"accept=0.0, but the share"),
-        ({"keep": "top"}, "needs the picture, config.sample.complete"),
-        ({"guidance": -1.0}, "guidance is -1"),
+        ({"keep": "top"}, "keep='top', but it needs the picture, in complete"),
+        ({"guidance": -1.0}, "guidance=-1"),
         ({"unlabelled": 256}, "unlabelled=256, but it must be 0 to 255"),
     ],
 )

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from taming_jax.settings import from_dict, to_dict
+from taming_jax.experiment import TransformerExperiment, VQGANExperiment
+from taming_jax.settings import check, from_dict, to_dict
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Inner:
 
     def __post_init__(self):
         if self.width < 1:
-            raise ValueError(f"width {self.width} must be at least 1")
+            check(self, "width", self.width >= 1, "it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,87 @@ def test_numbers_and_lists_are_fitted():
         ({"name": "a", "inner": {"width": True}}, r"config.inner.width is True"),
         ({"name": "a", "inner": {"mult": [1, "x"]}}, r"config.inner.mult is 'x'"),
         ({"name": "a", "inner": {"limit": "x"}}, r"config.inner.limit is 'x'"),
-        ({"name": "a", "inner": {"width": 0}}, r"config.inner: width 0 must be at least 1"),
+        ({"name": "a", "inner": {"width": 0}}, r"^config.inner.width=0, but it must be at least 1.$"),
     ],
 )
 def test_misfits_are_named(values, message):
     with pytest.raises(ValueError, match=message):
         from_dict(Outer, values)
+
+
+FIRST, SECOND = {"workdir": "a", "data": {}}, {"workdir": "a", "first_stage": "b", "data": {}}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("data.source", "attic"),
+        ("data.path", ""),
+        ("data.size", 8),
+        ("data.resize", 20),
+        ("data.annotations", ("smell",)),
+        ("mesh.fsdp", 0),
+        ("mesh.data", -2),
+        ("mesh.data", -1),
+        ("train.steps", 0),
+        ("train.monitor_mode", "most"),
+        ("optimizer.schedule", "linear"),
+        ("optimizer.learning_rate", 0.0),
+        ("optimizer.warmup", -1),
+        ("optimizer.clip_norm", 0.0),
+        ("optimizer.accumulate", 0),
+        ("optimizer.ema_decay", 1.0),
+        ("model.ch", 0),
+        ("model.ch_mult", ()),
+        ("model.norm_groups", 48),
+        ("model.resolution", 100),
+        ("model.ema_decay", 1.0),
+        ("model.dropout", 1.0),
+        ("model.quantizer", "round"),
+        ("model.dtype", "int8"),
+        ("model.content", "smell"),
+        ("model.in_channels", 2),
+        ("model.out_channels", 4),
+        ("model.remap", (1, 1)),
+        ("model.unknown", "some"),
+        ("discriminator.ndf", 0),
+        ("discriminator.norm", "layer"),
+        ("discriminator.dtype", "int8"),
+        ("loss.pixel_weight", -1.0),
+        ("loss.adaptive_cap", 0.0),
+        ("loss.disc_loss", "wasserstein"),
+        ("loss.temperature_start", 0.0),
+        ("loss.temperature_max", 0.0),
+        ("loss.temperature_warmup", -1),
+        ("loss.disc_learn_start", 5),
+        ("transformer.vocab_size", -1),
+        ("transformer.n_layer", 0),
+        ("transformer.residual_dropout", 1.0),
+        ("transformer.n_embd", 1000),
+        ("transformer.dtype", "int8"),
+        ("transformer.attention", "cudnn"),
+        ("transformer.remat", "all"),
+        ("sample.n", 0),
+        ("sample.per_class", 0),
+        ("sample.size", (3,)),
+        ("sample.unlabelled", 256),
+        ("sample.accept", 0.0),
+        ("sample.scorer", "module:function"),
+        ("sample.keep", "top"),
+        ("sample.temperature", -1.0),
+        ("sample.top_k", 0),
+        ("sample.top_p", 0.0),
+        ("sample.guidance", 2.0),
+        ("sample.guidance_schedule", "up"),
+    ],
+)
+def test_every_refusal_begins_with_the_path_and_its_value(path, value):
+    section, name = path.split(".")
+    others = {"data.path": {"source": "folder"}, "data.resize": {"size": 32}, "mesh.data": {"tensor": -1}}
+    others |= {"model.unknown": {"remap": (1,)}, "model.in_channels": {"content": "depth"}}
+    given = {section: {name: value, **others.get(path, {})}}
+    of_first = section in ("model", "discriminator", "loss")
+    with pytest.raises(ValueError) as refusal:
+        from_dict(*((VQGANExperiment, FIRST | given) if of_first else (TransformerExperiment, SECOND | given)))
+    shown = "" if path == "model.remap" else f"={value!r}"  # it may be long
+    assert str(refusal.value).startswith(f"config.{path}{shown}") and str(refusal.value).endswith(".")

@@ -8,7 +8,8 @@ from jax.sharding import PartitionSpec as P
 
 from taming_jax import sharding
 from taming_jax.models.gpt import GPT, GPTConfig
-from taming_jax.sharding import MeshConfig, check_batch, make_mesh, put_batch, state_shardings
+from taming_jax.settings import from_dict
+from taming_jax.sharding import AXES, MeshConfig, check_batch, make_mesh, put_batch, state_shardings
 
 
 def test_one_axis_takes_what_is_left():
@@ -20,7 +21,7 @@ def test_one_axis_takes_what_is_left():
 @pytest.mark.parametrize("sizes", [(-1, 3, 1), (-1, -1, 1), (0, 1, 1), (16, 1, 1)])
 def test_sizes_that_do_not_fit_are_refused(sizes):
     with pytest.raises(ValueError, match=r"config\.mesh"):
-        make_mesh(MeshConfig(*sizes))
+        make_mesh(from_dict(MeshConfig, dict(zip(AXES, sizes)), "config.mesh"))
 
 
 def test_a_batch_that_does_not_split_is_refused_with_both_numbers():

@@ -244,10 +244,10 @@ def test_images_and_maps_without_each_other_are_counted(tmp_path, pairs):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"annotations": ("boxes",)}, "unknown annotation.*'boxes'; known: class_label, segmentation"),
+        ({"annotations": ("boxes",)}, "annotations=.*'boxes'.*known are class_label, segmentation"),
         ({"n_labels": 257}, "n_labels is 257; it must be from 0 to 256"),
         ({"resize": 16}, "resize is 16, but it must be 0 or at least size=32"),
-        ({"source": "ade20k", "path": ""}, "'ade20k' needs `path`"),
+        ({"source": "ade20k", "path": ""}, "'ade20k' needs it"),
     ],
 )
 def test_bad_settings(settings, message):

@@ -184,12 +184,12 @@ def test_convolutions_start_uniform_by_their_fan_in():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"ch": 100}, "ch 100, .* norm_groups 32"),
-        ({"resolution": 250}, "250 .* factor 16"),
-        ({"quantizer": "fsq"}, "'fsq'; known: .*vq"),
+        ({"ch": 100}, "norm_groups=32, .* widths .*100"),
+        ({"resolution": 250}, "resolution=250, .* factor 16"),
+        ({"quantizer": "fsq"}, "quantizer='fsq' is unknown; known: .*vq"),
         ({"dtype": "float8"}, "'float8'"),
         ({"dropout": 1.0}, r"\[0, 1\)"),
-        ({"n_embed": 0}, "n_embed .* 0"),
+        ({"n_embed": 0}, "n_embed=0"),
         ({"ch_mult": ()}, "ch_mult"),
     ],
 )

@@ -264,9 +264,9 @@ def test_half_precision_trains_with_parameters_and_losses_in_float32():
 
 
 def test_what_the_weights_ask_for_must_be_given():
-    with pytest.raises(ValueError, match=r"disc_weight 0.8 needs a discriminator"):
+    with pytest.raises(ValueError, match=r"disc_weight=0.8, but there is no discriminator"):
         training_of(VQGANLossConfig(perceptual_weight=0.0), disc=None)
-    with pytest.raises(ValueError, match=r"perceptual_weight 1.0 needs LPIPS"):
+    with pytest.raises(ValueError, match=r"perceptual_weight=1.0, but there are no LPIPS"):
         jax.eval_shape(training_of(VQGANLossConfig()).step, tiny_state(), None, {"image": IMAGES})
     blind = Discriminator(DiscriminatorConfig(ndf=4, n_layers=1, in_channels=1))
     with pytest.raises(ValueError, match=r"discriminator\.in_channels=1, but the images have 3 channels"):
@@ -276,10 +276,10 @@ def test_what_the_weights_ask_for_must_be_given():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"disc_loss": "wgan"}, "'wgan'; known: hinge, vanilla"),
-        ({"disc_weight": -1.0}, "disc_weight .* -1"),
-        ({"disc_start": 5, "disc_learn_start": 6}, "disc_learn_start 6 .* disc_start 5"),
-        ({"adaptive_cap": 0.0}, "adaptive_cap .* 0"),
+        ({"disc_loss": "wgan"}, "disc_loss='wgan' is unknown; known: hinge, vanilla"),
+        ({"disc_weight": -1.0}, "disc_weight=-1"),
+        ({"disc_start": 5, "disc_learn_start": 6}, "disc_learn_start=6, .* disc_start=5"),
+        ({"adaptive_cap": 0.0}, "adaptive_cap=0"),
     ],
 )
 def test_loss_settings_that_cannot_work_are_refused(settings, message):

@@ -44,13 +44,14 @@ class ObjectsCondition:
     suffixes: ClassVar[tuple[str, ...]] = (".json",)
     label_maps: ClassVar[bool] = False
 
-    def __post_init__(self):
-        if self.n_classes < 1 or self.max_objects < 1:
-            raise ValueError(
-                f"objects need n_classes and max_objects of at least 1, got {self.n_classes}, {self.max_objects}"
-            )
+    def __post_init__(self) -> None:
+        for name in ("n_classes", "max_objects"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"config.condition.{name}={getattr(self, name)}, but it must be at least 1.")
         if self.places < 4:
-            raise ValueError(f"n_codes={self.places} must be at least 4: places lie on a grid of them")
+            raise ValueError(
+                f"config.condition.n_codes={self.places}, but it must be at least 4: places lie on a grid of them."
+            )
 
     @property
     def keys(self) -> tuple[str, ...]:

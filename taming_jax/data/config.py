@@ -3,6 +3,8 @@
 import dataclasses
 import os
 
+from taming_jax.settings import check, check_known
+
 # By name, what `path` must name for it; empty where `path` may be left so. `pipeline.OPENERS` has what opens each.
 SOURCES = {
     "demo": "",
@@ -112,22 +114,18 @@ class DataConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
-        if self.source not in SOURCES:
-            raise ValueError(f"unknown data source {self.source!r}; known: {', '.join(SOURCES)}")
-        if unknown := [name for name in self.annotations if name not in ANNOTATIONS]:
-            raise ValueError(f"unknown annotation(s) {', '.join(map(repr, unknown))}; known: {', '.join(ANNOTATIONS)}")
-        if not self.path and (what := SOURCES[self.source]):
-            raise ValueError(f"the data source {self.source!r} needs `path`: a folder of {what}")
+        check_known(self, "source", SOURCES)
+        check(self, "annotations", set(self.annotations) <= set(ANNOTATIONS), f"known are {', '.join(ANNOTATIONS)}")
+        folder = f"the data source {self.source!r} needs it: a folder of {SOURCES[self.source]}"
+        check(self, "path", bool(self.path or not SOURCES[self.source]), folder)
         limits = {"size": (16, 4096), "batch_size": (1, 1 << 20), "val_share": (0, 0.9), "seed": (0, (1 << 32) - 1)}
         limits |= {"n_train": (1, 1 << 40), "n_val": (1, 1 << 40), "shuffle_buffer": (1, 1 << 30), "workers": (0, 1024)}
         limits |= {"n_labels": (0, 256), "unlabelled": (-1, 255), "max_objects": (1, 1000), "min_objects": (0, 1000)}
         limits |= {"min_object_area": (0, 1), "min_visible": (0, 1), "resize": (0, 1 << 16)}
         limits |= {"channels": (1, 1024), "max_pixels": (1 << 16, 1 << 34)}
         for name, (low, high) in limits.items():
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"data setting {name} is {getattr(self, name)}; it must be from {low} to {high}")
-        if 0 < self.resize < self.size:
-            raise ValueError(f"resize is {self.resize}, but it must be 0 or at least size={self.size}")
+            check(self, name, low <= getattr(self, name) <= high, f"it must be from {low} to {high}")
+        check(self, "resize", not 0 < self.resize < self.size, f"it must be 0 or at least size={self.size}")
 
     @property
     def threads(self) -> int:

@@ -120,7 +120,7 @@ class Images(Content):
         if not jnp.issubdtype(value.dtype, jnp.floating) or not _in_range(value):
             raise ValueError(
                 f"{name} is {value.dtype} of shape {value.shape} with values up to {value.max(initial=0):g}; "
-                f"expected floats (b, H, W, {channels}) in [-1, 1]: use image / 127.5 - 1 for 8-bit pictures."
+                f"expected floats (b, H, W, {channels}) in [-1, 1]: use images / 127.5 - 1 for 8-bit pictures."
             )
         return value.astype(np.float32)
 

@@ -9,6 +9,7 @@ from jax import Array
 from jaxtyping import Float
 
 from taming_jax.nn.conv import SAME3, ActNorm, BatchNorm, Conv
+from taming_jax.settings import check, check_known
 
 NORMS: dict[str, type[nn.Module]] = {"batch": BatchNorm, "actnorm": ActNorm}
 
@@ -30,12 +31,9 @@ class DiscriminatorConfig:
 
     def __post_init__(self) -> None:
         for name in ("in_channels", "ndf", "n_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.norm not in NORMS:
-            raise ValueError(f"unknown discriminator norm {self.norm!r}; known: {', '.join(sorted(NORMS))}")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
+            check(self, name, getattr(self, name) >= 1, "it must be at least 1")
+        check_known(self, "norm", NORMS)
+        check_known(self, "dtype", ("float32", "bfloat16"))
 
 
 class Discriminator(nn.Module):

@@ -13,6 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from taming_jax.nn.attention import Block, Cache, Position, layer_norm, linear
+from taming_jax.settings import check, check_known
 from taming_jax.sharding import split_by_image, split_by_row
 
 # What of a block is kept for the backward pass; the rest is computed again.
@@ -56,28 +57,17 @@ class GPTConfig:
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "block_size"):
-            if getattr(self, name) < 0:
-                raise ValueError(
-                    f"transformer.{name}={getattr(self, name)}, but it must be at least 1, or 0 for what is needed."
-                )
+            check(self, name, getattr(self, name) >= 0, "it must be at least 1, or 0 for what is needed")
         for name in ("n_layer", "n_head", "n_embd"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"transformer.{name}={getattr(self, name)}, but it must be at least 1.")
+            check(self, name, getattr(self, name) >= 1, "it must be at least 1")
         for name in ("embedding_dropout", "residual_dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"transformer.{name}={getattr(self, name)}, but it is a share in [0, 1).")
-        if self.n_embd % self.n_head:
-            raise ValueError(
-                f"transformer.n_embd={self.n_embd} is not divisible by n_head={self.n_head}; choose a multiple."
-            )
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"transformer.dtype={self.dtype!r}; known: float32, bfloat16.")
-        if self.attention not in ATTENTION:
-            raise ValueError(f"transformer.attention={self.attention!r}; known: {', '.join(ATTENTION)}.")
-        if self.attention == "cudnn" and self.dtype != "bfloat16":
-            raise ValueError("transformer.attention='cudnn' needs transformer.dtype='bfloat16'.")
-        if self.remat not in REMAT:
-            raise ValueError(f"transformer.remat={self.remat!r}; known: '', block, dots.")
+            check(self, name, 0 <= getattr(self, name) < 1, "it is a share in [0, 1)")
+        check(self, "n_embd", self.n_embd % self.n_head == 0, f"it must be a multiple of n_head={self.n_head}")
+        check_known(self, "dtype", ("float32", "bfloat16"))
+        check_known(self, "attention", ATTENTION)
+        fused = self.attention == "cudnn"
+        check(self, "attention", not fused or self.dtype == "bfloat16", "it needs dtype='bfloat16'")
+        check_known(self, "remat", REMAT)
 
 
 class GPT(nn.Module):

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from taming_jax.models.content import CONTENTS, Content
 from taming_jax.nn.conv import Conv, ResBlock, SpatialAttention, conv1x1, double, downsample, group_norm
 from taming_jax.nn.quantizers import QUANTIZERS, Quantized, Remap, Temperature
+from taming_jax.settings import check, check_known
 from taming_jax.sharding import split_by_image
 
 
@@ -65,43 +66,28 @@ class VQGANConfig:
     remat: bool = False
 
     def __post_init__(self) -> None:
-        widths = ("in_channels", "out_channels", "ch", "z_channels", "embed_dim")
-        for name in ("resolution", "num_res_blocks", "n_embed", "norm_groups", *widths):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.ch_mult or min(self.ch_mult) < 1:
-            raise ValueError(f"ch_mult must hold at least one level, each at least 1, got {self.ch_mult}")
-        for width in {self.ch, *(self.ch * m for m in self.ch_mult)}:
-            if width % self.norm_groups:
-                raise ValueError(
-                    f"a width of {width} channels (ch {self.ch}, ch_mult {self.ch_mult}) is not divisible by "
-                    f"norm_groups {self.norm_groups}; take a divisor of every width"
-                )
-        if self.resolution % self.factor:
-            raise ValueError(
-                f"resolution {self.resolution} is not divisible by the factor {self.factor} that the "
-                f"{len(self.ch_mult)} levels of ch_mult make"
-            )
+        sizes = ("in_channels", "out_channels", "ch", "z_channels", "embed_dim")
+        for name in ("resolution", "num_res_blocks", "n_embed", "norm_groups", *sizes):
+            check(self, name, getattr(self, name) >= 1, "it must be at least 1")
+        check(self, "ch_mult", min(self.ch_mult, default=0) >= 1, "it must hold at least one level, each at least 1")
+        widths = {self.ch, *(self.ch * m for m in self.ch_mult)}
+        divides = all(width % self.norm_groups == 0 for width in widths)
+        check(self, "norm_groups", divides, f"it must divide the widths {sorted(widths)} that ch and ch_mult make")
+        levels = f"the factor {self.factor} that the {len(self.ch_mult)} levels of ch_mult make"
+        check(self, "resolution", self.resolution % self.factor == 0, f"it must be divisible by {levels}")
         for name in ("ema_decay", "ema_restart_below"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} must be in (0, 1), got {getattr(self, name)}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        if self.quantizer not in QUANTIZERS:
-            raise ValueError(f"unknown quantizer {self.quantizer!r}; known: {', '.join(sorted(QUANTIZERS))}")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
-        if self.content not in CONTENTS:
-            raise ValueError(f"unknown content {self.content!r}; known: {', '.join(CONTENTS)}")
-        if self.in_channels != self.out_channels:
-            raise ValueError(f"in_channels {self.in_channels} and out_channels {self.out_channels} must be equal")
-        known = self.reads.channels
-        if known and self.in_channels != known:
-            raise ValueError(f"content {self.content!r} has {known} channel(s), but in_channels is {self.in_channels}")
+            check(self, name, 0 < getattr(self, name) < 1, "it must be in (0, 1)")
+        check(self, "dropout", 0 <= self.dropout < 1, "it must be in [0, 1)")
+        check_known(self, "quantizer", QUANTIZERS)
+        check_known(self, "dtype", ("float32", "bfloat16"))
+        check_known(self, "content", CONTENTS)
+        known = self.reads.channels or self.in_channels
+        check(self, "in_channels", self.in_channels == known, f"content {self.content!r} has {known} channel(s)")
+        check(self, "out_channels", self.out_channels == known, f"it must be in_channels={known}")
         if self.remap:
             Remap(self.remap, self.unknown)  # refuses what is no list of codes
-            if max(self.remap) >= self.n_embed:
-                raise ValueError(f"remap names code {max(self.remap)}, but there are {self.n_embed}")
+            largest = max(self.remap)
+            check(self, "n_embed", largest < self.n_embed, f"remap names code {largest}; it must be of these codes")
 
     @property
     def reads(self) -> Content:

@@ -183,10 +183,11 @@ class Remap:
 
     def __post_init__(self) -> None:
         if len(set(self.used)) != len(self.used) or min(self.used, default=0) < 0:
-            raise ValueError("remap must hold codes, each once and none negative")
+            raise ValueError("remap must hold codes, each once and none negative.")
         if self.unknown not in UNKNOWN and not (self.unknown.isdigit() and int(self.unknown) < len(self.used)):
             raise ValueError(
-                f"unknown is {self.unknown!r}; give 'random', 'extra' or the number of a place below {len(self.used)}"
+                f"unknown={self.unknown!r}, but it must be 'random', 'extra' or the number of a place below "
+                f"{len(self.used)}."
             )
 
     @property

@@ -12,6 +12,8 @@ from flax import struct
 from jax import Array
 from jaxtyping import Float, Int, Key
 
+from taming_jax.settings import check_known
+
 Number = Float[Array, ""] | float
 
 # How strong guidance is along the drawing of an image: progress in [0, 1] -> share of the way from 1 to the full scale.
@@ -61,15 +63,14 @@ class Filters:
     def __post_init__(self) -> None:
         t, k, p, g = self.temperature, self.top_k, self.top_p, self.guidance
         if not _is(t, Real) or not math.isfinite(t) or t < 0:
-            raise ValueError(f"temperature is {t!r}, but must be finite and at least 0; 0 is greedy, 1 the default")
+            raise ValueError(f"temperature={t!r}, but it must be finite and at least 0; 0 is greedy, 1 the default.")
         if k is not None and (not _is(k, Integral) or k < 1):
-            raise ValueError(f"top_k is {k!r}, but must be an integer of at least 1; None switches the filter off")
+            raise ValueError(f"top_k={k!r}, but it must be an integer of at least 1; None switches the filter off.")
         if p is not None and (not _is(p, Real) or not 0 < p <= 1):
-            raise ValueError(f"top_p is {p!r}, but must be above 0 and at most 1; None (or 1) switches the filter off")
+            raise ValueError(f"top_p={p!r}, but it must be above 0 and at most 1; None (or 1) switches the filter off.")
         if not _is(g, Real) or not math.isfinite(g) or g < 0:
-            raise ValueError(f"guidance is {g!r}, but must be finite and at least 0; 1 switches it off")
-        if self.guidance_schedule not in SCHEDULES:
-            raise ValueError(f"guidance_schedule is {self.guidance_schedule!r}; known: {', '.join(SCHEDULES)}")
+            raise ValueError(f"guidance={g!r}, but it must be finite and at least 0; 1 switches it off.")
+        check_known(self, "guidance_schedule", SCHEDULES)
 
     @property
     def greedy(self) -> bool:

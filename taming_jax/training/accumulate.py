@@ -26,7 +26,7 @@ def mean_over_parts(
     part = jax.tree.map(lambda x: x[0], split)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, carry, part, key)[1])
 
-    def add(state, xs):
+    def add(state: tuple[Any, Any], xs: tuple[Any, jax.Array]) -> tuple[tuple[Any, Any], None]:
         carry, sums = state
         carry, values = function(carry, *xs)
         return (carry, jax.tree.map(jnp.add, sums, values)), None

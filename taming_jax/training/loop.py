@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from taming_jax import sharding
 from taming_jax.checkpoint import Checkpoints, DamagedCheckpoint, load_config, shape_difference
+from taming_jax.settings import check, check_known
 from taming_jax.training.changes import compare
 from taming_jax.training.report import Report
 
@@ -48,10 +49,10 @@ class TrainConfig:
     allow_changes: bool = False
     heartbeat_timeout: int = 60
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("steps", "log_every", "eval_every", "image_every", "save_every", "keep", "heartbeat_timeout"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"config.train.{name}={getattr(self, name)}, but it must be at least 1.")
+            check(self, name, getattr(self, name) >= 1, "it must be at least 1")
+        check_known(self, "monitor_mode", ("min", "max"))
 
 
 class Training(Protocol):
@@ -293,14 +294,14 @@ def _all_finite(tree: Any) -> jax.Array:
 class _StopSignal:
     """Turns SIGTERM into a question that all processes answer alike."""
 
-    def __enter__(self):
+    def __enter__(self) -> "_StopSignal":
         self._received = False
         self._several = jax.process_count() > 1
         if not self._several:  # else the distributed runtime catches it and agrees on a step
             self._previous = signal.signal(signal.SIGTERM, self._receive)
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if not self._several:
             signal.signal(signal.SIGTERM, self._previous)
 
@@ -316,5 +317,5 @@ class _StopSignal:
         """
         return start > 0 and (self.requested(1) or self.requested(start))
 
-    def _receive(self, *_):
+    def _receive(self, *_: object) -> None:
         self._received = True

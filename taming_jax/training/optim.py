@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from taming_jax.settings import check, check_known
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
@@ -30,19 +32,13 @@ class OptimizerConfig:
     accumulate: int = 1
     ema_decay: float = 0.0
 
-    def __post_init__(self):
-        if self.schedule not in ("constant", "cosine"):
-            raise ValueError(f"config.optimizer.schedule={self.schedule!r} is unknown; known: constant, cosine.")
-        if self.learning_rate <= 0:
-            raise ValueError(f"config.optimizer.learning_rate={self.learning_rate}, but it must be above 0.")
-        if self.warmup < 0:
-            raise ValueError(f"config.optimizer.warmup={self.warmup}, but it must be 0 or more steps.")
-        if self.clip_norm is not None and self.clip_norm <= 0:
-            raise ValueError(f"config.optimizer.clip_norm={self.clip_norm}, but it must be above 0, or None.")
-        if self.accumulate < 1:
-            raise ValueError(f"config.optimizer.accumulate={self.accumulate}, but it must be 1 or more parts.")
-        if not 0 <= self.ema_decay < 1:
-            raise ValueError(f"config.optimizer.ema_decay={self.ema_decay}, but it must be in [0, 1).")
+    def __post_init__(self) -> None:
+        check_known(self, "schedule", ("constant", "cosine"))
+        check(self, "learning_rate", self.learning_rate > 0, "it must be above 0")
+        check(self, "warmup", self.warmup >= 0, "it must be 0 or more steps")
+        check(self, "clip_norm", self.clip_norm is None or self.clip_norm > 0, "it must be above 0, or None")
+        check(self, "accumulate", self.accumulate >= 1, "it must be 1 or more parts")
+        check(self, "ema_decay", 0 <= self.ema_decay < 1, "it must be in [0, 1)")
 
 
 def learning_rate(config: OptimizerConfig, *, batch_size: int, steps: int) -> optax.Schedule:

@@ -78,8 +78,8 @@ class VQGANTraining:
         loss, config = self.loss, self.model.config
         if not config.reads.image_losses and (self.adversarial or loss.perceptual_weight > 0):
             raise ValueError(
-                f"a first stage for {config.content} is trained without discriminator and LPIPS, but disc_weight is "
-                f"{loss.disc_weight} and perceptual_weight {loss.perceptual_weight}; set both to 0"
+                f"config.loss.disc_weight={loss.disc_weight} and perceptual_weight={loss.perceptual_weight}, but a "
+                f"first stage for {config.content} is trained without discriminator and LPIPS; set both to 0."
             )
         if loss.perceptual_weight > 0 and config.in_channels not in (1, 3):
             raise ValueError(
@@ -87,7 +87,10 @@ class VQGANTraining:
                 f"config.loss.perceptual_weight is {loss.perceptual_weight}; set it to 0"
             )
         if self.adversarial and (self.discriminator is None or self.disc_optimizer is None):
-            raise ValueError(f"disc_weight {loss.disc_weight} needs a discriminator and its optimizer; 0 means none")
+            raise ValueError(
+                f"config.loss.disc_weight={loss.disc_weight}, but there is no discriminator or no optimizer for it; 0 "
+                "means none."
+            )
         if self.discriminator and self.discriminator.config.in_channels != config.out_channels:
             raise ValueError(
                 f"config.discriminator.in_channels={self.discriminator.config.in_channels}, but the images have "
@@ -160,7 +163,8 @@ class VQGANTraining:
         """
         if self.loss.perceptual_weight > 0 and not lpips_params:
             raise ValueError(
-                f"perceptual_weight {self.loss.perceptual_weight} needs LPIPS parameters; 0 means no LPIPS"
+                f"config.loss.perceptual_weight={self.loss.perceptual_weight}, but there are no LPIPS parameters; 0 means "
+                "no LPIPS."
             )
         keys = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), state.step))
         state, metrics = self._update_generator(state, lpips_params, batch, keys[0])

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from taming_jax.models.lpips import LPIPS
 from taming_jax.models.vqgan import VQGANConfig
 from taming_jax.nn.conv import SAME3, conv2d
+from taming_jax.settings import check, check_known
 from taming_jax.training.losses import D_LOSSES, adaptive_weight
 
 
@@ -58,30 +59,31 @@ class VQGANLossConfig:
 
     def __post_init__(self) -> None:
         for name in ("perceptual_weight", "pixel_weight", "codebook_weight", "disc_weight", "disc_start", "disc_ramp"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.adaptive_cap <= 0:
-            raise ValueError(f"adaptive_cap must be above 0, got {self.adaptive_cap}")
-        if self.disc_loss not in D_LOSSES:
-            raise ValueError(f"unknown disc_loss {self.disc_loss!r}; known: {', '.join(sorted(D_LOSSES))}")
-        if not 0 < self.temperature_min <= self.temperature_max or self.temperature_start <= 0:
-            raise ValueError("the Gumbel temperatures must be above 0, and temperature_min at most temperature_max")
-        if not 0 <= self.temperature_warmup < self.temperature_steps:
-            raise ValueError(
-                f"temperature_warmup {self.temperature_warmup} must be below temperature_steps {self.temperature_steps}"
-            )
-        if self.disc_learn_start is not None and not 0 <= self.disc_learn_start <= self.disc_start:
-            raise ValueError(
-                f"disc_learn_start {self.disc_learn_start} must lie in 0 .. disc_start {self.disc_start}: "
-                "the generator would be trained by an untrained discriminator"
-            )
+            check(self, name, getattr(self, name) >= 0, "it must not be negative")
+        check(self, "adaptive_cap", self.adaptive_cap > 0, "it must be above 0")
+        check_known(self, "disc_loss", D_LOSSES)
+        for name in ("temperature_start", "temperature_min"):
+            check(self, name, getattr(self, name) > 0, "it must be above 0")
+        highest = f"it must be at least temperature_min={self.temperature_min}"
+        check(self, "temperature_max", self.temperature_max >= self.temperature_min, highest)
+        warms_up = 0 <= self.temperature_warmup < self.temperature_steps
+        steps = f"it must be from 0 to below temperature_steps={self.temperature_steps}"
+        check(self, "temperature_warmup", warms_up, steps)
+        learns_first = self.disc_learn_start is None or 0 <= self.disc_learn_start <= self.disc_start
+        check(
+            self,
+            "disc_learn_start",
+            learns_first,
+            f"it must be from 0 to disc_start={self.disc_start}: the generator would be trained by an untrained "
+            "discriminator",
+        )
 
-    def adversarial_factor(self, step: Int[Array, ""]) -> Float[Array, ""]:
+    def adversarial_factor(self, step: Int[Array, "*n"]) -> Float[Array, "*n"]:
         """What the adversarial loss is multiplied by at a step, in [0, 1]: 0 before disc_start, then warming up."""
         ramp = max(self.disc_ramp, 1)
         return jnp.clip((step - self.disc_start + 1) / ramp, 0.0, 1.0).astype(jnp.float32)
 
-    def temperature(self, step: Int[Array, ""]) -> Float[Array, ""]:
+    def temperature(self, step: Int[Array, "*n"] | int) -> Float[Array, "*n"]:
         """Of the Gumbel quantizer at a step."""
         schedule = optax.warmup_cosine_decay_schedule(
             init_value=self.temperature_start,
@@ -92,7 +94,7 @@ class VQGANLossConfig:
         )
         return jnp.asarray(schedule(step), jnp.float32)
 
-    def learns(self, step: Int[Array, ""]) -> Float[Array, ""]:
+    def learns(self, step: Int[Array, "*n"]) -> Float[Array, "*n"]:
         """1 where the discriminator learns at a step, else 0."""
         start = self.disc_start if self.disc_learn_start is None else self.disc_learn_start
         return (step >= start).astype(jnp.float32)
