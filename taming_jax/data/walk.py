@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
+from taming_jax.data.channels import PICTURES
 from taming_jax.data.config import DataConfig
 from taming_jax.data.found import AGAIN, BROKEN, CLOSED, NO_SUFFIX, SPECIAL, Found, count, folders_of, why_left_out
 from taming_jax.data.lists import read_list
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+SUFFIXES = PICTURES
 
 
 def walk(place: Path, suffixes: tuple[str, ...]) -> Found:

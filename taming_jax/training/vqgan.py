@@ -83,6 +83,11 @@ class VQGANTraining:
                 f"config.loss.disc_weight={loss.disc_weight} and perceptual_weight={loss.perceptual_weight}, but a "
                 f"first stage for {config.content} is trained without discriminator and LPIPS; set both to 0."
             )
+        if loss.perceptual_weight > 0 and config.in_channels not in (1, 3):
+            raise ValueError(
+                f"LPIPS compares images of 3 channels or 1, and these have {config.in_channels}, but "
+                f"config.loss.perceptual_weight is {loss.perceptual_weight}; set it to 0"
+            )
         if self.adversarial and (self.discriminator is None or self.disc_optimizer is None):
             raise ValueError(
                 f"config.loss.disc_weight={loss.disc_weight}, but there is no discriminator or no optimizer for it; 0 "

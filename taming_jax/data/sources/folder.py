@@ -6,6 +6,7 @@ from itertools import count as numbers
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+from taming_jax.data.channels import suffixes
 from taming_jax.data.config import DataConfig
 from taming_jax.data.found import folders_of
 from taming_jax.data.listing import Listing
@@ -19,12 +20,13 @@ VALIDATION = ("validation", "val", "valid", "dev", "test", "testing")  # the fir
 
 def list_folder(config: DataConfig, split: str) -> Listing:
     """A folder or list file; there are classes only where every image of `path` lies in a subfolder."""
-    found = find_images(config.path, config.root)
+    kinds = suffixes(config.channels)
+    found = find_images(config.path, config.root, kinds)
     listing = Listing([], passed_over={config.path: found.passed_over})
     depth, listed = 0, not Path(config.path).is_dir()
     root, names, every = found.root, found.names, found.names  # every: those that maps may belong to
     if config.val_path:
-        val = find_images(config.val_path, config.root)
+        val = find_images(config.val_path, config.root, kinds)
         listing.passed_over |= {config.val_path: val.passed_over}
         every = [*found.names, *val.names]
         (root, chosen) = (found.root, names) if split == "train" else (val.root, val.names)
