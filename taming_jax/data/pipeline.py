@@ -17,13 +17,14 @@ from taming_jax.data.found import count
 from taming_jax.data.listing import ListOne
 from taming_jax.data.prefetch import Prefetched
 from taming_jax.data.records import Record, Shard, Source, replace_broken
+from taming_jax.data.sources.coco import list_coco_objects
 from taming_jax.data.sources.codes import Codes, read_info
 from taming_jax.data.sources.demo import Demo
 from taming_jax.data.sources.faces import list_celebahq, list_faceshq, list_ffhq
 from taming_jax.data.sources.folder import list_folder
 from taming_jax.data.sources.imagenet import list_imagenet
 from taming_jax.data.sources.label_maps import COCO_STUFF_UNLABELLED, list_ade20k, list_coco_stuff
-from taming_jax.data.sources.objects import list_coco_objects, list_open_images
+from taming_jax.data.sources.open_images import list_open_images
 from taming_jax.data.sources.tfds import TfdsImages
 
 log = logging.getLogger(__name__)
