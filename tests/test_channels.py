@@ -64,7 +64,8 @@ def test_both_stages_and_drawing(tmp_path, channels):
     data, first, second = tmp_path / "data", str(tmp_path / "first"), str(tmp_path / "second")
     data.mkdir()
     files = [write(data, channels, i) for i in range(6)]
-    assert train_vqgan.train_and_evaluate(first_stage(str(data), channels), first)
+    loss = {} if channels == 4 else {"disc_weight": 0.0}  # what costs time is done for one of them
+    assert train_vqgan.train_and_evaluate(first_stage(str(data), channels, loss=loss), first)
     stage = load(first)
     truth = read_picture(files[0], 2, channels)
     np.testing.assert_allclose(truth, values(channels, 0) / (127.5 if channels > 1 else 32767.5) - 1, atol=1e-6)
@@ -76,17 +77,16 @@ def test_both_stages_and_drawing(tmp_path, channels):
     assert train_transformer.train_and_evaluate(settings, second)
     ask = {"n": 2, "batch_size": 2, "out": str(tmp_path / "out")}
     out = draw(SampleConfig(**ask, condition=files[1], complete=files[0], keep="top", animate=True), second)
-    draw(SampleConfig(**{**ask, "out": str(tmp_path / "held_out")}), second)
     name = f"00000_{1}"
     with Image.open(out / f"{name}.png") as picture:
         assert picture.mode == {1: "L", 4: "RGBA", 6: "RGB"}[channels] and picture.size == (SIDE, SIDE)
     assert (out / f"{name}.npy").exists() == (channels == 6)
     if channels == 6:
         assert np.load(out / f"{name}.npy").shape == (SIDE, SIDE, 6)
-    assert reproduce(str(out / f"{name}.png"))
-    assert "reconstruction/psnr" in evaluate.evaluate(second, str(tmp_path / "report"), 0, 8)
-
     if channels == 4:
+        draw(SampleConfig(**{**ask, "out": str(tmp_path / "held_out")}), second)
+        assert reproduce(str(out / f"{name}.png"))
+        assert "reconstruction/psnr" in evaluate.evaluate(second, str(tmp_path / "report"), 0, 8)
         encode_dataset.encode(settings, str(tmp_path / "codes"))
         sections["data"] = {"source": "codes", "path": str(tmp_path / "codes")}
         again = experiment("demo_low_res", "", 3, **sections)
