@@ -32,7 +32,6 @@ from taming_jax import checkpoint
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
-from taming_jax.models.gpt import GPTConfig
 from taming_jax.pictures import grid
 from taming_jax.settings import from_dict
 from taming_jax.trained.generator import Generator
@@ -123,11 +122,10 @@ def _train(wanted: Any, program: str) -> None:
     if checkpoint.has_checkpoint(wanted.workdir):
         part = "transformer" if isinstance(wanted, TransformerExperiment) else "model"
         settings, saved = getattr(wanted, part), checkpoint.load_config(wanted.workdir)
-        found = from_dict(type(settings), saved[part]) if part in saved else None
-        if isinstance(settings, GPTConfig) and isinstance(found, GPTConfig):  # sizes that are open are computed
-            sizes = {name: getattr(settings, name) or getattr(found, name) for name in ("vocab_size", "block_size")}
-            settings = dataclasses.replace(settings, **sizes)
-        if found != settings:
+        left = ("vocab_size", "block_size")  # 0 where they are what the parts need, which the saved ones tell
+        computed = {name: 0 for name in left if getattr(settings, name, None) == 0}
+        same = part in saved and dataclasses.replace(from_dict(type(settings), saved[part]), **computed) == settings
+        if not same:
             raise ValueError(f"{wanted.workdir!r} holds another model; give another folder with --runs.")
         if int(checkpoint.find_step(wanted.workdir).name) >= wanted.train.steps:
             return
