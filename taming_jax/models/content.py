@@ -19,8 +19,9 @@ from taming_jax.pictures import colours, dot_colours, label_colours
 
 
 def l1(x: Float[Array, "*b"], y: Float[Array, "*b"]) -> Float[Array, ""]:
-    """Mean absolute difference over everything."""
-    return jnp.mean(jnp.abs(x.astype(jnp.float32) - y.astype(jnp.float32)))
+    """Mean absolute difference over everything. Where both are equal the gradient by x is -1, not 1: trainings that go
+    on depend on it."""
+    return jnp.mean(jnp.abs(y.astype(jnp.float32) - x.astype(jnp.float32)))
 
 
 def l2(x: Float[Array, "*b"], y: Float[Array, "*b"]) -> Float[Array, ""]:
