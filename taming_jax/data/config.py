@@ -3,6 +3,8 @@
 import dataclasses
 import os
 
+from taming_jax.settings import Size, plain_size, sides
+
 # By name, what `path` must name for it; empty where `path` may be left so. `pipeline.OPENERS` has what opens each.
 SOURCES = {
     "demo": "",
@@ -42,7 +44,7 @@ class DataConfig:
     """What to train on; docs/data.md shows the layouts of the sources.
 
     source: a name of `SOURCES`.
-    size: side of the square images in pixels. batch_size: of all processes together.
+    size: of the images in pixels: the side of squares, or (height, width). batch_size: of all processes together.
     annotations: what the batches carry beside image and class_label: segmentation, depth, crop, objects, keypoints. A
         source that cannot give it is refused; class_label named here demands that there are classes.
 
@@ -67,15 +69,15 @@ class DataConfig:
         the crop, instead of being cut at its edge. categories: coco_objects, open_images: only these: the number of
         most frequent ones, or a list file (.txt). stuff: coco_objects: with COCO-Stuff's boxes.
 
-    resize: the smaller side of the whole image in pixels, from which the square is cut; 0: `size`.
-    flip, random_crop: augmentation in training; the demo scenes need none. random_scale: the square's side is drawn
-        between `size` pixels of the file and the smaller side.
+    resize: the smaller side of the whole image in pixels, from which `size` is cut; 0: as small as it can be.
+    flip, random_crop: augmentation in training; the demo scenes need none. random_scale: how much is cut out is drawn,
+        between `size` pixels of the file and the most that `resize` allows.
     seed: of shuffling, augmentation and demo scenes; the split does not depend on it.
     workers: threads that decode; 0 is one a CPU core.
     """
 
     source: str = "demo"
-    size: int = 256
+    size: Size = 256
     batch_size: int = 8
     annotations: tuple[str, ...] = ()
     path: str = ""
@@ -113,15 +115,23 @@ class DataConfig:
             raise ValueError(f"unknown annotation(s) {', '.join(map(repr, unknown))}; known: {', '.join(ANNOTATIONS)}")
         if not self.path and (what := SOURCES[self.source]):
             raise ValueError(f"the data source {self.source!r} needs `path`: a folder of {what}")
-        limits = {"size": (16, 4096), "batch_size": (1, 1 << 20), "val_share": (0, 0.9), "seed": (0, (1 << 32) - 1)}
+        object.__setattr__(self, "size", plain_size(self.size, "data setting size"))  # frozen for everybody else
+        if not 16 <= min(self.sides) <= max(self.sides) <= 4096:
+            raise ValueError(f"data setting size is {self.size}; it must be from 16 to 4096")
+        limits = {"batch_size": (1, 1 << 20), "val_share": (0, 0.9), "seed": (0, (1 << 32) - 1)}
         limits |= {"n_train": (1, 1 << 40), "n_val": (1, 1 << 40), "shuffle_buffer": (1, 1 << 30), "workers": (0, 1024)}
         limits |= {"n_labels": (0, 256), "unlabelled": (-1, 255), "max_objects": (1, 1000), "min_objects": (0, 1000)}
         limits |= {"min_object_area": (0, 1), "min_visible": (0, 1), "resize": (0, 1 << 16)}
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f"data setting {name} is {getattr(self, name)}; it must be from {low} to {high}")
-        if 0 < self.resize < self.size:
-            raise ValueError(f"resize is {self.resize}, but it must be 0 or at least size={self.size}")
+        if 0 < self.resize < min(self.sides):
+            raise ValueError(f"resize is {self.resize}, but it must be 0 or at least size={min(self.sides)}")
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        return sides(self.size)
 
     @property
     def threads(self) -> int:
