@@ -25,7 +25,7 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     mesh = sharding.make_mesh(experiment.mesh)
     data = experiment.data
     sharding.check_batch(data.batch_size, mesh, experiment.optimizer.accumulate)
-    pipeline.num_examples(data, "train")  # refuses a folder that is missing or empty before anything long starts
+    pipeline.check(data)  # before anything long starts
     experiment = with_classes(experiment)
     stages = open_stages(experiment, workdir, mesh)
     model = stages.model

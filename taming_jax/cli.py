@@ -49,7 +49,8 @@ def run(
             sys.exit(f"error: in the flags or the configuration file: {text}")
 
     def call(_: list[str]) -> None:
-        logging.getLogger("absl").setLevel(logging.INFO)
+        for name in ("absl", "taming_jax"):
+            logging.getLogger(name).setLevel(logging.INFO)
         logging.getLogger("jax").setLevel(logging.WARNING)
         quiet_orbax()
         try:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from taming_jax.conditioning.base import NotFromFiles
+from taming_jax.data.names import containing, look_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,18 +81,22 @@ class ClassLabel(NotFromFiles):
 def class_number(value: Any, names: Sequence[str], n_classes: int) -> int:
     """A class by number or name. A text is a name first, since folders may be named by digits, and then a number.
 
-    Raises ValueError for what is neither.
+    Raises ValueError for what is neither, and for a text that may be several names.
     """
     text = str(value).strip()
     if isinstance(value, str):
-        wanted = text.lower()
-        for i, name in enumerate(names):
-            if wanted == name.lower() or wanted in (part.strip().lower() for part in name.split(",")):
-                return i
+        try:
+            place = look_up(text, names)
+        except ValueError as error:
+            raise ValueError(f"class {error}, or give its number.") from error
+        if place is not None:
+            return place
     try:
         number = int(text)
     except ValueError:
-        known = f"known: {few(names)}" if names else "this model was saved without class names, use numbers"
+        near = containing(text, names)
+        known = f"names with it: {few(near)}" if near else f"known: {few(names)}"
+        known = known if names else "this model was saved without class names, use numbers"
         raise ValueError(f"class {text!r} is unknown; {known}.") from None
     if not 0 <= number < n_classes:
         raise ValueError(f"class {number} is out of range; this model knows 0..{n_classes - 1}.")

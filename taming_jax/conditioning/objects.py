@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from taming_jax.conditioning.labels import class_number, few
 from taming_jax.data import listing
+from taming_jax.data.text import read_text
 from taming_jax.pictures import label_colours
 
 FLAGS = listing.FLAGS[:4]  # the bits of `object_flags` that tokens tell, lowest first
@@ -69,8 +70,8 @@ class ObjectsCondition:
     def read(self, file: Path, factor: int, size: tuple[int, int] | None, unlabelled: int = -1) -> dict[str, Any]:
         """The list that `parse` takes, as JSON."""
         try:
-            return {self.keys[0]: json.loads(file.read_text())}
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            return {self.keys[0]: json.loads(read_text(file))}
+        except json.JSONDecodeError as error:
             raise ValueError(f"{file} is no JSON list of objects: {error}") from error
 
     def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> jax.Array:

@@ -12,6 +12,7 @@ import numpy as np
 
 from taming_jax.data.config import AS_SET, DataConfig, Needs
 from taming_jax.data.files import Files
+from taming_jax.data.found import count
 from taming_jax.data.listing import ListOne
 from taming_jax.data.prefetch import Prefetched
 from taming_jax.data.records import Record, Shard, Source, replace_broken
@@ -60,11 +61,33 @@ def _open(config: DataConfig, split: str) -> Source:
         hints = {"segmentation": "; label maps of your own are named by `maps`", "depth": "; depth maps by `depths`"}
         raise ValueError(
             f"the data source {config.source!r} with these settings has no {' and no '.join(missing)}; it has "
-            f"{', '.join(source.gives)}" + "".join(hints.get(name, "") for name in missing)
+            f"{', '.join(source.gives)}"
+            + "".join(hints.get(name, "") for name in missing)
+            + "".join(f"; {source.listing.lacks[name]}" for name in missing if name in source.listing.lacks)
         )
     for what, n in source.problems.counts.items():
         log.warning("%s, %s: left out or changed: %d %s", config.source, split, n, what)
+    for remark in source.listing.remarks:
+        log.info("%s, %s: %s", config.source, split, remark)
     return source
+
+
+def summary(config: DataConfig, needs: Needs = AS_SET) -> str:
+    """What was found, as "folder: train 90, validation 10 images, 3 classes; passed over: 20 .tif, 2 hidden"."""
+    config = config.meeting(needs)
+    sources = [_open(config, split) for split in ("train", "val")]
+    first = sources[0].listing
+    passed_over = {place: what for source in sources for place, what in source.listing.passed_over.items() if what}
+    line = f"{config.source}: train {len(sources[0])}, validation {len(sources[1])} images"
+    line += f", {len(first.class_names)} classes" if first.class_names else ""
+    for place, what in passed_over.items():
+        line += f"; passed over{f' in {place!r}' if len(passed_over) > 1 else ''}: {count(what)}"
+    return line
+
+
+def check(config: DataConfig, needs: Needs = AS_SET) -> None:
+    """Says in the log what was found. Raises ValueError where there is nothing to train on, or to evaluate on."""
+    log.info("%s", summary(config, needs))
 
 
 def num_examples(config: DataConfig, split: str, needs: Needs = AS_SET) -> int:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from taming_jax.data.found import count, inner_name
 from taming_jax.data.map_files import write_depth, write_label_map
 from taming_jax.data.pixels import BrokenImage, Photo, decode, stored_again
 from taming_jax.data.walk import find_images
@@ -42,8 +43,10 @@ def prepare(task: str, images: str, out: str, model: Model) -> dict[str, int]:
     """
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
-    root, names = find_images(images)
-    targets = [(root / name, Path(out, name).with_suffix(".png")) for name in names]
+    root, names, passed_over = find_images(images)
+    if passed_over:
+        log.info("passed over in %s: %s", images, count(passed_over))
+    targets = [(root / name, Path(out, inner_name(name)).with_suffix(".png")) for name in names]
     if outside := [name for name in names if os.path.isabs(name)]:
         raise ValueError(f"{images!r} names {outside[0]!r}; a map has its image's name, which must be relative")
     if twice := len(targets) - len({target for _, target in targets}):

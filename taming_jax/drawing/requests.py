@@ -11,6 +11,7 @@ from taming_jax.checkpoint import Saved, open_saved
 from taming_jax.conditioning import Condition
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig
+from taming_jax.data.names import split_names
 from taming_jax.drawing import condition_files
 from taming_jax.drawing.completion import complete, read_mask, read_picture
 from taming_jax.experiment import SampleConfig
@@ -190,7 +191,7 @@ def _held_out(settings: SampleConfig, saved: Saved) -> Iterator[Wanted]:
 
 def _classes(settings: SampleConfig, condition: Condition) -> dict[str, np.ndarray]:
     """One class an image, as the settings ask. Raises ValueError for a class that the model does not know."""
-    names = [name for name in settings.classes.split(",") if name.strip()]
+    names = split_names(settings.classes, getattr(condition, "names", ()))
     wanted: list[Any] = names or list(range(condition.vocabulary))
     classes = condition.parse({"class_label": wanted}, len(wanted), (0, 0))["class_label"]
     if settings.per_class:

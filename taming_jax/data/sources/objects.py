@@ -22,8 +22,9 @@ def list_coco_objects(config: DataConfig, split: str) -> Listing:
     """COCO 2017: path/annotations/{instances,stuff,person_keypoints}_{train,val}2017.json, path/{train,val}2017."""
     base, name = Path(config.path), f"{split}2017"
     folder = next((top / name for top in (base, base / "images") if (top / name).is_dir()), base / name)
-    there = set(find_images(str(folder))[1])
-    listing = Listing([])
+    found = find_images(str(folder))
+    there = set(found.names)
+    listing = Listing([], passed_over={str(folder): found.passed_over})
     if not {"objects", "keypoints"} & set(config.annotations):
         return add_maps(config, listing, folder, sorted(there))
     things = _load(base / "annotations" / f"instances_{name}.json", ("images", "annotations", "categories"))
@@ -71,9 +72,10 @@ def list_open_images(config: DataConfig, split: str) -> Listing:
     """Open Images: path/{train,validation}/ID.jpg, path/*{train,validation}-annotations-bbox.csv and
     path/class-descriptions-boxable.csv."""
     base, name = Path(config.path), {"train": "train", "val": "validation"}[split]
-    root, files = find_images(str(base / name))
+    root, files, passed_over = find_images(str(base / name))
+    listing = Listing([], passed_over={str(root): passed_over})
     if "objects" not in config.annotations:
-        return add_maps(config, Listing([]), root, files)
+        return add_maps(config, listing, root, files)
     place = {Path(file).stem: i for i, file in enumerate(files)}
     if not (tables := sorted(base.glob(f"*{name}-annotations-bbox.csv"))):
         raise ValueError(f"no file '*{name}-annotations-bbox.csv' in {config.path!r}")
@@ -82,7 +84,6 @@ def list_open_images(config: DataConfig, split: str) -> Listing:
         raise ValueError(f"no file {str(descriptions)!r}, which names the categories")
     with descriptions.open(encoding="utf-8", newline="") as file:
         every = {row[0]: row[1] for row in csv.reader(file) if len(row) > 1 and row[0] != "LabelName"}
-    listing = Listing([])
     codes, images, boxes, labels, flags = _read_boxes(tables[0], place, listing)
     used = Counter(dict(zip(codes, np.bincount(labels, minlength=len(codes)).tolist())))
     number, listing.object_names = choose_categories(
