@@ -55,7 +55,7 @@ def encode(experiment: TransformerExperiment, out: str, crops: int = 1, images_p
     mesh = sharding.make_mesh(devices=jax.local_devices())  # each process works for itself
     stages = open_stages(experiment, "", mesh)
     model, data = stages.model, experiment.data
-    needs = condition_needs(model.condition, experiment.condition)
+    needs = condition_needs(experiment.condition)
     plan = _plan(experiment, model, needs, crops, images_per_shard)
     _keep_plan(plan, out, write=process == 0)
     parts = [part for split in plan["splits"] for part in codes.parts(out, plan, split)]

@@ -21,11 +21,13 @@ TABLE: tuple[tuple[int, tuple[str, ...]], ...] = (
     (2, ("taming_jax/conditioning", "taming_jax/cli.py", "taming_jax/data/sources")),
     (3, ("taming_jax/data/pipeline.py",)),
     (3, ("taming_jax/two_stage.py", "taming_jax/convert")),
+    (4, ("taming_jax/data/inspection.py",)),
     (4, ("taming_jax/training", "taming_jax/sampling", "taming_jax/convert/original")),
     (5, ("taming_jax/experiment.py",)),
     (6, ("taming_jax/trained",)),
     (7, ("taming_jax/drawing",)),
     (8, ("taming_jax/evaluate.py", "taming_jax/encode_dataset.py", "taming_jax/codes_used.py")),
+    (8, ("taming_jax/inspect_data.py",)),
     (8, ("taming_jax/convert/__main__.py",)),
     (8, ("taming_jax/__init__.py",)),  # lazily: importing the package must cost nothing
     (9, (*SCRIPTS, "configs")),

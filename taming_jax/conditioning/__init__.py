@@ -10,12 +10,26 @@ from taming_jax.conditioning.coordinate import Coordinate
 from taming_jax.conditioning.labels import ClassLabel, NoCondition
 from taming_jax.conditioning.objects import ObjectsCondition
 from taming_jax.conditioning.spatial import KINDS, LowResolution, StageCondition, resize_nearest
+from taming_jax.models.content import CONTENTS
 from taming_jax.models.vqgan import VQGAN
 
 __all__ = ["CONDITIONS", "ClassLabel", "Condition", "ConditionConfig", "Coordinate", "NoCondition", "ObjectsCondition"]
-__all__ += ["LowResolution", "StageCondition", "has_stage", "make_condition", "resize_nearest"]
+__all__ += ["LowResolution", "StageCondition", "annotations_of", "has_stage", "make_condition", "resize_nearest"]
 
 CONDITIONS = ("none", "class_label", "coordinate", *KINDS, "boxes", "points")
+
+
+def annotations_of(kind: str) -> tuple[str, ...]:
+    """The `annotations` of a kind of condition, before there is one; () for an unknown kind."""
+    if kind in KINDS:
+        return CONTENTS[KINDS[kind].contents[0]].annotations
+    others = {
+        "class_label": ClassLabel,
+        "coordinate": Coordinate,
+        "boxes": ObjectsCondition,
+        "points": ObjectsCondition,
+    }
+    return others[kind].annotations if kind in others else ()
 
 
 def has_stage(config: ConditionConfig) -> bool:

@@ -58,8 +58,18 @@ def folders_of(name: str) -> tuple[str, ...]:
     return PurePath(inner_name(name)).parts[:-1]
 
 
-MAP_WORD = r"(masks?|seg|segm|segmentations?|segmaps?|labels?|label_?maps?|labelids|annotations?|depths?|mattes?|gt)"
-MAP_STEM = re.compile(rf"^(.+)[-_. ]{MAP_WORD}$", re.IGNORECASE)
+VALIDATION = ("validation", "val", "valid", "dev", "test", "testing")  # names of a split's folder, the usual ones first
+
+
+def split_kind(folder: str) -> str:
+    """Which part of a split a folder is called like: "train" or a name of VALIDATION; "" for other names."""
+    kind = folder.lower().rstrip("0123456789_-")
+    kind = "train" if kind == "training" else kind
+    return kind if kind in ("train", *VALIDATION) else ""
+
+
+MAP_WORD = r"(?:masks?|seg|segm|segmentations?|segmaps?|labels?|label_?maps?|labelids|annotations?|depths?|mattes?|gt)"
+MAP_STEM = re.compile(rf"^(?:{MAP_WORD}[-_. ](?P<after>.+)|(?P<before>.+)[-_. ]{MAP_WORD})$", re.IGNORECASE)
 MAP_FOLDER = re.compile(rf"^{MAP_WORD}$", re.IGNORECASE)
 
 
@@ -67,9 +77,15 @@ def doubtful(names: Iterable[str]) -> Counter[str]:
     """How many of the names look as if they were no photographs, by reason."""
     stems = Counter(normal(os.path.splitext(name)[0]) for name in names)
     doubts: Counter[str] = Counter()
+    alone = 0  # named as maps, but of no image that is there
     for stem, n in stems.items():
-        marked = MAP_STEM.match(stem)
+        folder, own = os.path.split(stem)
+        marked = MAP_STEM.match(own)
+        partner = bool(marked) and os.path.join(folder, marked["after"] or marked["before"]) in stems
+        alone += n * (bool(marked) and not partner)
         doubts["images that differ from another in their ending only"] += n - 1
-        doubts["images named as the map of another"] += n * bool(marked and marked[1] in stems)
+        doubts["images named as the map of another"] += n * partner
         doubts["images in folders named as those of maps"] += n * any(MAP_FOLDER.match(f) for f in folders_of(stem))
+    if alone >= max(3, len(stems) / 4):  # fewer may well be photographs of masks
+        doubts["images named as maps (such as _mask, _depth, seg_)"] += alone
     return +doubts

@@ -14,6 +14,7 @@ from taming_jax.data.config import AS_SET, DataConfig, Needs
 from taming_jax.data.files import Files
 from taming_jax.data.found import count
 from taming_jax.data.listing import ListOne
+from taming_jax.data.mistakes import likely_mistakes
 from taming_jax.data.prefetch import Prefetched
 from taming_jax.data.records import Record, Shard, Source, replace_broken
 from taming_jax.data.sources.codes import Codes, read_info
@@ -85,9 +86,25 @@ def summary(config: DataConfig, needs: Needs = AS_SET) -> str:
     return line
 
 
+def warnings(config: DataConfig, needs: Needs = AS_SET) -> list[str]:
+    """Likely mistakes in what was found, a sentence each; in many files they are looked for in a part."""
+    config = config.meeting(needs)
+    return likely_mistakes(config, _open(config, "train"), _open(config, "val"))
+
+
 def check(config: DataConfig, needs: Needs = AS_SET) -> None:
-    """Says in the log what was found. Raises ValueError where there is nothing to train on, or to evaluate on."""
+    """Says in the log what was found, and which mistakes are likely.
+
+    Raises ValueError where there is nothing to train on, or to evaluate on.
+    """
     log.info("%s", summary(config, needs))
+    for sentence in warnings(config, needs):
+        log.warning("a likely mistake: %s", sentence)
+
+
+def opened(config: DataConfig, split: str, needs: Needs = AS_SET) -> Source:
+    """The split "train" or "val" as its source has it. Raises ValueError where there is nothing in it."""
+    return _open(config.meeting(needs), split)
 
 
 def num_examples(config: DataConfig, split: str, needs: Needs = AS_SET) -> int:

@@ -104,14 +104,14 @@ class Problems:
 
     def __init__(self, found: dict[str, int] | None = None) -> None:
         self._counts = dict(found or {})
-        self._files: set[str] = set()
+        self._files: dict[str, str] = {}  # why each could not be read
         self._lock = threading.Lock()  # many threads read
 
     def skip(self, name: str, error: BrokenImage) -> None:
         """An unreadable file."""
         with self._lock:
             if name not in self._files:
-                self._files.add(name)
+                self._files[name] = str(error)
                 log.warning("skipped image %s: %s (%d skipped so far)", name, error, len(self._files))
 
     def count(self, kind: str, n: int) -> None:
@@ -121,6 +121,12 @@ class Problems:
                 if kind not in self._counts:
                     log.warning("%d %s; further ones are counted silently", n, kind)
                 self._counts[kind] = self._counts.get(kind, 0) + n
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Files that could not be read, and why."""
+        with self._lock:
+            return dict(self._files)
 
     @property
     def counts(self) -> dict[str, int]:

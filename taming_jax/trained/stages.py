@@ -11,7 +11,7 @@ from etils import epath
 
 from taming_jax import checkpoint
 from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, Saved, open_saved
-from taming_jax.conditioning import Condition, ConditionConfig, has_stage
+from taming_jax.conditioning import ConditionConfig, annotations_of, has_stage
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig, Needs
 from taming_jax.data.sources import codes
@@ -63,9 +63,9 @@ def remapping(experiment: TransformerExperiment) -> dict[str, Any]:
     return {"remap": read_list(experiment.remap), "unknown": experiment.unknown}
 
 
-def condition_needs(condition: Condition, settings: ConditionConfig) -> Needs:
-    """What a condition with these settings is made of."""
-    return Needs(condition.annotations, settings.max_objects, settings.encode_crop)
+def condition_needs(settings: ConditionConfig) -> Needs:
+    """What a condition with these settings is made of; its networks need not be there."""
+    return Needs(annotations_of(settings.kind), settings.max_objects, settings.encode_crop)
 
 
 def pictured(data: DataConfig) -> DataConfig:

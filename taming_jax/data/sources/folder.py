@@ -6,14 +6,12 @@ from pathlib import Path, PurePath
 from typing import NamedTuple
 
 from taming_jax.data.config import DataConfig
-from taming_jax.data.found import folders_of
+from taming_jax.data.found import VALIDATION, folders_of, split_kind
 from taming_jax.data.listing import Listing
 from taming_jax.data.map_folders import add_maps
 from taming_jax.data.names import choose_classes
 from taming_jax.data.text import normal
 from taming_jax.data.walk import find_images, hold_out
-
-VALIDATION = ("validation", "val", "valid", "dev", "test", "testing")  # the first that is there
 
 
 def list_folder(config: DataConfig, split: str) -> Listing:
@@ -58,9 +56,8 @@ def own_split(names: Sequence[str], listed: bool = False) -> OwnSplit | None:
     folders = [_folder(name, depth) or "" for name in names]
     kinds: dict[str, str] = {}
     for folder in sorted(set(folders)):
-        kind = folder.lower().rstrip("0123456789_-")
-        kind = "train" if kind == "training" else kind
-        if kind not in ("train", *VALIDATION) or kind in kinds:
+        kind = split_kind(folder)
+        if not kind or kind in kinds:
             return None
         kinds[kind] = folder
     held_out = next((kind for kind in VALIDATION if kind in kinds), "")
