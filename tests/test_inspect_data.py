@@ -47,12 +47,14 @@ def warned(path, **settings):
 
 
 def test_nothing_is_warned_of_in_photographs_as_they_should_be(tmp_path):
-    for name in ("cat", "dog", "train", "mask"):
-        photographs(tmp_path / name, 4, first=10 * len(name) + ord(name[0]))
+    for i, name in enumerate(("cat", "dog", "train", "mask")):
+        photographs(tmp_path / name, 4, first=10 * i)
     assert warned(tmp_path) == "4 images in folders named as those of maps: are there maps among the photographs? " + (
         "Move them to folders of their own"
     )
     assert warned(tmp_path / "cat", batch_size=2) == ""
+    photographs(tmp_path / "trains/train", 9)
+    assert "split" not in warned(tmp_path / "trains/train")
 
 
 def test_folders_of_a_split_in_training(tmp_path):
@@ -62,7 +64,7 @@ def test_folders_of_a_split_in_training(tmp_path):
     assert "folder(s) called 'train', 'val', which look like the parts of a split" in warned(tmp_path)
     assert "split" not in warned(tmp_path / "photos")  # is the split
     photographs(tmp_path / "photos", 1, first=30)
-    assert "called 'train', 'val'" in warned(tmp_path / "photos")
+    assert "called 'train', 'val'" in warned(tmp_path / "photos", batch_size=3)  # looked at anew
 
 
 @pytest.mark.parametrize(

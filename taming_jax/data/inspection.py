@@ -56,8 +56,11 @@ class Reading:
             )
         if self.labels:
             n = pipeline.num_labels(data, needs)
-            names, yields = pipeline.label_names(data, needs), self.labels.most_common(5)
-            frequent = ", ".join(f"{names[label] if names else label} ({times})" for label, times in yields)
+            names, order = (
+                pipeline.label_names(data, needs),
+                sorted(self.labels.items(), key=lambda item: (-item[1], item[0])),
+            )
+            frequent = ", ".join(f"{names[label] if names else label} ({times})" for label, times in order[:5])
             yield f"labels: {len(self.labels)} of {n} occur; in how many maps: {frequent}"
         for title, files in (("unreadable", self.unreadable), ("training would stop at", self.refused)):
             if files:
