@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from taming_jax import sharding
 from taming_jax.data import pipeline
-from taming_jax.data.config import Needs
+from taming_jax.data.config import DataConfig, Needs
 from taming_jax.data.sources import codes
 from taming_jax.differences import differences
 from taming_jax.experiment import TransformerExperiment
@@ -184,7 +184,8 @@ def _keep_plan(plan: dict[str, Any], out: str, write: bool) -> None:
 
 def _fixed(plan: dict[str, Any]) -> dict[str, Any]:
     """What must be the same when a call goes on. Where the networks lie may change; their parameters are compared."""
-    data = {name: value for name, value in plan["data"].items() if name not in HARMLESS}
+    every = to_dict(from_dict(DataConfig, plan["data"]))  # with settings that came later, at their defaults
+    data = {name: value for name, value in every.items() if name not in HARMLESS}
     return {name: plan[name] for name in ("format", "splits", "tokens_of", "class_names", "object_names")} | {
         "data": data
     }

@@ -129,11 +129,12 @@ class VQGANExperiment:
 
     def check_channels(self) -> None:
         """Raise ValueError where the network reads another number of channels than the data has."""
-        expected = self.model.reads.data_channels(num_labels(self.data, self.needs))
+        expected = self.model.reads.data_channels(num_labels(self.data, self.needs), self.data.channels)
         if expected and self.model.in_channels != expected:
+            image = self.model.content == "image"
             raise ValueError(
                 f"config.model.in_channels={self.model.in_channels}, but the data's {self.model.content} has "
-                f"{expected} channels; set it and out_channels to that."
+                f"{expected} channels{' (config.data.channels)' if image else ''}; set it and out_channels to that."
             )
 
 

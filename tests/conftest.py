@@ -22,7 +22,7 @@ from jaxtyping import install_import_hook
 
 # Where shapes stand in the signatures, every call of a test is checked against them. Before anything of the package is
 # imported.
-CHECKED = ("nn", "models", "metrics", "sampling", "training.losses", "training.vqgan_loss", "two_stage")
+CHECKED = ("nn", "models", "metrics", "conditioning", "two_stage", "training", "sampling", "trained")
 install_import_hook([f"taming_jax.{name}" for name in CHECKED], "shapes.checked")
 
 from original_weights import RECIPES

@@ -1,7 +1,7 @@
 """What jaxtyping checks with in the tests: that arrays have the shapes that stand in a signature.
 
-Shapes alone: the other types are mypy's matter, and what a user may give wrongly is that of the function's own checks.
-An array of numpy, or a number of its, is as good as one of JAX.
+Shapes alone: what is no array is mypy's matter, or stands in for one, as a sharding does in a state. An array of numpy,
+or a number of its, is as good as one of JAX.
 """
 
 import functools
@@ -41,7 +41,8 @@ def fits(value: Any, hint: Any) -> bool:
     """Whether the arrays in a value have the shapes of a hint; within one call the same name is the same number."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if isinstance(hint, type) and issubclass(hint, AbstractArray):
-        return isinstance(np.asarray(value) if isinstance(value, np.generic) else value, _of_any_kind(hint))
+        value = np.asarray(value) if isinstance(value, np.generic) else value
+        return not isinstance(value, ARRAYS) or isinstance(value, _of_any_kind(hint))
     if origin in (typing.Union, types.UnionType):
         return any(fits(value, one) for one in inner)
     if origin in (tuple, list) and isinstance(value, origin):

@@ -109,3 +109,10 @@ def test_a_new_kind_of_map_is_trained_and_conditions(normals, tmp_path):
     np.testing.assert_array_equal(condition.tokens(parsed, 2, stages), tokens[[0, 0]])
     with pytest.raises(ValueError, match=r"normals has shape \(1, 16, 16, 2\); expected \(b, H, W, 3\)"):
         condition.parse({"normals": normals[0, ..., :2]}, 1, (16, 16))
+
+
+def test_the_gradient_of_equal_pixels_has_the_sign_that_it_always_had():
+    """The derivative of |x| at 0 is a convention, which the order of the difference turns: it moves whole trainings."""
+    image = jnp.zeros((1, 2, 2, 1))
+    loss = lambda reconstruction: CONTENTS["image"].reconstruction_loss(image, reconstruction)["l1_loss"]
+    np.testing.assert_array_equal(jax.grad(loss)(image), np.full(image.shape, -0.25))

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from taming_jax.data import pixels
+from taming_jax.data import opening
 from taming_jax.data.config import DataConfig
 from taming_jax.data.names import choose_classes
+from taming_jax.data.opening import BrokenImage
 from taming_jax.data.pipeline import class_names, make_batches, num_examples
-from taming_jax.data.pixels import BrokenImage
 from taming_jax.data.transforms import load_image
 from taming_jax.data.walk import class_of, find_images, split_off
 
@@ -133,7 +133,7 @@ def test_broken_images_are_told_apart(data):
 
 
 def test_too_many_pixels_are_refused_before_decoding(monkeypatch):
-    monkeypatch.setattr(pixels, "MAX_PIXELS", 1000)
+    monkeypatch.setattr(opening, "MAX_PIXELS", 1000)
     with pytest.raises(BrokenImage, match="40 x 32 pixels, more than the 1000"):
         load_image(encoded(solid(1)), 16)
 

@@ -105,7 +105,7 @@ def test_bfloat16_stays_close_and_keeps_float32_parameters(golden):
 
 
 def test_bad_settings_and_long_sequences_are_refused():
-    with pytest.raises(ValueError, match=r"n_embd=10 is not divisible by n_head=4"):
+    with pytest.raises(ValueError, match=r"n_embd=10, but it must be a multiple of n_head=4"):
         GPTConfig(n_embd=10, n_head=4)
     with pytest.raises(ValueError, match=r"vocab_size=-1"):
         GPTConfig(vocab_size=-1)

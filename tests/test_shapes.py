@@ -47,7 +47,8 @@ def test_a_result_of_another_shape_is_told():
         ((np.zeros(3),), tuple[Float[Array, " n"], int], False),
         ([np.zeros(3), np.zeros((3, 1))], list[Float[Array, " n"]], False),
         (np.zeros(3), str, False),
-        (3, str, True),  # not a shape, and mypy's matter
+        (3, str, True),  # no array: mypy's matter
+        ("x", Float[Array, " n"], True),
         (Quantized(np.zeros((1, 2, 2, 3)), np.zeros((1, 2, 2), int), np.zeros(()), {}), Quantized, True),
         (Quantized(np.zeros((1, 2, 2, 3)), np.zeros((1, 2), int), np.zeros(()), {}), Quantized, False),
         ((), Quantized, False),

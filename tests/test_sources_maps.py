@@ -245,8 +245,8 @@ def test_images_and_maps_without_each_other_are_counted(tmp_path, pairs):
     ("settings", "message"),
     [
         ({"annotations": ("boxes",)}, "annotations=.*'boxes'.*known are class_label, segmentation"),
-        ({"n_labels": 257}, "n_labels is 257; it must be from 0 to 256"),
-        ({"resize": 16}, "resize is 16, but it must be 0 or at least size=32"),
+        ({"n_labels": 257}, "n_labels=257, but it must be from 0 to 256"),
+        ({"resize": 16}, "resize=16, but it must be 0 or at least size=32"),
         ({"source": "ade20k", "path": ""}, "'ade20k' needs it"),
     ],
 )

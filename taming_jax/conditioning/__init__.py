@@ -73,8 +73,8 @@ def make_condition(config: ConditionConfig, first_stage: VQGAN, size: int, stage
         own = has_stage(config)
         network = stage if own else first_stage
         assert network is not None
-        _check_stage(config, network)
-        parts = (config.kind, network, own, size, config.size)
+        _check_stage(config, network, first_stage)
+        parts = (config.kind, network, own, size, config.size, first_stage.config.in_channels)
         return LowResolution(*parts, config.scale) if config.kind == "low_res" else StageCondition(*parts)
     raise ValueError(f"config.condition.kind={config.kind!r} is unknown; known: {', '.join(CONDITIONS)}.")
 
@@ -91,11 +91,17 @@ def _check_classes(config: ConditionConfig) -> None:
         )
 
 
-def _check_stage(config: ConditionConfig, stage: VQGAN) -> None:
-    """Raise ValueError where the network cannot read this kind of map."""
+def _check_stage(config: ConditionConfig, stage: VQGAN, first_stage: VQGAN) -> None:
+    """Raise ValueError where the network cannot read this kind of map of the images that the first stage reads."""
     contents = KINDS[config.kind].contents
     if stage.config.content not in contents:
         raise ValueError(
             f"config.condition.stage={config.stage!r} reads {stage.config.content}, but config.condition.kind="
             f"{config.kind!r} needs one that reads {' or '.join(contents)}."
+        )
+    channels = first_stage.config.in_channels
+    if contents == ("image",) and channels not in (1, stage.config.in_channels):  # grey ones are read as any
+        raise ValueError(
+            f"config.condition.stage={config.stage!r} reads images of {stage.config.in_channels} channels, but those "
+            f"of config.first_stage have {channels}; name one that reads as many, such as 'first_stage'."
         )

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Protocol
 
-import jax
 import numpy as np
+from jaxtyping import Array, Float, Int
+
+Pictures = Float[np.ndarray, "n H W 3"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Condition(Protocol):
         for what cannot be read, often without the file's name.
         """
 
-    def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> jax.Array:
+    def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> Int[Array, "{size} ..."]:
         """The batch of `size` images -> int32 (size, length), or (size, h, w) where the tokens have places.
 
         `stages` holds the parameters of the first stages, "first_stage" and "condition_stage". Runs inside compiled
@@ -99,7 +101,7 @@ class Condition(Protocol):
     def describe(self, batch: Mapping[str, Any], n: int) -> list[str]:
         """A short label for each image, for grids and file names; empty for a condition that is better drawn."""
 
-    def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> np.ndarray | None:
+    def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> Pictures | None:
         """The condition drawn, float32 (n, H, W, 3) in [-1, 1], where it can be."""
 
 

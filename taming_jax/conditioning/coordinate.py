@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
-from taming_jax.conditioning.base import NotFromFiles, check_size, height_and_width, per_image
+from taming_jax.conditioning.base import NotFromFiles, Pictures, check_size, height_and_width, per_image
 from taming_jax.nn import maps
 from taming_jax.pictures import grey
 
@@ -29,13 +29,13 @@ class Coordinate(NotFromFiles):
     def length(self) -> int:
         return self.grid[0] * self.grid[1]
 
-    def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> jax.Array:
+    def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> Int[Array, "{size} ..."]:
         if "coordinate" in batch:
             return self.ids(batch["coordinate"])
         return self.ids(_places(batch, *batch["image"].shape[1:3]))
 
-    def ids(self, coordinates: jax.Array) -> jax.Array:
-        """float32 (b, H, W) in [0, 1] -> int32 (b, h, w)."""
+    def ids(self, coordinates: Float[Array, "b H W"]) -> Int[Array, "b h w"]:
+        """Coordinates in [0, 1] -> int32."""
         b, h, w = coordinates.shape
         cells = coordinates.reshape(b, h // self.factor, self.factor, w // self.factor, self.factor).mean(axis=(2, 4))
         return jnp.clip(jnp.round(cells * self.vocabulary), 0, self.vocabulary - 1).astype(jnp.int32)
@@ -58,7 +58,7 @@ class Coordinate(NotFromFiles):
     def describe(self, batch: Mapping[str, Any], n: int) -> list[str]:
         return [""] * n
 
-    def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> np.ndarray:
+    def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> Pictures:
         if "coordinate" in batch:
             places = np.asarray(batch["coordinate"])
         elif "condition_codes" in batch:  # the tokens, (b, h, w), in place of what they are made of
@@ -69,8 +69,8 @@ class Coordinate(NotFromFiles):
         return grey(2 * places - 1)
 
 
-def _places(batch: Mapping[str, Any], height: int, width: int) -> jax.Array:
-    """Where the pixels of the batch's crops lie, (b, height, width); of a mirrored one, in the mirrored whole image."""
+def _places(batch: Mapping[str, Any], height: int, width: int) -> Float[Array, "b {height} {width}"]:
+    """Where the pixels of the batch's crops lie; of a mirrored one, in the mirrored whole image."""
     crop = jnp.asarray(batch["crop"])
     if "flip" in batch:
         mirrored = crop.at[:, 1].set(crop[:, 3] - width - crop[:, 1])

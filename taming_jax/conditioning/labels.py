@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Int
 
 from taming_jax.conditioning.base import NotFromFiles
 from taming_jax.data.names import containing, look_up
@@ -23,7 +23,7 @@ class NoCondition(NotFromFiles):
     grid: ClassVar[None] = None
     by_class: ClassVar[bool] = False
 
-    def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> jax.Array:
+    def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> Int[Array, "{size} ..."]:
         return jnp.zeros((size, 1), jnp.int32)
 
     def pixels(self, given: Mapping[str, Any]) -> None:
@@ -51,7 +51,7 @@ class ClassLabel(NotFromFiles):
     grid: ClassVar[None] = None
     by_class: ClassVar[bool] = True
 
-    def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> jax.Array:
+    def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> Int[Array, "{size} ..."]:
         return batch["class_label"].astype(jnp.int32).reshape(size, 1)
 
     def pixels(self, given: Mapping[str, Any]) -> None:

@@ -1,20 +1,20 @@
 """Objects as tokens: bounding boxes or centre points (paper, section 4.2, "complex scenes")."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 from PIL import Image, ImageDraw
 
+from taming_jax.conditioning.base import Pictures
 from taming_jax.conditioning.labels import class_number, few
 from taming_jax.data import listing
-from taming_jax.data.text import read_text
+from taming_jax.data.annotations import numbers, read_json, short, truth
 from taming_jax.pictures import label_colours
 
 FLAGS = listing.FLAGS[:4]  # the bits of `object_flags` that tokens tell, lowest first
@@ -69,12 +69,9 @@ class ObjectsCondition:
 
     def read(self, file: Path, factor: int, size: tuple[int, int] | None, unlabelled: int = -1) -> dict[str, Any]:
         """The list that `parse` takes, as JSON."""
-        try:
-            return {self.keys[0]: json.loads(read_text(file))}
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{file} is no JSON list of objects: {error}") from error
+        return {self.keys[0]: read_json(file)}
 
-    def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> jax.Array:
+    def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> Int[Array, "{size} ..."]:
         box, category = jnp.asarray(batch["object_boxes"]), jnp.asarray(batch["object_category"])  # (b, m, 4), (b, m)
         there, x, y, w, h = category >= 0, *(box[..., i] for i in range(4))
         cx, cy, cw, ch = (part[:, None] for part in self._crop(batch, size))
@@ -134,7 +131,7 @@ class ObjectsCondition:
     def describe(self, batch: Mapping[str, Any], n: int) -> list[str]:
         return [""] * n
 
-    def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> np.ndarray:
+    def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> Pictures:
         """Boxes, or dots at their centres, in the colours of their classes, within the crop."""
         if "condition_codes" in batch:  # the tokens, (b, length), in place of what they are made of
             batch = self.objects(np.asarray(batch["condition_codes"]))
@@ -166,26 +163,26 @@ class ObjectsCondition:
             pictures.append(np.asarray(image, np.float32) / 127.5 - 1)
         return np.stack(pictures)
 
-    def _crop(self, batch: Mapping[str, Any], size: int) -> tuple[jax.Array, ...]:
-        """x, y, width and height of the crop as shares of the whole image, each (b,)."""
+    def _crop(self, batch: Mapping[str, Any], size: int) -> tuple[Float[Array, " {size}"], ...]:
+        """x, y, width and height of the crop as shares of the whole image."""
         if "crop" not in batch:
             return jnp.zeros(size), jnp.zeros(size), jnp.ones(size), jnp.ones(size)
         top, left, height, width = (jnp.asarray(batch["crop"])[:, i].astype(jnp.float32) for i in range(4))
         h, w = batch["image"].shape[1:3]
         return left / width, top / height, w / width, h / height
 
-    def _modifier(self, batch: Mapping[str, Any], category: jax.Array) -> jax.Array:
+    def _modifier(self, batch: Mapping[str, Any], category: Int[Array, "b m"]) -> Int[Array, "b m"]:
         used = (1 if self.group_flag else 0) | (14 if self.more_flags else 0)
         flags = jnp.asarray(batch["object_flags"]) if used and "object_flags" in batch else jnp.zeros_like(category)
         return flags & used
 
-    def _place(self, x: jax.Array, y: jax.Array) -> jax.Array:
+    def _place(self, x: Float[Array, "*b"], y: Float[Array, "*b"]) -> Int[Array, "*b"]:
         side = math.isqrt(self.places)
         row, column = (jnp.round(jnp.clip(v, 0, 1) * (side - 1)).astype(jnp.int32) for v in (y, x))
         return row * side + column
 
-    def _fill(self, tokens: jax.Array, there: jax.Array) -> jax.Array:
-        """(b, m, k) tokens -> (b, max_objects, k): the objects that are there first, in their order."""
+    def _fill(self, tokens: Int[Array, "b m k"], there: Bool[Array, "b m"]) -> Int[Array, "b {self.max_objects} k"]:
+        """Tokens of max_objects: the objects that are there first, in their order."""
         order = jnp.argsort(~there, axis=1, stable=True)
         tokens = jnp.take_along_axis(tokens, order[..., None], axis=1)[:, : self.max_objects]
         missing = self.max_objects - tokens.shape[1]
@@ -200,18 +197,28 @@ class ObjectsCondition:
             known = {"category", "box", *FLAGS}
             if not isinstance(thing, Mapping) or not {"category", "box"} <= set(thing) <= known:
                 raise ValueError(
-                    f"object {i} of {key} is {thing!r}; expected category and box, and of {few(FLAGS)} any."
+                    f"object {i} of {key} is {short(thing)}; expected category and box, and of {few(FLAGS)} any."
                 )
-            try:
-                box = np.asarray(thing["box"], np.float32)
-            except (TypeError, ValueError):
-                box = np.zeros(0)
+            given = thing["box"]
+            with np.errstate(over="ignore"):
+                box = np.asarray(numbers(given.tolist() if isinstance(given, np.ndarray) else given, 4), np.float32)
             if box.shape != (4,) or not np.isfinite(box).all() or box.min() < 0 or (box[:2] + box[2:]).max() > 1.0001:
                 raise ValueError(
-                    f"box {thing['box']!r} of object {i} is not x, y, width, height within the image, in shares."
+                    f"box {short(given)} of object {i} is not x, y, width, height within the image, in shares."
                 )
             if box[2] <= 0 or box[3] <= 0:
-                raise ValueError(f"box {thing['box']!r} of object {i} has no area.")
-            boxes[i], category[i] = box, class_number(thing["category"], self.names, self.n_classes)
-            flags[i] = sum(bool(thing.get(name)) << bit for bit, name in enumerate(FLAGS))
+                raise ValueError(f"box {short(given)} of object {i} has no area.")
+            boxes[i], category[i] = box, self._category(i, thing["category"])
+            for bit, name in enumerate(FLAGS):
+                if (flag := truth(thing.get(name))) is None:
+                    raise ValueError(f"{name} of object {i} is {short(thing[name])}; expected true or false.")
+                flags[i] |= flag << bit
         return boxes, category, flags
+
+    def _category(self, i: int, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, str | int | np.integer):
+            raise ValueError(f"category {short(value)} of object {i} is neither a name nor a number.")
+        try:
+            return class_number(value if isinstance(value, str) else int(value), self.names, self.n_classes)
+        except ValueError as error:
+            raise ValueError(f"category of object {i}: {error}") from error

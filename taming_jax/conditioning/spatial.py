@@ -12,9 +12,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from taming_jax.conditioning import files
-from taming_jax.conditioning.base import check_size, height_and_width, per_image
+from taming_jax.conditioning.base import Pictures, check_size, height_and_width, per_image
+from taming_jax.data.channels import suffixes
 from taming_jax.models.content import CONTENTS, Content
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.nn import maps
@@ -47,7 +49,7 @@ class StageCondition:
     """A map that a first stage encodes, row by row.
 
     kind: a name in `KINDS`. own_stage: whether the stage has parameters of its own, or is the image's. training_size:
-    side of the training images in pixels; size: as in ConditionConfig.
+    side of the training images in pixels; size: as in ConditionConfig. image_channels: of the images that are drawn.
     """
 
     kind: str
@@ -55,6 +57,7 @@ class StageCondition:
     own_stage: bool
     training_size: int
     size: int = 0
+    image_channels: int = 3
     by_class: ClassVar[bool] = False
 
     @property
@@ -86,7 +89,7 @@ class StageCondition:
     @property
     def suffixes(self) -> tuple[str, ...]:
         file = KINDS[self.kind].file
-        return file.suffixes if file else files.PHOTOGRAPHS
+        return file.suffixes if file else suffixes(self.image_channels)
 
     @property
     def label_maps(self) -> bool:
@@ -95,10 +98,10 @@ class StageCondition:
     def read(self, file: Path, factor: int, size: tuple[int, int] | None, unlabelled: int = -1) -> dict[str, Any]:
         map_file = KINDS[self.kind].file
         if map_file is None:
-            return {"image": files.photograph(file, factor, size)}
+            return {"image": files.photograph(file, factor, size, self.image_channels)}
         return {self.kind: map_file.read(file, factor, size, self.stage.config.in_channels, unlabelled)}
 
-    def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> jax.Array:
+    def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> Int[Array, "{size} ..."]:
         x = self._network_input(batch)
         if self.size:
             x = resize_nearest(x, *(side * self.size // self.training_size for side in x.shape[1:3]))
@@ -120,8 +123,9 @@ class StageCondition:
             )
         (key,) = found
         content = self._content_of(key)
-        # An image's stage reads maps of one channel too; photographs are in colour whatever it reads.
-        channels = content.data_channels(self.stage.config.in_channels) or self.stage.config.in_channels
+        # An image's stage reads maps of one channel too; photographs are as those that are drawn, whatever it reads.
+        in_channels = self.stage.config.in_channels
+        channels = content.data_channels(in_channels, self.image_channels) or in_channels
         shape = "(H, W)" if content.axes == 2 else f"(H, W, {channels})"
         value = content.check(per_image(given[key], n, (content.axes,), key, shape), channels, key)
         check_size(value, (pixels[0] // self._times(key), pixels[1] // self._times(key)), key)
@@ -130,10 +134,10 @@ class StageCondition:
     def describe(self, batch: Mapping[str, Any], n: int) -> list[str]:
         return [""] * n
 
-    def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> np.ndarray:
+    def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> Pictures:
         return self.content.picture(np.asarray(self._network_input(batch)))
 
-    def _network_input(self, batch: Mapping[str, Any]) -> jax.Array:
+    def _network_input(self, batch: Mapping[str, Any]) -> Float[Array, "b H W c"]:
         """(b, H, W, in_channels) float32: what the stage reads, before `size`; an image's reads a map of one channel as
         a grey image."""
         config = self.stage.config
@@ -158,7 +162,7 @@ class LowResolution(StageCondition):
     def read(self, file: Path, factor: int, size: tuple[int, int] | None, unlabelled: int = -1) -> dict[str, Any]:
         return super().read(file, math.lcm(factor, self.scale), size, unlabelled)
 
-    def _network_input(self, batch: Mapping[str, Any]) -> jax.Array:
+    def _network_input(self, batch: Mapping[str, Any]) -> Float[Array, "b H W c"]:
         if self.kind not in batch:
             return maps.low_resolution(batch["image"], self.scale)
         small = jnp.asarray(batch[self.kind])

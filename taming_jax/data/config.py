@@ -69,6 +69,9 @@ class DataConfig:
         the crop, instead of being cut at its edge. categories: coco_objects, open_images: only these: the number of
         most frequent ones, or a list file (.txt). stuff: coco_objects: with COCO-Stuff's boxes.
 
+    channels: of the images: 3 for RGB; 1 grey, 2 grey and alpha, 4 colour and alpha, or as many as .npy and .tif files
+        have, which are read where it is not 3. 16 bits and floats (in [-1, 1]) are then kept.
+    max_pixels: an image or map that decodes to more is left out, as a likely decompression bomb.
     resize: the smaller side of the whole image in pixels, from which the square is cut; 0: `size`.
     flip, random_crop: augmentation in training; the demo scenes need none. random_scale: the square's side is drawn
         between `size` pixels of the file and the smaller side.
@@ -101,6 +104,8 @@ class DataConfig:
     whole_boxes: bool = False
     categories: str = ""
     stuff: bool = True
+    channels: int = 3
+    max_pixels: int = 100_000_000
     resize: int = 0
     flip: bool = True
     random_crop: bool = True
@@ -117,6 +122,7 @@ class DataConfig:
         limits |= {"n_train": (1, 1 << 40), "n_val": (1, 1 << 40), "shuffle_buffer": (1, 1 << 30), "workers": (0, 1024)}
         limits |= {"n_labels": (0, 256), "unlabelled": (-1, 255), "max_objects": (1, 1000), "min_objects": (0, 1000)}
         limits |= {"min_object_area": (0, 1), "min_visible": (0, 1), "resize": (0, 1 << 16)}
+        limits |= {"channels": (1, 1024), "max_pixels": (1 << 16, 1 << 34)}
         for name, (low, high) in limits.items():
             check(self, name, low <= getattr(self, name) <= high, f"it must be from {low} to {high}")
         check(self, "resize", not 0 < self.resize < self.size, f"it must be 0 or at least size={self.size}")

@@ -22,13 +22,10 @@ class Files:
         self.config, self.train = config, split == "train"
         paired = tuple(sorted(set(config.annotations) - {"class_label", "crop"}))
         # what the listing does not depend on is set to one value
-        key = dataclasses.replace(config, annotations=paired, size=16, resize=0, batch_size=1, seed=0, workers=0)
+        key = dataclasses.replace(
+            config, annotations=paired, size=16, resize=0, batch_size=1, seed=0, workers=0, max_pixels=1 << 16
+        )
         self.listing = list_once(find, key, split)
-        if not self.listing.images:
-            raise ValueError(
-                f"the data source {config.source!r} finds no example for {split!r} in {config.path!r}"
-                + "".join(f"; {n} {what}" for what, n in self.listing.skipped.items())
-            )
         self.reader = Reader(config, self.listing)
 
     @property

@@ -4,7 +4,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import NamedTuple
 
 from taming_jax.data.text import normal
@@ -49,13 +49,12 @@ def count(passed_over: Counter[str], most: int = 8) -> str:
 
 def inner_name(name: str) -> str:
     """The name that a file has below the folder to which leading ".." lead: "../a/./b.png" is "a/b.png" there."""
-    parts = PurePath(os.path.normpath(name)).parts
-    return str(PurePath(*(part for part in parts if part != "..")))
+    return os.sep.join(part for part in os.path.normpath(name).split(os.sep) if part != "..")
 
 
 def folders_of(name: str) -> tuple[str, ...]:
     """The folders of a relative name, outermost first, without those that only lead up to where it is."""
-    return PurePath(inner_name(name)).parts[:-1]
+    return tuple(inner_name(name).split(os.sep)[:-1])
 
 
 VALIDATION = ("validation", "val", "valid", "dev", "test", "testing")  # names of a split's folder, the usual ones first

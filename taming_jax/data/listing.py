@@ -92,4 +92,11 @@ ListOne = Callable[[DataConfig, str], Listing]  # a data set of files: its setti
 
 @lru_cache(maxsize=4)  # large annotation files are read once, however many settings ask for them
 def list_once(find: ListOne, config: DataConfig, split: str) -> Listing:
-    return find(config, split)
+    """Raises ValueError for a split without examples, which is searched anew when it is asked for again."""
+    listing = find(config, split)
+    if not listing.images:
+        raise ValueError(
+            f"the data source {config.source!r} finds no example for {split!r} in {config.path!r}"
+            + "".join(f"; {n} {what}" for what, n in listing.skipped.items())
+        )
+    return listing

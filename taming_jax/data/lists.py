@@ -14,10 +14,11 @@ def read_list(path: Path, base: Path) -> Found:
 
     Raises ValueError for a list that is empty or no text, and where entries do not exist.
     """
-    lines = read_lines(path, lambda line: (base / line).is_file())
-    if not lines:
-        raise ValueError(f"the list file {str(path)!r} is empty; expected one image a line")
-    return _Entries(base).find(str(path), lines)
+    lines = read_lines(path, lambda line: os.path.isfile(base / line))
+    found = _Entries(base).find(str(path), lines)
+    if not found.names:
+        raise ValueError(f"the list file {str(path)!r} is empty but for comments; expected one image a line")
+    return found
 
 
 class _Entries:
@@ -52,7 +53,7 @@ class _Entries:
         """The name of the file that a line means, None where there is none."""
         bare = line[1:-1].strip() if len(line) > 1 and line[0] == line[-1] and line[0] in "\"'" else line
         for name in dict.fromkeys((line, bare, bare.replace("\\", "/"))):
-            if (self.base / name).is_file():
+            if os.path.isfile(self.base / name):
                 return name
         return self._by_form(bare.replace("\\", "/"))
 
@@ -69,7 +70,7 @@ class _Entries:
             if entry is None:
                 return None
             found /= entry
-        return str(found) if (self.base / found).is_file() else None
+        return str(found) if os.path.isfile(self.base / found) else None
 
     def _identity(self, name: str) -> tuple[int, int] | str:
         stat = os.stat(self.base / name)

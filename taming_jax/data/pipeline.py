@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from taming_jax.data.channels import to_float
 from taming_jax.data.config import AS_SET, DataConfig, Needs
 from taming_jax.data.files import Files
 from taming_jax.data.found import count
@@ -17,15 +18,15 @@ from taming_jax.data.listing import ListOne
 from taming_jax.data.mistakes import likely_mistakes
 from taming_jax.data.prefetch import Prefetched
 from taming_jax.data.records import Record, Shard, Source, replace_broken
+from taming_jax.data.sources.coco import list_coco_objects
 from taming_jax.data.sources.codes import Codes, read_info
 from taming_jax.data.sources.demo import Demo
 from taming_jax.data.sources.faces import list_celebahq, list_faceshq, list_ffhq
 from taming_jax.data.sources.folder import list_folder
 from taming_jax.data.sources.imagenet import list_imagenet
 from taming_jax.data.sources.label_maps import COCO_STUFF_UNLABELLED, list_ade20k, list_coco_stuff
-from taming_jax.data.sources.objects import list_coco_objects, list_open_images
+from taming_jax.data.sources.open_images import list_open_images
 from taming_jax.data.sources.tfds import TfdsImages
-from taming_jax.data.transforms import to_float
 
 log = logging.getLogger(__name__)
 
@@ -160,8 +161,8 @@ def make_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Iterates over this process's part of the batches of a split, from `start_step` on.
 
-    Each batch, where b is batch_size / process_count: image float32 (b, H, W, 3) in [-1, 1]; class_label int32 (b,), 0
-    without classes; and of the annotations that `needs` or else the settings ask for:
+    Each batch, where b is batch_size / process_count: image float32 (b, H, W, config.channels) in [-1, 1]; class_label
+    int32 (b,), 0 without classes; and of the annotations that `needs` or else the settings ask for:
     - segmentation: int32 (b, H, W) in [0, n_labels). depth: float32 (b, H, W) in [-1, 1].
     - crop: int32 (b, 4), top, left, full_height, full_width: where the square lies in the whole image, in pixels of
       the square's scale, before it is mirrored; and flip bool (b,): whether it is.

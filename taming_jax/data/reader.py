@@ -1,14 +1,13 @@
 """From one example of a listing to its record: the image cut out, and its annotations by the same window."""
 
 import numpy as np
-from PIL import Image
 
 from taming_jax.data.config import DataConfig
 from taming_jax.data.listing import Figures, Listing, ObjectTable
 from taming_jax.data.map_files import read_depth, read_label_map
 from taming_jax.data.pixels import BrokenImage, Photo, decode
 from taming_jax.data.records import TOO_MANY, Problems, Record, blank_record
-from taming_jax.data.transforms import Window, choose_window, cut, cut_map, cut_points, upright_points
+from taming_jax.data.transforms import Window, choose_window, cut_map, cut_photo, cut_points, upright_points
 
 
 class Reader:
@@ -28,7 +27,8 @@ class Reader:
         """
         config = self.config
         try:
-            photo = decode(source, 0 if config.random_scale else 2 * max(config.size, config.resize))
+            enough = 0 if config.random_scale else 2 * max(config.size, config.resize)
+            photo = decode(source, enough, config.channels, config.max_pixels)
             window = choose_window(
                 photo,
                 config.size,
@@ -38,7 +38,7 @@ class Reader:
                 random_scale=config.random_scale,
                 flip=config.flip,
             )
-            record: Record = {"image": cut(photo.rgb, window, config.size, Image.Resampling.BICUBIC)}
+            record: Record = {"image": cut_photo(photo, window, config.size)}
             record |= {"class_label": np.int32(label), "valid": np.bool_(True)}
             if "crop" in config.annotations:
                 record |= {"crop": window.crop(config.size), "flip": np.bool_(window.flip)}
@@ -50,13 +50,14 @@ class Reader:
             return self.blank
 
     def _annotations(self, index: int, photo: Photo, window: Window, rng: np.random.Generator | None) -> Record:
-        listing, asked = self.listing, self.config.annotations
+        listing, asked, most = self.listing, self.config.annotations, self.config.max_pixels
         record: Record = {}
         if "segmentation" in asked:
-            values = read_label_map(listing.maps[index], listing.n_labels, listing.unlabelled)
+            values = read_label_map(listing.maps[index], listing.n_labels, listing.unlabelled, most)
             record["segmentation"] = self._cut_map(listing.maps[index], values, index, photo, window)
         if "depth" in asked:
-            depth = self._cut_map(listing.depths[index], read_depth(listing.depths[index]), index, photo, window)
+            depth = read_depth(listing.depths[index], most)
+            depth = self._cut_map(listing.depths[index], depth, index, photo, window)
             record["depth"] = np.clip(depth, -1, 1)
         if "objects" in asked and listing.objects:
             self._check_size(listing.objects.sizes, index, photo)

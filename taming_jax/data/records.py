@@ -16,7 +16,8 @@ from taming_jax.data.pixels import BrokenImage
 
 log = logging.getLogger(__name__)
 
-# image uint8 (H, W, 3), class_label int32, valid bool (False: padding, or could not be read), and the annotations
+# image uint8 (H, W, 3), or float32 in [-1, 1] of other channels; class_label int32; valid bool (False: padding, or what
+# could not be read); and the annotations
 Record = dict[str, Any]
 
 TOO_MANY = "objects or figures left out because an image has more than max_objects"
@@ -36,7 +37,10 @@ def blank_record(config: DataConfig, n_keypoints: int = 0) -> Record:
         },
         "keypoints": {"keypoints": np.zeros((slots, n_keypoints, 3), np.float32)},
     }
-    record = {"image": np.zeros((size, size, 3), np.uint8), "class_label": np.int32(0), "valid": np.bool_(False)}
+    image = np.zeros((size, size, 3), np.uint8)
+    if config.channels != 3:
+        image = np.full((size, size, config.channels), -1, np.float32)
+    record = {"image": image, "class_label": np.int32(0), "valid": np.bool_(False)}
     for name in ANNOTATIONS:
         if name in config.annotations:
             record |= arrays.get(name, {})

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from taming_jax.data.channels import joined
 from taming_jax.data.pixels import Photo, decode, upright
 
 # by the EXIF orientation: whether x and y change places, and which of them is then counted from the other end
@@ -69,6 +70,11 @@ def cut(image: Image.Image, window: Window, size: int, resample: Image.Resamplin
     return np.asarray(square)
 
 
+def cut_photo(photo: Photo, window: Window, size: int) -> np.ndarray:
+    """The window of a photo: uint8 (size, size, 3), or float32 (size, size, c) in [-1, 1] of other channels."""
+    return joined([cut(part, window, size, Image.Resampling.BICUBIC) for part in photo.parts])
+
+
 def cut_map(values: np.ndarray, photo: Photo, window: Window, size: int) -> np.ndarray:
     """The window of a map (H, W) that lies on the pixels of the photo's file; (size, size) of the same type.
 
@@ -110,9 +116,4 @@ def load_image(
     """
     photo = decode(source, enough=2 * size)
     window = choose_window(photo, size, rng, random_crop=random_crop, flip=flip)
-    return cut(photo.rgb, window, size, Image.Resampling.BICUBIC)
-
-
-def to_float(images: np.ndarray) -> np.ndarray:
-    """uint8 to float32 in [-1, 1]."""
-    return images.astype(np.float32) / 127.5 - 1
+    return cut_photo(photo, window, size)

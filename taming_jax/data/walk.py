@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
+from taming_jax.data.channels import PICTURES
 from taming_jax.data.config import DataConfig
 from taming_jax.data.found import AGAIN, BROKEN, CLOSED, NO_SUFFIX, SPECIAL, Found, count, folders_of, why_left_out
 from taming_jax.data.lists import read_list
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
+SUFFIXES = PICTURES
 
 
 def walk(place: Path, suffixes: tuple[str, ...]) -> Found:
@@ -139,7 +140,7 @@ def find_images(path: str, root: str = "", suffixes: tuple[str, ...] = SUFFIXES)
             raise ValueError(f"no images in the folder {path!r} or its subfolders{there}; {expected}: set `path`")
         return found
     if place.suffix.lower() != ".txt":
-        raise ValueError(f"{path!r} is neither a folder nor a list file; {expected}: set `path`")
+        raise ValueError(f"{path!r} is neither a folder nor a list file named *.txt; {expected}: set `path`")
     return read_list(place, Path(root) if root else place.parent)
 
 
@@ -169,4 +170,4 @@ def hold_out(config: DataConfig, names: Sequence[str], split: str) -> list[str]:
 
 def class_of(name: str) -> str | None:
     """The first folder of a relative path: "cat/a.jpg" and "cat/b/c.jpg" are of the class "cat", "a.jpg" of none."""
-    return None if PurePath(name).is_absolute() else next(iter(folders_of(name)), None)
+    return None if os.path.isabs(name) else next(iter(folders_of(name)), None)

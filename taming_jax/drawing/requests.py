@@ -24,7 +24,7 @@ from taming_jax.trained.stages import pictured
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """A request with the label of each image, and where they are known the pictures, float32 (n, H, W, 3), that have
+    """A request with the label of each image, and where they are known the pictures, float32 (n, H, W, c), that have
     its conditions."""
 
     request: Request
@@ -106,7 +106,7 @@ def _completion(settings: SampleConfig, generator: Generator) -> dict[str, np.nd
     if not settings.complete:
         return {}
     factor = generator.first_stage.config.factor
-    image = read_picture(settings.complete, factor)
+    image = read_picture(settings.complete, factor, generator.first_stage.config.in_channels)
     keep = read_mask(settings.keep, image, factor) if settings.keep else None
     return complete(generator.first_stage, image, keep, _size(settings))
 
@@ -136,7 +136,7 @@ def _from_files(settings: SampleConfig, generator: Generator) -> Iterator[Wanted
         pixels = condition.pixels(given) or _size(settings) or generator.training_pixels
         for first in range(0, share, settings.batch_size):
             here = min(settings.batch_size, int(share) - first)
-            truth = np.broadcast_to(given["image"], (here, *pixels, 3)) if "image" in given else None
+            truth = np.broadcast_to(given["image"], (here, *given["image"].shape)) if "image" in given else None
             try:
                 batch = condition.parse(given, here, pixels)
             except ValueError as error:

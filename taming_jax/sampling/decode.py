@@ -23,14 +23,14 @@ class Job:
     """What to draw, as one argument of a compiled program.
 
     condition: (b, h, w) where its tokens have places.
-    given: ids that stand where keep is True; the rest is drawn.
+    given: ids that stand where keep is True, (b, h, w), or (b, l) where there is no grid; the rest is drawn.
     key, and numbers: the seed, and which image of its series each one is. A token's key is its image's
     folded with its place on the grid, so neither the batch nor the order of drawing matters.
     """
 
     condition: Int[Array, "b k"] | Int[Array, "b h w"]
-    given: Int[Array, "b h w"]
-    keep: Bool[Array, "b h w"]
+    given: Int[Array, " b *places"]
+    keep: Bool[Array, " b *places"]
     key: Key[Array, ""]
     numbers: Int[Array, " b"]
     filters: TracedFilters

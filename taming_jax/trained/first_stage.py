@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from taming_jax import sharding
 from taming_jax.models.vqgan import VQGAN, VQGANConfig, network_input
@@ -21,10 +22,10 @@ class FirstStage:
         self.params = sharding.place(params, self.mesh)
         whole = sharding.replicated(self.mesh)  # so that every process can read all of the result
 
-        def encode(params: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+        def encode(params: Any, batch: Mapping[str, Array]) -> Int[Array, "b h w"]:
             return model.apply({"params": params}, network_input(model.config, batch), method="encode_ids")
 
-        def decode(params: Any, batch: Mapping[str, jax.Array]) -> jax.Array:
+        def decode(params: Any, batch: Mapping[str, Array]) -> Float[Array, "b H W c"]:
             return model.apply({"params": params}, batch["ids"], method="decode_ids")
 
         self._encode = jax.jit(encode, out_shardings=whole)
@@ -34,7 +35,7 @@ class FirstStage:
     def config(self) -> VQGANConfig:
         return self.model.config
 
-    def encode(self, images: Any) -> jax.Array:
+    def encode(self, images: Any) -> Int[Array, "b h w"]:
         """What the model reads -> int32 (b, h, w): images float32 (b, H, W, 3) in [-1, 1]; label maps int (b, H, W);
         depth or edges float32 (b, H, W) in [-1, 1]. Raises ValueError for another shape or range."""
         config = self.config
@@ -42,7 +43,7 @@ class FirstStage:
         config.grid(*batch[config.content].shape[1:3])
         return sharding.in_shares(self._encode, self.params, batch, self.mesh)
 
-    def decode(self, ids: Any) -> jax.Array:
+    def decode(self, ids: Any) -> Float[Array, "b H W c"]:
         """int32 (b, h, w) -> float32 (b, H, W, c), about [-1, 1]; logits of the labels from a first stage of label
         maps. Where memory does not allow it at once, image by image or in overlapping tiles, with a note in the log.
         Raises ValueError for ids that are not codes."""
@@ -60,7 +61,9 @@ class FirstStage:
         at_once = shares * max(1, free // tiles.decode_bytes(self.config, ids.shape[1:]))
         return self._decode_in_parts(ids, at_once)
 
-    def decode_tiles(self, ids: Any, tile: tuple[int, int], overlap: int | None = None) -> tuple[jax.Array, float]:
+    def decode_tiles(
+        self, ids: Any, tile: tuple[int, int], overlap: int | None = None
+    ) -> tuple[Float[Array, "b H W c"], float]:
         """`decode` in tiles of (h, w) codes that share `overlap` codes with their neighbours, default a quarter ->
         (images, mean absolute difference of the tiles where they meet, in a range of 2)."""
         ids = check_ids(ids, self.config.n_codes)
@@ -70,7 +73,7 @@ class FirstStage:
         images, seam = tiles.decode_tiles(decode, ids, self.config.factor, tile, overlap)
         return jnp.asarray(images), seam
 
-    def _decode_in_parts(self, ids: np.ndarray, at_once: int) -> jax.Array:
+    def _decode_in_parts(self, ids: Int[np.ndarray, "b h w"], at_once: int) -> Float[Array, "b H W c"]:
         """`decode` of at most `at_once` images at a time, every part of one size."""
         parts = [ids[first : first + at_once] for first in range(0, len(ids), at_once)]
         full = [np.resize(part, (min(at_once, len(ids)), *ids.shape[1:])) for part in parts]
@@ -80,12 +83,12 @@ class FirstStage:
         ]
         return jnp.concatenate(decoded) if len(decoded) > 1 else decoded[0]
 
-    def reconstruct(self, images: Any) -> jax.Array:
+    def reconstruct(self, images: Any) -> Float[Array, "b H W c"]:
         """Encode and decode: what the codes keep of the images."""
         return self.decode(self.encode(images))
 
 
-def check_ids(ids: Any, n_codes: int) -> np.ndarray:
+def check_ids(ids: Any, n_codes: int) -> Int[np.ndarray, "b h w"]:
     ids = np.asarray(ids)
     if ids.ndim != 3 or not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(f"ids have shape {ids.shape} and type {ids.dtype}; expected integers (b, h, w).")

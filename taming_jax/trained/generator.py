@@ -3,8 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from taming_jax import sharding
 from taming_jax.sampling.filters import Filters
@@ -51,7 +51,7 @@ class Generator:
         first: int = 0,
         progress: Callable[[int], Any] | None = None,
         **condition: Any,
-    ) -> jax.Array:
+    ) -> Int[Array, "n h w"]:
         """Draw the ids of `n` images, int32 (n, h, w).
 
         size: height and width in pixels, default that of the condition's map, of `given`, or else of the training
@@ -86,7 +86,7 @@ class Generator:
         stride: int = 1,
         progress: Callable[[int], Any] | None = None,
         **filters: Any,
-    ) -> jax.Array:
+    ) -> Int[Array, "n h w"]:
         """As `sample_ids`, under conditions that are entries of a batch already: those that `parse_condition` or the
         data pipeline makes. n, pixels: how many and how large, default as the batch's images."""
         n, pixels = n or len(batch["image"]), pixels or batch["image"].shape[1:3]
@@ -107,7 +107,7 @@ class Generator:
         n, pixels = n or len(batch["image"]), pixels or batch["image"].shape[1:3]
         self.sampler.check(Request(batch, n, pixels, Filters(**filters), given, keep, stride=stride))
 
-    def draw(self, request: Request, progress: Callable[[int], Any] | None = None) -> jax.Array:
+    def draw(self, request: Request, progress: Callable[[int], Any] | None = None) -> Int[Array, "n h w"]:
         """The ids of a request, int32 (n, h, w); what the other methods of drawing come to."""
         return self.sampler.draw(self.params, request, progress)
 
@@ -121,19 +121,19 @@ class Generator:
         """Height and width of the images it was trained on."""
         return self.sampler.training_pixels
 
-    def drawing_steps(self, pixels: tuple[int, int]) -> np.ndarray:
+    def drawing_steps(self, pixels: tuple[int, int]) -> Int[np.ndarray, "h w"]:
         """The step, int (h, w), in which each code of an image is drawn."""
         return self.sampler.drawing_steps(pixels)
 
-    def decode(self, ids: Any) -> jax.Array:
+    def decode(self, ids: Any) -> Float[Array, "b H W c"]:
         """int32 (b, h, w) -> float32 (b, H, W, c)."""
         return self.first_stage.decode(ids)
 
-    def sample(self, n: int, **options: Any) -> jax.Array:
+    def sample(self, n: int, **options: Any) -> Float[Array, "n H W c"]:
         """`sample_ids` and `decode` in one: float32 (n, H, W, c) in about [-1, 1]."""
         return self.decode(self.sample_ids(n, **options))
 
-    def log_likelihood(self, ids: Any, **condition: Any) -> jax.Array:
+    def log_likelihood(self, ids: Any, **condition: Any) -> Float[Array, " b"]:
         """The natural logarithm of the probability of int (b, h, w) ids under the model, float32 (b,)."""
         ids = check_ids(ids, self.model.n_codes)
         if ids.shape[1:] != self.model.grid:

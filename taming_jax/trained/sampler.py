@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from taming_jax import sharding
 from taming_jax.models.gpt import token_cross_entropy, with_layers_apart
@@ -73,7 +74,7 @@ class Sampler:
         grid = self._grid(pixels)
         return self.model.length if grid == self.model.grid else wavefront_steps(grid, self.model.grid)
 
-    def drawing_steps(self, pixels: tuple[int, int]) -> np.ndarray:
+    def drawing_steps(self, pixels: tuple[int, int]) -> Int[np.ndarray, "h w"]:
         """The step, int (h, w), in which each code of an image is drawn."""
         grid = self._grid(pixels)
         if grid == self.model.grid:
@@ -94,7 +95,7 @@ class Sampler:
             check_condition(self.model, tokens.shape, given.shape)
         return dataclasses.replace(request, given=given, keep=keep)
 
-    def draw(self, params: Any, request: Request, progress: Callable[[int], Any] | None = None) -> jax.Array:
+    def draw(self, params: Any, request: Request, progress: Callable[[int], Any] | None = None) -> Int[Array, "n h w"]:
         """The ids, int32 (n, h, w). progress: called with the number of steps done since the last call, of
         `steps(pixels)` in all. Raises ValueError as `check`."""
         request = self.check(request)
@@ -121,13 +122,17 @@ class Sampler:
             progress(self.model.length)
         return ids[: request.n]
 
-    def log_likelihood(self, params: Any, ids: np.ndarray, batch: Mapping[str, np.ndarray]) -> jax.Array:
+    def log_likelihood(
+        self, params: Any, ids: Int[np.ndarray, "b h w"], batch: Mapping[str, np.ndarray]
+    ) -> Float[Array, " b"]:
         """The natural logarithm of the probability of int32 (b, h, w) ids under the conditions of a batch, float32
         (b,)."""
         tokens = self._tokens(self.stages.params, {"number": np.arange(len(ids)), **batch})
         return self._log_likelihood(params, tokens, ids)
 
-    def _sequence_log_likelihood(self, params: Any, condition: jax.Array, ids: jax.Array) -> jax.Array:
+    def _sequence_log_likelihood(
+        self, params: Any, condition: Int[Array, "b ..."], ids: Int[Array, "b h w"]
+    ) -> Float[Array, " b"]:
         sequence = self.model.to_sequence(ids)
         return -token_cross_entropy(self.model.logits(params, condition, sequence), sequence).sum(axis=1)
 
@@ -150,7 +155,9 @@ class Sampler:
             schedule = schedule_for(self.model, *shapes, keep=keep, stride=stride, keep_columns=False)
         return schedule
 
-    def _slide(self, params: Any, job: Job, schedule: Schedule, progress: Callable[[int], Any] | None) -> jax.Array:
+    def _slide(
+        self, params: Any, job: Job, schedule: Schedule, progress: Callable[[int], Any] | None
+    ) -> Int[Array, "n h w"]:
         """The walk of a sliding window; in PARTS parts where somebody watches."""
         schedule = jax.device_put(schedule, sharding.replicated(self.mesh))
         walk = self._start_walk(self.model, job, schedule)

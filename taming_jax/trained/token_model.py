@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from taming_jax import sharding
 from taming_jax.models.gpt import GPT
@@ -22,7 +23,7 @@ class TokenModel:
         self._logits = jax.jit(lambda params, batch: model.apply({"params": params}, batch["ids"]), out_shardings=whole)
         self._extend = jax.jit(self._draw, out_shardings=whole)
 
-    def logits(self, ids: Any) -> jax.Array:
+    def logits(self, ids: Any) -> Float[Array, "b l n"]:
         """int32 (b, l) -> float32 (b, l, n): the prediction of what follows each."""
         return sharding.in_shares(self._logits, self.params, {"ids": self._check(ids, 0)}, self.mesh)
 
@@ -35,7 +36,7 @@ class TokenModel:
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
-    ) -> jax.Array:
+    ) -> Int[Array, "b l"]:
         """Draw the `n` ids that follow int32 (b, l) -> int32 (b, n); filters as in `Generator.sample_ids`."""
         filters = Filters(temperature=temperature, top_k=top_k, top_p=top_p)
         ids = self._check(ids, n - 1)
@@ -48,11 +49,11 @@ class TokenModel:
         )
         return self._extend(self.params, job)[: len(ids)]
 
-    def _draw(self, params: Any, job: Job) -> jax.Array:
+    def _draw(self, params: Any, job: Job) -> Int[Array, "b l"]:
         choose, places = token_chooser(job, self.model.config.vocab_size), jnp.arange(job.given.shape[1])
         return draw_sequence(self.model, params, job.condition, places, job.given, job.keep, choose)
 
-    def _check(self, ids: Any, further: int) -> np.ndarray:
+    def _check(self, ids: Any, further: int) -> Int[np.ndarray, "b l"]:
         ids, config = np.asarray(ids), self.model.config
         if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer) or ids.shape[1] < 1 or further < 0:
             raise ValueError(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+from jaxtyping import Array, Float, Int, Key
 
 from taming_jax import checkpoint
 from taming_jax.models.gpt import stack_layers, unstack_layers
@@ -15,15 +16,15 @@ from taming_jax.training.accumulate import mean_over_parts
 from taming_jax.training.optim import move_averages, start_averages
 from taming_jax.two_stage import TwoStage
 
-Batch = Mapping[str, jax.Array]
+Batch = Mapping[str, Array]
 
 
 @struct.dataclass
 class TransformerState:
-    """step: int32, updates done. params: the transformer's. opt_state: the optimizer's. averages: of the parameters,
+    """step: updates done. params: the transformer's. opt_state: the optimizer's. averages: of the parameters,
     where training keeps them."""
 
-    step: jax.Array
+    step: Int[Array, ""]
     params: Any
     opt_state: Any
     averages: Any = struct.field(default_factory=dict)
@@ -48,7 +49,7 @@ class TransformerTraining:
     seed: int = 0
     init_from: str = ""
 
-    def init(self, key: jax.Array) -> TransformerState:
+    def init(self, key: Key[Array, ""]) -> TransformerState:
         """A fresh state; pure, so that it can be compiled with shardings for its output."""
         params = self.model.gpt.init(key, jnp.zeros((1, self.model.condition.length), jnp.int32))["params"]
         averages = start_averages(self.ema_decay, params)
@@ -75,11 +76,11 @@ class TransformerTraining:
 
     def step(
         self, state: TransformerState, stages: Mapping[str, Any], batch: Batch
-    ) -> tuple[TransformerState, dict[str, jax.Array]]:
+    ) -> tuple[TransformerState, dict[str, Float[Array, ""]]]:
         """One update on the mean cross-entropy of the image tokens, under the parameters of the networks that make
         these; to be jitted with the state donated. Metrics: loss, in nats, and grad_norm."""
 
-        def gradients_of(_: None, part: Batch, key: jax.Array) -> tuple[None, tuple[jax.Array, Any]]:
+        def gradients_of(_: None, part: Batch, key: Key[Array, ""]) -> tuple[None, tuple[Float[Array, ""], Any]]:
             loss_of = lambda params: self.model.token_nll(params, stages, part, key=key).mean()
             return None, jax.value_and_grad(loss_of)(state.params)
 

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from flax import struct
 from jax import Array
+from jaxtyping import Float, Int, Key
 
 from taming_jax import checkpoint
 from taming_jax.metrics.codebook import perplexity, usage
@@ -29,14 +30,15 @@ from taming_jax.training.optim import move_averages, start_averages
 from taming_jax.training.vqgan_loss import VQGANLossConfig, generator_weight, reconstruction_loss
 
 Batch = Mapping[str, Array]
-Metrics = dict[str, Array]
+Metrics = dict[str, Float[Array, ""]]
+RandomKey = Key[Array, ""]
 
 
 @struct.dataclass
 class VQGANState:
     """Everything that training changes. Without a discriminator its fields are empty."""
 
-    step: Array  # () int32, steps done
+    step: Int[Array, ""]  # steps done
     params: Any  # generator; all that encoding and decoding need
     ema: Any  # averages of a codebook that follows by them, else empty
     disc_params: Any
@@ -81,6 +83,11 @@ class VQGANTraining:
                 f"config.loss.disc_weight={loss.disc_weight} and perceptual_weight={loss.perceptual_weight}, but a "
                 f"first stage for {config.content} is trained without discriminator and LPIPS; set both to 0."
             )
+        if loss.perceptual_weight > 0 and config.in_channels not in (1, 3):
+            raise ValueError(
+                f"LPIPS compares images of 3 channels or 1, and these have {config.in_channels}, but "
+                f"config.loss.perceptual_weight is {loss.perceptual_weight}; set it to 0"
+            )
         if self.adversarial and (self.discriminator is None or self.disc_optimizer is None):
             raise ValueError(
                 f"config.loss.disc_weight={loss.disc_weight}, but there is no discriminator or no optimizer for it; 0 "
@@ -102,7 +109,7 @@ class VQGANTraining:
         """Whether a discriminator takes part."""
         return self.loss.disc_weight > 0
 
-    def init(self, key: Array) -> VQGANState:
+    def init(self, key: RandomKey) -> VQGANState:
         """A fresh state; pure, so that `jit(init, out_shardings=...)` makes every array where it belongs."""
         key, disc_key = jax.random.split(key)
         image = jnp.zeros((1, *self.batch_shape[1:]), jnp.float32)
@@ -158,8 +165,8 @@ class VQGANTraining:
         """
         if self.loss.perceptual_weight > 0 and not lpips_params:
             raise ValueError(
-                f"config.loss.perceptual_weight={self.loss.perceptual_weight}, but there are no LPIPS parameters; 0 means "
-                "no LPIPS."
+                f"config.loss.perceptual_weight={self.loss.perceptual_weight}, but there are no LPIPS parameters; 0 "
+                "means no LPIPS."
             )
         keys = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), state.step))
         state, metrics = self._update_generator(state, lpips_params, batch, keys[0])
@@ -170,9 +177,9 @@ class VQGANTraining:
         return replace(state, step=state.step + 1, averages=averages), metrics
 
     def _update_generator(
-        self, state: VQGANState, lpips_params: Any, batch: Batch, key: Array
+        self, state: VQGANState, lpips_params: Any, batch: Batch, key: RandomKey
     ) -> tuple[VQGANState, Metrics]:
-        def gradients(statistics: dict[str, Any], part: Batch, key: Array) -> tuple[dict, tuple[Any, Metrics]]:
+        def gradients(statistics: dict[str, Any], part: Batch, key: RandomKey) -> tuple[dict, tuple[Any, Metrics]]:
             return self._generator_gradients(replace(state, **statistics), lpips_params, part, key)
 
         statistics = {"ema": state.ema, "batch_stats": state.batch_stats}
@@ -182,7 +189,7 @@ class VQGANTraining:
         return replace(state, params=params, opt_state=opt_state, **statistics), metrics
 
     def _generator_gradients(
-        self, state: VQGANState, lpips_params: Any, batch: Batch, key: Array
+        self, state: VQGANState, lpips_params: Any, batch: Batch, key: RandomKey
     ) -> tuple[dict[str, Any], tuple[Any, Metrics]]:
         """(statistics that have moved, (gradients, metrics))."""
         loss, config = self.loss, self.model.config
@@ -202,7 +209,7 @@ class VQGANTraining:
         metrics |= {"perplexity": perplexity(counts), "usage": usage(counts)}
         if self.adversarial:
 
-            def adversarial_loss(fake: Array) -> tuple[Array, Any]:
+            def adversarial_loss(fake: Float[Array, "b H W c"]) -> tuple[Float[Array, ""], Any]:
                 logits, batch_stats = self._judge(state.disc_params, state.batch_stats, fake)
                 return g_loss(logits), batch_stats
 
@@ -216,8 +223,8 @@ class VQGANTraining:
         (grads,) = backward((fake_grad, jnp.asarray(loss.codebook_weight, jnp.float32)))
         return statistics, (grads, {"total_loss": total, **metrics})
 
-    def _update_discriminator(self, state: VQGANState, batch: Batch, key: Array) -> tuple[VQGANState, Metrics]:
-        def gradients(batch_stats: Any, part: Batch, key: Array) -> tuple[Any, tuple[Any, Metrics]]:
+    def _update_discriminator(self, state: VQGANState, batch: Batch, key: RandomKey) -> tuple[VQGANState, Metrics]:
+        def gradients(batch_stats: Any, part: Batch, key: RandomKey) -> tuple[Any, tuple[Any, Metrics]]:
             return self._discriminator_gradients(replace(state, batch_stats=batch_stats), part, key)
 
         batch_stats, (grads, metrics) = mean_over_parts(gradients, state.batch_stats, batch, key, self.accumulate)
@@ -226,13 +233,15 @@ class VQGANTraining:
         disc_params = optax.apply_updates(state.disc_params, updates)
         return replace(state, disc_params=disc_params, batch_stats=batch_stats, disc_opt_state=opt_state), metrics
 
-    def _discriminator_gradients(self, state: VQGANState, batch: Batch, key: Array) -> tuple[Any, tuple[Any, Metrics]]:
+    def _discriminator_gradients(
+        self, state: VQGANState, batch: Batch, key: RandomKey
+    ) -> tuple[Any, tuple[Any, Metrics]]:
         """(running statistics that have moved, (gradients, metrics))."""
         images = network_input(self.model.config, batch)
         fake = self._reconstruct(state.params, state.ema, images, key, state.step)[0]
         learns = self.loss.learns(state.step)
 
-        def disc_loss(params: Any) -> tuple[Array, tuple[Any, Metrics]]:
+        def disc_loss(params: Any) -> tuple[Float[Array, ""], tuple[Any, Metrics]]:
             # Reals first: each call moves the running statistics.
             real_logits, batch_stats = self._judge(params, state.batch_stats, images)
             fake_logits, batch_stats = self._judge(params, batch_stats, fake)
@@ -244,8 +253,8 @@ class VQGANTraining:
         return batch_stats, (grads, {"disc_loss": value, **metrics})
 
     def _reconstruct(
-        self, params: Any, ema: Any, images: Array, key: Array, step: Array
-    ) -> tuple[Array, Array, Any, Any]:
+        self, params: Any, ema: Any, images: Float[Array, "b H W c"], key: RandomKey, step: Int[Array, ""]
+    ) -> tuple[Float[Array, "b H W c"], Float[Array, "b H W f"], Any, Any]:
         """(reconstruction, the features it comes from, what the quantizer gives, averages that have moved)."""
         names = ("dropout", "quantize")
         rngs = dict(zip(names, jax.random.split(key, len(names)), strict=True))
@@ -254,7 +263,9 @@ class VQGANTraining:
         outputs, moved = self.model.apply(variables, images, True, self.loss.temperature(step), **options)
         return *outputs, moved.get("ema", {})
 
-    def _judge(self, params: Any, batch_stats: Any, images: Array) -> tuple[Array, Any]:
+    def _judge(
+        self, params: Any, batch_stats: Any, images: Float[Array, "b H W c"]
+    ) -> tuple[Float[Array, "b h w 1"], Any]:
         """(the discriminator's logits, running statistics that have moved)."""
         variables = {"params": params, "batch_stats": batch_stats}
         assert self.discriminator is not None  # see __post_init__

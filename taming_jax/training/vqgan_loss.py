@@ -78,12 +78,12 @@ class VQGANLossConfig:
             "discriminator",
         )
 
-    def adversarial_factor(self, step: Int[Array, "*n"]) -> Float[Array, "*n"]:
+    def adversarial_factor(self, step: Int[Array, "*s"]) -> Float[Array, "*s"]:
         """What the adversarial loss is multiplied by at a step, in [0, 1]: 0 before disc_start, then warming up."""
         ramp = max(self.disc_ramp, 1)
         return jnp.clip((step - self.disc_start + 1) / ramp, 0.0, 1.0).astype(jnp.float32)
 
-    def temperature(self, step: Int[Array, "*n"] | int) -> Float[Array, "*n"]:
+    def temperature(self, step: Int[Array, "*s"] | int) -> Float[Array, "*s"]:
         """Of the Gumbel quantizer at a step."""
         schedule = optax.warmup_cosine_decay_schedule(
             init_value=self.temperature_start,
@@ -94,7 +94,7 @@ class VQGANLossConfig:
         )
         return jnp.asarray(schedule(step), jnp.float32)
 
-    def learns(self, step: Int[Array, "*n"]) -> Float[Array, "*n"]:
+    def learns(self, step: Int[Array, "*s"]) -> Float[Array, "*s"]:
         """1 where the discriminator learns at a step, else 0."""
         start = self.disc_start if self.disc_learn_start is None else self.disc_learn_start
         return (step >= start).astype(jnp.float32)

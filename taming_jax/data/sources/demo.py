@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from taming_jax.data import demo
+from taming_jax.data.channels import fitted, joined, to_images
 from taming_jax.data.config import ANNOTATIONS, DataConfig
 from taming_jax.data.listing import Listing
 from taming_jax.data.records import TOO_MANY, Problems, Record, Shard, blank_record, epoch_order
@@ -41,7 +42,10 @@ class Demo:
             return self._drawn[index]
         scene = self.scenes[index]
         record = {key: value.copy() for key, value in self.blank.items()}
-        record |= {"image": scene["image"], "class_label": np.int32(scene["class_label"]), "valid": np.bool_(True)}
+        image = scene["image"]
+        if self.config.channels != 3:
+            image = joined([np.asarray(part) for part in to_images(fitted(image, self.config.channels))])
+        record |= {"image": image, "class_label": np.int32(scene["class_label"]), "valid": np.bool_(True)}
         if "segmentation" in record:
             record["segmentation"] = scene["segmentation"].astype(np.uint8)
         if "depth" in record:

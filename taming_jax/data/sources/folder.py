@@ -1,10 +1,12 @@
 """Images in a folder or a list file, with a class a subfolder, and label and depth maps in folders beside them."""
 
+import os
 from collections.abc import Sequence
 from itertools import count as numbers
 from pathlib import Path, PurePath
 from typing import NamedTuple
 
+from taming_jax.data.channels import suffixes
 from taming_jax.data.config import DataConfig
 from taming_jax.data.found import VALIDATION, folders_of, split_kind
 from taming_jax.data.listing import Listing
@@ -16,12 +18,13 @@ from taming_jax.data.walk import find_images, hold_out
 
 def list_folder(config: DataConfig, split: str) -> Listing:
     """A folder or list file; there are classes only where every image of `path` lies in a subfolder."""
-    found = find_images(config.path, config.root)
+    kinds = suffixes(config.channels)
+    found = find_images(config.path, config.root, kinds)
     listing = Listing([], passed_over={config.path: found.passed_over})
     depth, listed = 0, not Path(config.path).is_dir()
     root, names, every = found.root, found.names, found.names  # every: those that maps may belong to
     if config.val_path:
-        val = find_images(config.val_path, config.root)
+        val = find_images(config.val_path, config.root, kinds)
         listing.passed_over |= {config.val_path: val.passed_over}
         every = [*found.names, *val.names]
         (root, chosen) = (found.root, names) if split == "train" else (val.root, val.names)
@@ -89,7 +92,7 @@ def _classes(names: Sequence[str], depth: int, listed: bool) -> _Classes:
         if any(".." in PurePath(name).parts for name in names) and len({_folder(name, depth) for name in names}) == 1:
             return _Classes(depth, {}, f"no folder differs among its entries, such as {names[0]!r}, to name the class")
     if bare := next((name for name in names if not _folder(name, depth)), ""):
-        why = "is absolute (give a list of relative names, and `root`)" if PurePath(bare).is_absolute() else "does not"
+        why = "is absolute (give a list of relative names, and `root`)" if os.path.isabs(bare) else "does not"
         return _Classes(depth, {}, f"every image must lie in a subfolder that names its class; {bare!r} {why}")
     named: dict[str, str] = {}
     for name in sorted({_folder(name, depth) or "" for name in names}):
@@ -114,12 +117,13 @@ def _add_classes(config: DataConfig, listing: Listing, classes: _Classes, chosen
         if set(of) <= set(classes.names):
             break
     else:
-        foreign = sorted({str(_folder(name, 0)) for name in chosen} - set(classes.names.values()))
-        known = list(classes.names.values())
-        reason = (
-            f"{config.val_path or config.path!r} has classes (subfolders) that {config.path!r} does not have: "
-            f"{foreign[:5]}; known: {known[:10]}{' ...' if len(known) > 10 else ''}"
-        )
+        place, known = config.val_path or config.path, list(classes.names.values())
+        foreign = sorted({_folder(name, classes.depth) or "" for name in chosen} - set(known))
+        if bare := next((name for name in chosen if not _folder(name, classes.depth)), ""):
+            reason = f"{place!r} has images that lie in no subfolder of a class, such as {bare!r}"
+        else:
+            reason = f"{place!r} has classes (subfolders) that {config.path!r} does not have: {foreign[:5]}"
+        reason += f"; known: {known[:10]}{' ...' if len(known) > 10 else ''}"
         if config.classes:
             raise ValueError(reason)
         listing.lacks["class_label"] = reason  # which matters only where classes are asked for
@@ -132,7 +136,7 @@ def _add_classes(config: DataConfig, listing: Listing, classes: _Classes, chosen
 
 def _folder(name: str, depth: int) -> str | None:
     """The folder of a relative name at a depth, 0 being the outermost; absolute names have none."""
-    folders = () if PurePath(name).is_absolute() else folders_of(name)
+    folders = () if os.path.isabs(name) else folders_of(name)
     return folders[depth] if depth < len(folders) else None
 
 
