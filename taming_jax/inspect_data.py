@@ -113,9 +113,14 @@ def _nothing(batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> None:
 def main(config: Any, out: str, read: int) -> bool:
     if read < 0:
         raise ValueError(f"--read={read}: the number of images to read, or 0")
-    logging.getLogger("taming_jax").setLevel(logging.ERROR)  # the report has it all
-    kind = TransformerExperiment if "transformer" in config else VQGANExperiment
-    inspect_data(from_dict(kind, config.to_dict()), out, read)
+    kind: Any = TransformerExperiment if "transformer" in config else VQGANExperiment
+    log = logging.getLogger("taming_jax")
+    level = log.level
+    log.setLevel(logging.ERROR)  # the report has it all
+    try:
+        inspect_data(from_dict(kind, config.to_dict()), out, read)
+    finally:
+        log.setLevel(level)
     return True
 
 

@@ -64,7 +64,7 @@ def test_folders_of_a_split_in_training(tmp_path):
     assert "folder(s) called 'train', 'val', which look like the parts of a split" in warned(tmp_path)
     assert "split" not in warned(tmp_path / "photos")  # is the split
     photographs(tmp_path / "photos", 1, first=30)
-    assert "called 'train', 'val'" in warned(tmp_path / "photos", batch_size=3)  # looked at anew
+    assert "called 'train', 'val'" in warned(tmp_path / "photos", val_share=0.3)  # looked at anew
 
 
 @pytest.mark.parametrize(

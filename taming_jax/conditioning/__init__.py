@@ -5,6 +5,8 @@ Condition tokens stand before the image's in the transformer's sequence and shar
 `make_condition`.
 """
 
+from typing import Any
+
 from taming_jax.conditioning.base import Condition, ConditionConfig
 from taming_jax.conditioning.coordinate import Coordinate
 from taming_jax.conditioning.labels import ClassLabel, NoCondition
@@ -23,12 +25,8 @@ def annotations_of(kind: str) -> tuple[str, ...]:
     """The `annotations` of a kind of condition, before there is one; () for an unknown kind."""
     if kind in KINDS:
         return CONTENTS[KINDS[kind].contents[0]].annotations
-    others = {
-        "class_label": ClassLabel,
-        "coordinate": Coordinate,
-        "boxes": ObjectsCondition,
-        "points": ObjectsCondition,
-    }
+    others: dict[str, Any] = {"class_label": ClassLabel, "coordinate": Coordinate}
+    others |= {"boxes": ObjectsCondition, "points": ObjectsCondition}
     return others[kind].annotations if kind in others else ()
 
 

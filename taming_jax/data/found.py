@@ -80,8 +80,8 @@ def doubtful(names: Iterable[str]) -> Counter[str]:
     for stem, n in stems.items():
         folder, own = os.path.split(stem)
         marked = MAP_STEM.match(own)
-        partner = bool(marked) and os.path.join(folder, marked["after"] or marked["before"]) in stems
-        alone += n * (bool(marked) and not partner)
+        partner = marked is not None and os.path.join(folder, marked["after"] or marked["before"]) in stems
+        alone += n * (marked is not None and not partner)
         doubts["images that differ from another in their ending only"] += n - 1
         doubts["images named as the map of another"] += n * partner
         doubts["images in folders named as those of maps"] += n * any(MAP_FOLDER.match(f) for f in folders_of(stem))

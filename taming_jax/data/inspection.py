@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -142,7 +141,7 @@ def _side(path: str) -> int | None:
     if path.endswith(".npy"):
         return 0
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with Image.open(path) as image:
             return min(image.size)
     except Exception:  # the reader will say why
         return None
@@ -176,7 +175,7 @@ def contact_sheet(data: DataConfig, needs: Needs, draw: Draw) -> Image.Image:
                 continue
             batch = {key: value[batch["valid"]] if "valid" in batch else value for key, value in batch.items()}
             height, width = batch["image"].shape[1:3]
-            image = _seen(batch["image"])
+            image = pictures.colours(batch["image"])
             rows.append(image)
             labels += _filled([say.image(split, batch, i) for i in range(n)])
             if (drawn := draw(batch, n, (height, width))) is not None:
@@ -221,11 +220,6 @@ class _Words:
 
 def _filled(labels: Sequence[str]) -> list[str]:
     return [*labels, *[""] * (COLUMNS - len(labels))]
-
-
-def _seen(x: np.ndarray) -> np.ndarray:
-    """(b, H, W, c) -> (b, H, W, 3): the first three channels, or where there are fewer the first as grey."""
-    return x[..., :3] if x.shape[-1] >= 3 else pictures.grey(x[..., 0])
 
 
 def _over(image: np.ndarray, drawn: np.ndarray) -> np.ndarray:
