@@ -17,7 +17,7 @@ class Node:
 
     def __init__(self, values: Any, where: str, notes: list[str]):
         if not isinstance(values, Mapping):
-            raise ValueError(f"{where} of the configuration is {values!r}, but it must be a mapping")
+            raise ValueError(f"{where} of the configuration is {short(values)}, but it must be a mapping")
         self.values, self.where, self.notes = dict(values), where, notes
 
     def take(self, key: str, default: Any = REQUIRED, kind: type | None = None) -> Any:
@@ -69,11 +69,12 @@ def _fit(value: Any, kind: type, where: str) -> Any:
         with contextlib.suppress(ValueError):
             value = float(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        with contextlib.suppress(OverflowError):
+            value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if kind is list and isinstance(value, (list, tuple)):
         return [_fit(item, int, where) for item in value]
     if not isinstance(value, kind) or (kind in (int, float) and isinstance(value, bool)):
-        raise ValueError(f"{where} of the configuration is {value!r}, but it must be of type {kind.__name__}")
+        raise ValueError(f"{where} of the configuration is {short(value)}, but it must be of type {kind.__name__}")
     return value
