@@ -359,6 +359,7 @@ def draw_sets(folder: Path) -> None:
     (folder / "coco/annotations/person_keypoints_train2017.json").write_text(json.dumps(PEOPLE))
     (folder / "open/train-annotations-bbox.csv").write_text(LINES)
     (folder / "open/class-descriptions-boxable.csv").write_text("/m/0,Cat\n/m/1,Dog\n")
+    (folder / "open/categories.txt").write_text("Dog\nCat | /m/1\n")
 
 
 def draw_models(folder: Path) -> None:
@@ -539,18 +540,18 @@ class Fuzz:
         records_of(config, i)
 
     def sets_open(self, rng: random.Random, case: Path, i: int) -> None:
-        base = case / "open"
-        file = base / rng.choice(
-            ("train-annotations-bbox.csv", "train-annotations-bbox.csv", "class-descriptions-boxable.csv")
-        )
-        kind = rng.randrange(6)
+        base, kind = case / "open", rng.randrange(6)
+        names = ("train-annotations-bbox.csv",) * 3 + ("class-descriptions-boxable.csv", "categories.txt")
+        file = base / rng.choice(names)
         if kind == 0:
             file.write_bytes(spoil_bytes(rng, file.read_bytes()))
         elif kind == 1:
             spoil_names(rng, base)
         else:
             file.write_bytes(encoded(rng, spoil_text(rng, file.read_text())))
-        records_of(DataConfig("open_images", path=str(base), size=16, annotations=("objects", "crop")), i)
+        settings = {"categories": str(file)} if file.suffix == ".txt" else {}
+        config = DataConfig("open_images", path=str(base), size=16, annotations=("objects", "crop"), **settings)
+        records_of(config, i)
 
     def json_objects(self, rng: random.Random, case: Path, i: int) -> None:
         file = case / "objects.json"

@@ -60,7 +60,7 @@ def target(values: Any, where: str, notes: list[str]) -> tuple[str, Node]:
         if key != "base_learning_rate":
             node.leave(key, "the original does not read it either")
     if not name.startswith("taming."):
-        raise ValueError(f"{where}.target={name!r} is no class of the original, whose names begin with 'taming.'")
+        raise ValueError(f"{where}.target={short(name)} is no class of the original, whose names begin with 'taming.'")
     return name.rsplit(".", 1)[1], params
 
 

@@ -136,18 +136,18 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[st
     """
     i, separator, encoding = 0, "", "utf-8"
     try:
-        with path.open("rb") as raw:
+        with path.open("rb") as raw:  # once, for its mark and for its text
             start = raw.peek(4)
             if kind := next((kind for mark, kind in REFUSED.items() if start.startswith(mark)), ""):
                 raise ValueError(f"{str(path)!r} is {kind} text, not UTF-8: save it as UTF-8")
             encoding = next((kind for mark, kind in READ.items() if start.startswith(mark)), encoding)
-            for i, line in enumerate(io.TextIOWrapper(raw, encoding), 1):
-                if "\0" in line:
-                    raise ValueError(f"{str(path)!r}, line {i}: it has zero bytes, so it is no CSV in UTF-8")
-                if not separator:
-                    separator = _separator(line, columns)
-                if not line.isspace():
-                    yield i, _fields(line.rstrip("\n"), separator)
+            with io.TextIOWrapper(raw, encoding) as file:
+                for i, line in enumerate(file, 1):
+                    if "\0" in line:
+                        raise ValueError(f"{str(path)!r}, line {i}: it has zero bytes, so it is no CSV in UTF-8")
+                    separator = separator or _separator(line, columns)
+                    if not line.isspace():
+                        yield i, _fields(line.rstrip("\n"), separator)
     except OSError as error:
         raise ValueError(f"{str(path)!r} cannot be read: {error.strerror}") from error
     except UnicodeError as error:
