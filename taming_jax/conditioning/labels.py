@@ -97,9 +97,9 @@ def class_number(value: Any, names: Sequence[str], n_classes: int) -> int:
         near = containing(text, names)
         known = f"names with it: {few(near)}" if near else f"known: {few(names)}"
         known = known if names else "this model was saved without class names, use numbers"
-        raise ValueError(f"class {text!r} is unknown; {known}.") from None
+        raise ValueError(f"class {text[:100]!r} is unknown; {known}.") from None
     if not 0 <= number < n_classes:
-        raise ValueError(f"class {number} is out of range; this model knows 0..{n_classes - 1}.")
+        raise ValueError(f"class {text[:100]} is out of range; this model knows 0..{n_classes - 1}.")
     return number
 
 

@@ -119,7 +119,7 @@ class ObjectsCondition:
             raise ValueError(f'this model needs {key}: a list of {{"category": ..., "box": [x, y, width, height]}}.')
         if not isinstance(value, Sequence) or not all(isinstance(part, Mapping | list | tuple) for part in value):
             raise ValueError(
-                f'{key} is {str(value)[:80]}; expected a list of {{"category": ..., "box": [x, y, width, height]}}.'
+                f'{key} is {short(value)}; expected a list of {{"category": ..., "box": [x, y, width, height]}}.'
             )
         lists = [value] * n if not value or isinstance(value[0], Mapping) else list(value)
         if len(lists) not in (1, n):

@@ -130,7 +130,8 @@ def bring(table: Table, state: Mapping[str, np.ndarray]) -> Brought:
         if passive.use != "dropped" and array.dtype != passive.like.dtype:
             found.dtypes[passive.source] = str(array.dtype)
     known = {entry.source for entry in table.entries} | {passive.source for passive in table.passive}
-    wrong += [f"{name} {state[name].shape} is unknown" for name in state if name not in known]
+    in_line = lambda name: " ".join(name[:200].split())  # a file may name its arrays as it likes
+    wrong += [f"{in_line(name)} {state[name].shape} is unknown" for name in state if name not in known]
     if wrong:
         raise ValueError(f"checkpoint and configuration do not fit: {few(wrong, most=12)}")
     return found

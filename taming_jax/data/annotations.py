@@ -1,6 +1,7 @@
 """Records of annotations as people's files have them: what is read, and what is left out by file, record and field."""
 
 import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -133,24 +134,22 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[st
     columns: names that the first line may have; what is between them, or else comes first, is what separates fields in
     all lines. Quotes are taken off. Raises ValueError for what is no text.
     """
+    i, separator, encoding = 0, "", "utf-8"
     try:
-        with path.open("rb") as file:
-            start = file.read(4)
-        if kind := next((kind for mark, kind in REFUSED.items() if start.startswith(mark)), ""):
-            raise ValueError(f"{str(path)!r} is {kind} text, not UTF-8: save it as UTF-8")
-        encoding = next((kind for mark, kind in READ.items() if start.startswith(mark)), "utf-8")
+        with path.open("rb") as raw:  # once, for its mark and for its text
+            start = raw.peek(4)
+            if kind := next((kind for mark, kind in REFUSED.items() if start.startswith(mark)), ""):
+                raise ValueError(f"{str(path)!r} is {kind} text, not UTF-8: save it as UTF-8")
+            encoding = next((kind for mark, kind in READ.items() if start.startswith(mark)), encoding)
+            with io.TextIOWrapper(raw, encoding) as file:
+                for i, line in enumerate(file, 1):
+                    if "\0" in line:
+                        raise ValueError(f"{str(path)!r}, line {i}: it has zero bytes, so it is no CSV in UTF-8")
+                    separator = separator or _separator(line, columns)
+                    if not line.isspace():
+                        yield i, _fields(line.rstrip("\n"), separator)
     except OSError as error:
         raise ValueError(f"{str(path)!r} cannot be read: {error.strerror}") from error
-    i, separator = 0, ""
-    try:
-        with path.open(encoding=encoding) as file:
-            for i, line in enumerate(file, 1):
-                if "\0" in line:
-                    raise ValueError(f"{str(path)!r}, line {i}: it has zero bytes, so it is no CSV in UTF-8")
-                if not separator:
-                    separator = _separator(line, columns)
-                if not line.isspace():
-                    yield i, _fields(line.rstrip("\n"), separator)
     except UnicodeError as error:
         raise ValueError(f"{str(path)!r}, after line {i}: it is not {encoding} text; save it as UTF-8") from error
 

@@ -45,7 +45,8 @@ class _Entries:
         if missing:
             raise ValueError(
                 f"{len(missing)} of the {len(lines)} entries of {path!r} do not exist, the first of them "
-                f"{missing[:3]}; they are looked for in {str(self.base)!r}: " + self._advice(missing[0])
+                f"{[name[:100] for name in missing[:3]]}; they are looked for in {str(self.base)!r}: "
+                + self._advice(missing[0])
             )
         return Found(self.base, list(names.values()), passed_over)
 

@@ -24,7 +24,9 @@ def look_up(text: str, names: Sequence[str], parts: bool = True) -> int | None:
         if found := [place for place, name in enumerate(names) if rule(name)]:
             if len(found) > 1:
                 listed = ", ".join(f"{names[place]!r} (number {place})" for place in found[:10])
-                raise ValueError(f"{text!r} may be any of {len(found)} names: {listed}; write one of them in full")
+                raise ValueError(
+                    f"{text[:100]!r} may be any of {len(found)} names: {listed}; write one of them in full"
+                )
             return found[0]
     return None
 
@@ -67,7 +69,8 @@ def choose_classes(spec: str, names: tuple[str, ...]) -> tuple[str, ...]:
         lines = read_lines(spec, known=names.__contains__)
         found = {line: _listed(spec, line, names) for line in lines}
         if unknown := [line for line, place in found.items() if place is None]:
-            raise ValueError(f"{spec!r} names classes that are not there: {unknown[:5]}; known: {list(names[:5])} ...")
+            given = [line[:100] for line in unknown[:5]]
+            raise ValueError(f"{spec!r} names classes that are not there: {given}; known: {list(names[:5])} ...")
         return tuple(names[place] for place in sorted({place for place in found.values() if place is not None}))
     places: set[int] = set()
     for part in spec.split(","):
@@ -136,7 +139,7 @@ def _category(spec: str, text: str, every: dict[str, str]) -> str:
     if place is None:
         near = containing(text, names)
         known = f"names with it: {near[:10]}" if near else f"known: {sorted(names)[:10]} ..."
-        raise ValueError(f"{spec!r} names unknown categories {[text]}; {known}")
+        raise ValueError(f"{spec!r} names unknown categories {[text[:100]]}; {known}")
     return list(every)[place]
 
 
