@@ -1,5 +1,7 @@
 """The command line of the programs: `--config`, `--workdir`, `--config.a.b=value`, and readable errors."""
 
+import abc
+import ast
 import logging
 import os
 import re
@@ -16,6 +18,36 @@ from ml_collections import ConfigDict, config_flags
 from taming_jax.checkpoint import quiet_orbax
 
 NONE = re.compile(r"--config\.([\w.]+)=none$", re.IGNORECASE)  # which the flags of numbers cannot read
+
+
+class Numbers(abc.ABC):  # noqa: B024  # nothing is made of it
+    """The type of a setting that is one whole number or several, for `ConfigDict`, which keeps one type a setting."""
+
+
+for _kind in (int, tuple, list):
+    Numbers.register(_kind)
+
+
+class _NumbersParser(flags.ArgumentParser):
+    """Reads `256`, `96,160` and `"(96, 160)"`; what the numbers may be is known by the settings."""
+
+    syntactic_help = "a whole number, or several with commas between them"
+
+    def parse(self, argument: Any) -> Any:
+        try:
+            value = ast.literal_eval(argument) if isinstance(argument, str) else argument
+        except (SyntaxError, ValueError):
+            value = None
+        values = value if isinstance(value, (tuple, list)) else (value,)
+        if not all(type(number) is int for number in values):
+            raise ValueError(f"{argument!r} is not {self.syntactic_help}")
+        return value
+
+    def flag_type(self) -> str:
+        return "numbers"
+
+
+config_flags.register_flag_parser_for_type(Numbers, _NumbersParser())
 
 
 def run(

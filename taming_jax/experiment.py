@@ -115,7 +115,7 @@ class VQGANExperiment:
             loss=self.loss,
             optimizer=optimizer,
             disc_optimizer=optimizer if adversarial else None,
-            batch_shape=(data.batch_size, data.size, data.size, self.model.in_channels),
+            batch_shape=(data.batch_size, *data.sides, self.model.in_channels),
             accumulate=self.optimizer.accumulate,
             ema_decay=self.optimizer.ema_decay,
             seed=self.train.seed,

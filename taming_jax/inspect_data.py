@@ -48,10 +48,12 @@ def inspect_data(experiment: VQGANExperiment | TransformerExperiment, out: str, 
         needs = condition_needs(experiment.condition)
         data, draw, lacking = _second_stage(experiment, needs, mesh)
     print(pipeline.summary(data, needs))
-    for split in ("train", "val"):
-        source = pipeline.opened(data, split, needs)
-        for line in (*source.listing.remarks, *(f"left out: {n} {what}" for what, n in source.problems.counts.items())):
-            print(f"{split}: {line}")
+    sources = {split: pipeline.opened(data, split, needs) for split in ("train", "val")}
+    for remark in dict.fromkeys(remark for source in sources.values() for remark in source.listing.remarks):
+        print(remark)
+    for split, source in sources.items():
+        for what, n in source.problems.counts.items():
+            print(f"{split}: left out or changed: {n} {what}")
     found = inspection.read(data, needs, most)
     refusal = found.refusal()
     for line in found.lines(data, needs):

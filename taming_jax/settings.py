@@ -8,10 +8,24 @@ import contextlib
 import dataclasses
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Size = int | tuple[int, ...]  # of images in pixels: the side of a square, or (height, width), which has no equal sides
+
+
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of a size as settings and their JSON have it."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def plain_size(size: Any, name: str = "size") -> Size:
+    """A size in the form that all settings and checkpoints have: a square as one number. Raises ValueError."""
+    values = (size,) if isinstance(size, int) else tuple(size) if isinstance(size, (tuple, list)) else ()
+    if not (isinstance(size, int) or len(values) == 2) or any(type(value) is not int for value in values):
+        raise ValueError(f"{name}={size!r}, but it must be one whole number, or (height, width) in pixels.")
+    return values[0] if len(set(values)) == 1 else values
 
 
 def check(settings: Any, name: str, fits: bool, expected: str) -> None:

@@ -14,6 +14,7 @@ from taming_jax.conditioning.objects import ObjectsCondition
 from taming_jax.conditioning.spatial import KINDS, LowResolution, StageCondition, resize_nearest
 from taming_jax.models.content import CONTENTS
 from taming_jax.models.vqgan import VQGAN
+from taming_jax.settings import Size, sides
 
 __all__ = ["CONDITIONS", "ClassLabel", "Condition", "ConditionConfig", "Coordinate", "NoCondition", "ObjectsCondition"]
 __all__ += ["LowResolution", "StageCondition", "annotations_of", "has_stage", "make_condition", "resize_nearest"]
@@ -40,8 +41,8 @@ def has_stage(config: ConditionConfig) -> bool:
     return config.kind in KINDS and config.stage != "first_stage"
 
 
-def make_condition(config: ConditionConfig, first_stage: VQGAN, size: int, stage: VQGAN | None = None) -> Condition:
-    """The condition that the settings name, for training images of `size` pixels a side.
+def make_condition(config: ConditionConfig, first_stage: VQGAN, size: Size, stage: VQGAN | None = None) -> Condition:
+    """The condition that the settings name, for training images of `size`, a side or (height, width) in pixels.
 
     stage: the network that reads it, where `has_stage`. Raises ValueError for an unknown kind, a missing setting, or
     parts that do not fit.
@@ -53,9 +54,10 @@ def make_condition(config: ConditionConfig, first_stage: VQGAN, size: int, stage
     if config.kind == "class_label":
         return ClassLabel(config.n_classes, config.class_names)
     if config.kind == "coordinate":
-        if size % config.factor:
+        height, width = sides(size)
+        if height % config.factor or width % config.factor:
             raise ValueError(f"config.condition.factor={config.factor} does not divide the images' {size} pixels.")
-        return Coordinate(config.n_codes, config.factor, (size // config.factor, size // config.factor))
+        return Coordinate(config.n_codes, config.factor, (height // config.factor, width // config.factor))
     if config.kind in ("boxes", "points"):
         return ObjectsCondition(
             centres=config.kind == "points",
@@ -72,6 +74,11 @@ def make_condition(config: ConditionConfig, first_stage: VQGAN, size: int, stage
         network = stage if own else first_stage
         assert network is not None
         _check_stage(config, network, first_stage)
+        if config.size and isinstance(config.size, int) and not isinstance(size, int):
+            raise ValueError(
+                f"config.condition.size={config.size} is the side of a square, but the images are {size}; give "
+                "(height, width) of that shape."
+            )
         parts = (config.kind, network, own, size, config.size, first_stage.config.in_channels)
         return LowResolution(*parts, config.scale) if config.kind == "low_res" else StageCondition(*parts)
     raise ValueError(f"config.condition.kind={config.kind!r} is unknown; known: {', '.join(CONDITIONS)}.")

@@ -20,6 +20,7 @@ from taming_jax.data.channels import suffixes
 from taming_jax.models.content import CONTENTS, Content
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.nn import maps
+from taming_jax.settings import Size, sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,14 +50,15 @@ class StageCondition:
     """A map that a first stage encodes, row by row.
 
     kind: a name in `KINDS`. own_stage: whether the stage has parameters of its own, or is the image's. training_size:
-    side of the training images in pixels; size: as in ConditionConfig. image_channels: of the images that are drawn.
+    of the training images in pixels, a side or (height, width); size: as in ConditionConfig. image_channels: of the
+    images that are drawn.
     """
 
     kind: str
     stage: VQGAN
     own_stage: bool
-    training_size: int
-    size: int = 0
+    training_size: Size
+    size: Size = 0
     image_channels: int = 3
     by_class: ClassVar[bool] = False
 
@@ -79,8 +81,7 @@ class StageCondition:
 
     @property
     def grid(self) -> tuple[int, int]:
-        side = self.size or self.training_size
-        return self.stage.config.grid(side, side)
+        return self.stage.config.grid(*sides(self.size or self.training_size))
 
     @property
     def length(self) -> int:
@@ -104,7 +105,8 @@ class StageCondition:
     def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> Int[Array, "{size} ..."]:
         x = self._network_input(batch)
         if self.size:
-            x = resize_nearest(x, *(side * self.size // self.training_size for side in x.shape[1:3]))
+            parts = zip(x.shape[1:3], sides(self.size), sides(self.training_size))
+            x = resize_nearest(x, *(side * new // old for side, new, old in parts))
         params = stages["condition_stage" if self.own_stage else "first_stage"]
         return jax.lax.stop_gradient(self.stage.apply({"params": params}, x, method="encode_ids"))
 

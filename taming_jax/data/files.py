@@ -54,7 +54,7 @@ class Files:
         return read_parallel(tf.data.Dataset.range(first, end), read, self.reader.blank, self.config.threads)
 
     def crops(self, start: int, stop: int, epoch: int | None) -> Iterator[Record]:
-        """Images start..stop of the listing, each as it is cut in an epoch of training; None: its central square."""
+        """Images start..stop of the listing, each as it is cut in an epoch of training; None: its middle."""
         indices = tensorflow().data.Dataset.range(start, stop)
         return read_parallel(
             indices, lambda index: self.read(int(index), epoch), self.reader.blank, self.config.threads

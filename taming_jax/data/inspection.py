@@ -49,9 +49,10 @@ class Reading:
         part = " (a sample; --read=N reads more)" if self.read < self.of else ""
         yield f"read {self.read} of {self.of} images{part}"
         if sides := sorted(self.sides):
-            small = sum(side < data.size for side in sides)
+            least = min(data.sides)
+            small = sum(side < least for side in sides)
             yield f"smaller sides of {len(sides)} files: {sides[0]} to {sides[-1]} pixels, half of them at least " + (
-                f"{sides[len(sides) // 2]}" + (f"; {small} below size={data.size}, to be enlarged" if small else "")
+                f"{sides[len(sides) // 2]}" + (f"; {small} below {least}, to be enlarged" if small else "")
             )
         if self.labels:
             n = pipeline.num_labels(data, needs)

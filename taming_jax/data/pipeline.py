@@ -164,8 +164,8 @@ def make_batches(
     Each batch, where b is batch_size / process_count: image float32 (b, H, W, config.channels) in [-1, 1]; class_label
     int32 (b,), 0 without classes; and of the annotations that `needs` or else the settings ask for:
     - segmentation: int32 (b, H, W) in [0, n_labels). depth: float32 (b, H, W) in [-1, 1].
-    - crop: int32 (b, 4), top, left, full_height, full_width: where the square lies in the whole image, in pixels of
-      the square's scale, before it is mirrored; and flip bool (b,): whether it is.
+    - crop: int32 (b, 4), top, left, full_height, full_width: where the crop lies in the whole image, in pixels of
+      the crop's scale, before it is mirrored; and flip bool (b,): whether it is.
     - objects: object_boxes float32 (b, M, 4), x0, y0, width, height in [0, 1] of the whole image, before it is mirrored
       (so they need crop and flip beside them); object_category int32 (b, M), -1 for an empty slot; object_flags int32
       (b, M), bits as in `listing.FLAGS`. In training the order is random.

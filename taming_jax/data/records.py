@@ -25,11 +25,11 @@ TOO_MANY = "objects or figures left out because an image has more than max_objec
 
 def blank_record(config: DataConfig, n_keypoints: int = 0) -> Record:
     """The record that stands for none, with the arrays that the settings ask for, in shape and type."""
-    size, slots = config.size, config.max_objects
+    sides, slots = config.sides, config.max_objects
     arrays: dict[str, Record] = {
-        "segmentation": {"segmentation": np.zeros((size, size), np.uint8)},
-        "depth": {"depth": np.zeros((size, size), np.float32)},
-        "crop": {"crop": np.array([0, 0, size, size], np.int32), "flip": np.bool_(False)},
+        "segmentation": {"segmentation": np.zeros(sides, np.uint8)},
+        "depth": {"depth": np.zeros(sides, np.float32)},
+        "crop": {"crop": np.array([0, 0, *sides], np.int32), "flip": np.bool_(False)},
         "objects": {
             "object_boxes": np.zeros((slots, 4), np.float32),
             "object_category": np.full(slots, -1, np.int32),
@@ -37,9 +37,9 @@ def blank_record(config: DataConfig, n_keypoints: int = 0) -> Record:
         },
         "keypoints": {"keypoints": np.zeros((slots, n_keypoints, 3), np.float32)},
     }
-    image = np.zeros((size, size, 3), np.uint8)
+    image = np.zeros((*sides, 3), np.uint8)
     if config.channels != 3:
-        image = np.full((size, size, config.channels), -1, np.float32)
+        image = np.full((*sides, config.channels), -1, np.float32)
     record = {"image": image, "class_label": np.int32(0), "valid": np.bool_(False)}
     for name in ANNOTATIONS:
         if name in config.annotations:
@@ -89,7 +89,7 @@ class Source(Protocol):
         """A process's records from number `first` on: endless and shuffled for training, else one padded pass."""
 
     def crops(self, start: int, stop: int, epoch: int | None) -> Iterator[Record]:
-        """Examples start..stop in the split's own order, each as it is cut in an epoch; None: its central square."""
+        """Examples start..stop in the split's own order, each as it is cut in an epoch; None: its middle."""
 
 
 @lru_cache(maxsize=4)

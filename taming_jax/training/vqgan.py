@@ -24,6 +24,7 @@ from taming_jax.metrics.codebook import perplexity, usage
 from taming_jax.models.discriminator import Discriminator
 from taming_jax.models.vqgan import VQGAN, network_input
 from taming_jax.nn.quantizers import count_codes, ema_codebook
+from taming_jax.settings import plain_size
 from taming_jax.training.accumulate import mean_over_parts
 from taming_jax.training.losses import D_LOSSES, g_loss
 from taming_jax.training.optim import move_averages, start_averages
@@ -102,7 +103,7 @@ class VQGANTraining:
         try:
             config.grid(h, w)
         except ValueError as error:
-            raise ValueError(f"config.data.size={h}: {error}") from error
+            raise ValueError(f"config.data.size={plain_size((h, w))}: {error}") from error
 
     @property
     def adversarial(self) -> bool:

@@ -18,7 +18,7 @@ from taming_jax.models.discriminator import DiscriminatorConfig
 from taming_jax.models.gpt import GPTConfig, unstack_layers
 from taming_jax.models.lpips import load_lpips
 from taming_jax.models.vqgan import VQGANConfig
-from taming_jax.settings import from_dict
+from taming_jax.settings import from_dict, sides
 
 
 def _offsets_added(brought: Brought) -> Brought:
@@ -62,7 +62,7 @@ def _load(parts: Mapping[str, Saved]) -> tuple[Networks, Brought]:
         return Networks(transformer=gpt, bare=own.get("original", {}).get("bare", False)), brought
     first, size = stages[FIRST_STAGE], own["data"]["size"]
     shared = own["condition"].get("stage") == "first_stage"
-    networks = Networks(first, stages.get(CONDITION_STAGE), gpt, own["order"], first.config.grid(size, size), shared)
+    networks = Networks(first, stages.get(CONDITION_STAGE), gpt, own["order"], first.config.grid(*sides(size)), shared)
     return networks, _offsets_added(brought)
 
 

@@ -29,7 +29,7 @@ class Demo:
     def __init__(self, config: DataConfig, split: str) -> None:
         self.config, self.train, self.problems = config, split == "train", Problems()
         n, start = (config.n_train, 0) if self.train else (config.n_val, VAL_START)
-        self.scenes = demo.DemoScenes(config.size, n, config.seed, start)
+        self.scenes = demo.DemoScenes(config.sides, n, config.seed, start)
         self.blank = blank_record(config, n_keypoints=5)
         self._drawn: dict[int, Record] = {}
         self._keep = MEMORY // sum(np.asarray(value).nbytes for value in self.blank.values())
