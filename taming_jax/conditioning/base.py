@@ -8,6 +8,8 @@ from typing import Any, ClassVar, NoReturn, Protocol
 import jax
 import numpy as np
 
+from taming_jax.settings import PathText
+
 
 @dataclasses.dataclass(frozen=True)
 class ConditionConfig:
@@ -29,7 +31,7 @@ class ConditionConfig:
     kind: str = "none"
     n_classes: int = 0
     class_names: tuple[str, ...] = ()
-    stage: str = ""
+    stage: PathText = ""
     size: int = 0
     scale: int = 4
     n_codes: int = 1024

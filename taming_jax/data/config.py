@@ -3,6 +3,8 @@
 import dataclasses
 import os
 
+from taming_jax.settings import PathText
+
 # By name, what `path` must name for it; empty where `path` may be left so. `pipeline.OPENERS` has what opens each.
 SOURCES = {
     "demo": "",
@@ -78,26 +80,26 @@ class DataConfig:
     size: int = 256
     batch_size: int = 8
     annotations: tuple[str, ...] = ()
-    path: str = ""
-    root: str = ""
-    val_path: str = ""
+    path: PathText = ""
+    root: PathText = ""
+    val_path: PathText = ""
     val_share: float = 0.05
-    classes: str = ""
+    classes: PathText = ""
     name: str = "imagenet2012"
     download: bool = False
     shuffle_buffer: int = 4096
     n_train: int = 4096
     n_val: int = 256
-    maps: str = ""
+    maps: PathText = ""
     n_labels: int = 0
     unlabelled: int = -1
-    depths: str = ""
+    depths: PathText = ""
     max_objects: int = 30
     min_objects: int = 1
     min_object_area: float = 1e-5
     min_visible: float = 0.1
     whole_boxes: bool = False
-    categories: str = ""
+    categories: PathText = ""
     stuff: bool = True
     resize: int = 0
     flip: bool = True

@@ -81,8 +81,32 @@ class FirstStage:
         return jnp.concatenate(decoded) if len(decoded) > 1 else decoded[0]
 
     def reconstruct(self, images: Any) -> jax.Array:
-        """Encode and decode: what the codes keep of the images."""
-        return self.decode(self.encode(images))
+        """Encode and decode: what the codes keep of the images, of any size.
+
+        Where the factor does not divide a side, the images are continued by reflection at the bottom and on the right,
+        and what is decoded of that is cut off.
+        """
+        config = self.config
+        images = config.reads.check(images, config.in_channels, config.content)
+        height, width = images.shape[1:3]
+        padded = pad_to_multiple(images, config.factor)
+        return self.decode(self.encode(padded))[:, :height, :width]
+
+
+def pad_to_multiple(images: np.ndarray, factor: int) -> np.ndarray:
+    """(b, H, W, ...) -> sides that `factor` divides, the rest by reflection, as often as it takes."""
+    for axis in (1, 2):
+        old = images.shape[axis]
+        new = -(-old // factor) * factor
+        places = np.arange(new)
+        if old > 1:  # 0 1 2 1 0 1 2 ...: the edge is not repeated
+            period = 2 * (old - 1)
+            places = places % period
+            places = np.minimum(places, period - places)
+        else:
+            places = np.zeros(new, int)
+        images = images.take(places, axis=axis)
+    return images
 
 
 def check_ids(ids: Any, n_codes: int) -> np.ndarray:
