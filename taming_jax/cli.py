@@ -89,9 +89,9 @@ def run(
             folder = config.value.workdir if config.value is not None else ""  # a file that could not be read shows
         except OSError as error:
             sys.exit(f"error: {error}")
-        arguments = {name: flag.value for name, flag in given.items()}
+        arguments = {name: _home(flag.value) for name, flag in given.items()}
         if has_workdir:
-            arguments["workdir"] = arguments["workdir"] or folder
+            arguments["workdir"] = arguments["workdir"] or _home(folder)
         try:
             finished = main(config.value, **arguments)
         except (ValueError, FloatingPointError, OSError) as error:
@@ -137,6 +137,11 @@ def _set_to_none(config: ConfigDict, path: str) -> None:
     for section in sections:
         config = config[section]
     config[key] = "none" if config.get_type(key) is str else None
+
+
+def _home(value: Any) -> Any:
+    """A flag's value, where `~` at its beginning, which a shell leaves alone behind a `=`, is the home folder."""
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def _several() -> bool:

@@ -16,7 +16,7 @@ from taming_jax.models.gpt import GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sampling.filters import Filters, check_guidance
 from taming_jax.sampling.rejection import rounds_for
-from taming_jax.settings import below, check, to_dict
+from taming_jax.settings import PathText, below, check, to_dict
 from taming_jax.sharding import MeshConfig
 from taming_jax.training.loop import TrainConfig
 from taming_jax.training.optim import OptimizerConfig, make_optimizer
@@ -53,7 +53,7 @@ class SampleConfig:
     seed: int = 0
     batch_size: int = 16
     size: tuple[int, ...] = ()
-    condition: str = ""
+    condition: PathText = ""
     unlabelled: int | None = None
     temperature: float = 1.0
     top_k: int | None = None
@@ -61,12 +61,12 @@ class SampleConfig:
     guidance: float = 1.0
     guidance_schedule: str = "constant"
     stride: int = 1
-    complete: str = ""
-    keep: str = ""
+    complete: PathText = ""
+    keep: PathText = ""
     scorer: str = ""
     accept: float = 1.0
     animate: bool = False
-    out: str = ""
+    out: PathText = ""
     step: str = ""
 
     def __post_init__(self) -> None:
@@ -95,9 +95,9 @@ class VQGANExperiment:
     init_from: the directory of a model to start from, such as a converted one, with its discriminator.
     """
 
-    workdir: str
+    workdir: PathText
     data: DataConfig
-    init_from: str = ""
+    init_from: PathText = ""
     model: VQGANConfig = VQGANConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     loss: VQGANLossConfig = VQGANLossConfig()
@@ -149,16 +149,16 @@ class TransformerExperiment:
     small; unknown: where other codes go, see `nn.quantize.Remap`.
     """
 
-    workdir: str
-    first_stage: str
+    workdir: PathText
+    first_stage: PathText
     data: DataConfig
-    init_from: str = ""
+    init_from: PathText = ""
     transformer: GPTConfig = GPTConfig()
     condition: ConditionConfig = ConditionConfig()
     order: str = "row_major"
     pkeep: float = 1.0
     condition_dropout: float = 0.0
-    remap: str = ""
+    remap: PathText = ""
     unknown: str = "random"
     optimizer: OptimizerConfig = OptimizerConfig(weight_decay=0.01)
     mesh: MeshConfig = MeshConfig()

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NoReturn, Protocol
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from taming_jax.settings import Size, plain_size
+from taming_jax.settings import PathText, Size, plain_size
 
 Pictures = Float[np.ndarray, "n H W 3"]
 
@@ -33,7 +33,7 @@ class ConditionConfig:
     kind: str = "none"
     n_classes: int = 0
     class_names: tuple[str, ...] = ()
-    stage: str = ""
+    stage: PathText = ""
     size: Size = 0
     scale: int = 4
     n_codes: int = 1024

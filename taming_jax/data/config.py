@@ -3,7 +3,7 @@
 import dataclasses
 import os
 
-from taming_jax.settings import Size, check, check_known, plain_size, sides
+from taming_jax.settings import PathText, Size, check, check_known, plain_size, sides
 
 # By name, what `path` must name for it; empty where `path` may be left so. `pipeline.OPENERS` has what opens each.
 SOURCES = {
@@ -83,26 +83,26 @@ class DataConfig:
     size: Size = 256
     batch_size: int = 8
     annotations: tuple[str, ...] = ()
-    path: str = ""
-    root: str = ""
-    val_path: str = ""
+    path: PathText = ""
+    root: PathText = ""
+    val_path: PathText = ""
     val_share: float = 0.05
-    classes: str = ""
+    classes: PathText = ""
     name: str = "imagenet2012"
     download: bool = False
     shuffle_buffer: int = 4096
     n_train: int = 4096
     n_val: int = 256
-    maps: str = ""
+    maps: PathText = ""
     n_labels: int = 0
     unlabelled: int = -1
-    depths: str = ""
+    depths: PathText = ""
     max_objects: int = 30
     min_objects: int = 1
     min_object_area: float = 1e-5
     min_visible: float = 0.1
     whole_boxes: bool = False
-    categories: str = ""
+    categories: PathText = ""
     stuff: bool = True
     channels: int = 3
     max_pixels: int = 100_000_000

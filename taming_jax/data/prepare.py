@@ -165,8 +165,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m taming_jax.data.prepare", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--task", required=True, choices=TASKS)
-    parser.add_argument("--images", required=True, help="folder with subfolders, or a list file (.txt)")
-    parser.add_argument("--out", required=True, help="folder for the maps")
+    parser.add_argument(
+        "--images", type=os.path.expanduser, required=True, help="folder with subfolders, or a list file (.txt)"
+    )
+    parser.add_argument("--out", type=os.path.expanduser, required=True, help="folder for the maps")
     parser.add_argument("--model", required=True)
     parser.add_argument("--side", type=int, default=384, help="torch.hub: smaller side in pixels that the model sees")
     parser.add_argument("--options", default="{}", help='JSON for the model\'s loader, such as {"pretrained": true}')

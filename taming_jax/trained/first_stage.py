@@ -84,8 +84,21 @@ class FirstStage:
         return jnp.concatenate(decoded) if len(decoded) > 1 else decoded[0]
 
     def reconstruct(self, images: Any) -> Float[Array, "b H W c"]:
-        """Encode and decode: what the codes keep of the images."""
-        return self.decode(self.encode(images))
+        """Encode and decode: what the codes keep of the images, of any size.
+
+        Where the factor does not divide a side, the images are continued by reflection at the bottom and on the right,
+        and what is decoded of that is cut off.
+        """
+        config = self.config
+        images = config.reads.check(images, config.in_channels, config.content)
+        height, width = images.shape[1:3]
+        return self.decode(self.encode(pad_to_multiple(images, config.factor)))[:, :height, :width]
+
+
+def pad_to_multiple(images: np.ndarray, factor: int) -> np.ndarray:
+    """(b, H, W, ...) -> sides that `factor` divides, the rest by reflection, as often as it takes."""
+    more = [(0, 0), *((0, -side % factor) for side in images.shape[1:3])]
+    return np.pad(images, more + [(0, 0)] * (images.ndim - 3), mode="reflect")
 
 
 def check_ids(ids: Any, n_codes: int) -> Int[np.ndarray, "b h w"]:

@@ -133,6 +133,8 @@ def _first_stage(stage: StageNetworks, saved: Mapping[str, Any], remap: str, not
     loss = saved.get("loss", {})
     values["lossconfig"] = _loss(stage, loss)
     values |= {"remap": remap} if remap else {}
+    if stage.colours and config.content != "segmentation":
+        values["colorize_nlabels"] = stage.colours
     if config.quantizer == "gumbel":
         values |= {"kl_weight": config.kl_weight, "temperature_scheduler_config": _temperature(loss)}
         return _part("taming.models.vqgan.GumbelVQ", **_keyed(config, values))
