@@ -89,7 +89,8 @@ def grey(x: np.ndarray) -> np.ndarray:
 def save(image: np.ndarray, path: epath.Path, made: Mapping[str, Any] | None = None) -> None:
     """float (H, W, c) in [-1, 1] as a PNG: 1 is grey, 2 grey and alpha, 3 RGB, 4 RGBA, and of more the first three.
 
-    `made`, what it takes to make it again, goes in as JSON.
+    `made`, what it takes to make it again, goes in as JSON. With 2, or more than 4, channels the values are written as
+    a .npy file, too: a PNG does not show them whole, or as what they are.
     """
     text = PngImagePlugin.PngInfo()
     if made is not None:
@@ -98,6 +99,9 @@ def save(image: np.ndarray, path: epath.Path, made: Mapping[str, Any] | None = N
         Image.fromarray(stored(image).squeeze(-1) if image.shape[-1] == 1 else stored(image)).save(
             file, format="PNG", pnginfo=text
         )
+    if image.shape[-1] not in (1, 3, 4):
+        with path.with_suffix(".npy").open("wb") as file:
+            np.save(file, image)
 
 
 def stored(image: np.ndarray) -> np.ndarray:
