@@ -25,12 +25,12 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     mesh = sharding.make_mesh(experiment.mesh)
     data = experiment.data
     sharding.check_batch(data.batch_size, mesh, experiment.optimizer.accumulate)
-    pipeline.num_examples(data, "train")  # refuses a folder that is missing or empty before anything long starts
     experiment = with_classes(experiment)
+    needs = condition_needs(experiment.condition)
+    pipeline.check(data, needs)  # before anything long starts
     stages = open_stages(experiment, workdir, mesh)
     model = stages.model
     experiment = dataclasses.replace(experiment, transformer=model.gpt.config)  # with the sizes of its tables
-    needs = condition_needs(model.condition, experiment.condition)
 
     filters = experiment.sample.filters()
     measure = GeneratorEvaluation(Sampler(stages), data, model, needs)

@@ -26,7 +26,7 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
     training = experiment.training()
     lpips_params = load_lpips(loss.lpips_path) if loss.perceptual_weight else None
     lpips_params = jax.device_put(lpips_params, sharding.replicated(mesh))
-    pipeline.num_examples(data, "train", needs)  # refuses a folder that is missing or empty before anything long starts
+    pipeline.check(data, needs)  # before anything long starts
     measure = FirstStageEvaluation(training.model, data, mesh, lpips_params, needs)
     with Report(workdir, is_main=jax.process_index() == 0) as report:
         _, finished = loop.train(

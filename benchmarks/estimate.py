@@ -72,9 +72,9 @@ class Estimate:
 def first_stage() -> tuple[VQGANExperiment, dict[str, Any]]:
     """The settings of the first stage, and what of it is counted, for one image."""
     settings = from_dict(VQGANExperiment, imagenet_vqgan.get_config("16384").to_dict())
-    training, size = settings.training(), settings.data.size
+    training, sides = settings.training(), settings.data.sides
     model = training.model
-    image, images = (jax.ShapeDtypeStruct((b, size, size, 3), jnp.float32) for b in (1, EXAMPLES))
+    image, images = (jax.ShapeDtypeStruct((b, *sides, 3), jnp.float32) for b in (1, EXAMPLES))
     key = jax.eval_shape(lambda: jax.random.key(0))
     state = jax.eval_shape(training.init, key)
     distance = LPIPS(jnp.dtype(settings.model.dtype))

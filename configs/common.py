@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
+from taming_jax.cli import Numbers
 from taming_jax.data.config import DataConfig
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
 from taming_jax.models.content import CONTENTS
@@ -95,7 +96,9 @@ def _settings(experiment: Any) -> ConfigDict:
         if dataclasses.is_dataclass(value):
             value = _settings(value)
         elif typing.get_origin(hint) in (typing.Union, types.UnionType):
-            kind = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+            kind, *others = (kind for kind in typing.get_args(hint) if kind is not type(None))
+            if others:  # one number or several, either of which a flag may give
+                value = config_dict.FieldReference(value, field_type=Numbers)
             value = config_dict.placeholder(kind) if value is None else value
         elif field.name == "workers":
             value = field.default  # the number of cores is the other machine's matter

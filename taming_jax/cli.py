@@ -1,5 +1,7 @@
 """The command line of the programs: `--config`, `--workdir`, `--config.a.b=value`, and readable errors."""
 
+import abc
+import ast
 import logging
 import os
 import re
@@ -15,7 +17,38 @@ from ml_collections import ConfigDict, config_flags
 
 from taming_jax.checkpoint import quiet_orbax
 
+CONFIG = re.compile(r"^(--?config=)(~.*)")
 NONE = re.compile(r"--config\.([\w.]+)=none$", re.IGNORECASE)  # which the flags of numbers cannot read
+
+
+class Numbers(abc.ABC):  # noqa: B024  # nothing is made of it
+    """The type of a setting that is one whole number or several, for `ConfigDict`, which keeps one type a setting."""
+
+
+for _kind in (int, tuple, list):
+    Numbers.register(_kind)
+
+
+class _NumbersParser(flags.ArgumentParser):
+    """Reads `256`, `96,160` and `"(96, 160)"`; what the numbers may be is known by the settings."""
+
+    syntactic_help = "a whole number, or several with commas between them"
+
+    def parse(self, argument: Any) -> Any:
+        try:
+            value = ast.literal_eval(argument) if isinstance(argument, str) else argument
+        except (SyntaxError, ValueError):
+            value = None
+        values = value if isinstance(value, (tuple, list)) else (value,)
+        if not all(type(number) is int for number in values):
+            raise ValueError(f"{argument!r} is not {self.syntactic_help}")
+        return value
+
+    def flag_type(self) -> str:
+        return "numbers"
+
+
+config_flags.register_flag_parser_for_type(Numbers, _NumbersParser())
 
 
 def run(
@@ -40,7 +73,8 @@ def run(
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            rest = app.parse_flags_with_usage([flag for flag in argv if not NONE.match(flag)])
+            plain = [CONFIG.sub(lambda found: found[1] + _home(found[2]), flag) for flag in argv]
+            rest = app.parse_flags_with_usage([flag for flag in plain if not NONE.match(flag)])
             for path in (found[1] for flag in argv if (found := NONE.match(flag))):
                 _set_to_none(config.value, path)
             return rest
@@ -49,16 +83,17 @@ def run(
             sys.exit(f"error: in the flags or the configuration file: {text}")
 
     def call(_: list[str]) -> None:
-        logging.getLogger("absl").setLevel(logging.INFO)
+        for name in ("absl", "taming_jax"):
+            logging.getLogger(name).setLevel(logging.INFO)
         logging.getLogger("jax").setLevel(logging.WARNING)
         quiet_orbax()
         try:
             folder = config.value.workdir if config.value is not None else ""  # a file that could not be read shows
         except OSError as error:
             sys.exit(f"error: {error}")
-        arguments = {name: flag.value for name, flag in given.items()}
+        arguments = {name: _home(flag.value) for name, flag in given.items()}
         if has_workdir:
-            arguments["workdir"] = arguments["workdir"] or folder
+            arguments["workdir"] = arguments["workdir"] or _home(folder)
         try:
             finished = main(config.value, **arguments)
         except (ValueError, FloatingPointError, OSError) as error:
@@ -104,6 +139,11 @@ def _set_to_none(config: ConfigDict, path: str) -> None:
     for section in sections:
         config = config[section]
     config[key] = "none" if config.get_type(key) is str else None
+
+
+def _home(value: Any) -> Any:
+    """A flag's value, where `~` at its beginning, which a shell leaves alone behind a `=`, is the home folder."""
+    return os.path.expanduser(value) if isinstance(value, str) else value
 
 
 def _several() -> bool:

@@ -7,6 +7,7 @@ The list is for `--config.remap=used.npy` of train_transformer.py.
 
 import argparse
 import io
+import os
 from typing import Any
 
 import jax
@@ -61,10 +62,12 @@ def _writable(path: str) -> epath.Path:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m taming_jax.codes_used", description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, help="working directory of a first stage")
-    parser.add_argument("--out", required=True, help="the .npy file to write, on disk or in a bucket")
+    parser.add_argument("--workdir", type=os.path.expanduser, required=True, help="working directory of a first stage")
+    parser.add_argument(
+        "--out", type=os.path.expanduser, required=True, help="the .npy file to write, on disk or in a bucket"
+    )
     parser.add_argument("--source", help="data source; default: what the first stage was trained on")
-    parser.add_argument("--path", help="where the data is; default: as in training")
+    parser.add_argument("--path", type=os.path.expanduser, help="where the data is; default: as in training")
     parser.add_argument("--batches", type=int, help="how many to look at; default: an epoch")
     parser.add_argument("--min_count", type=int, default=1, help="codes that occur less often are left out")
     given = parser.parse_args(arguments)

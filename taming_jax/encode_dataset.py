@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from taming_jax import sharding
 from taming_jax.data import pipeline
-from taming_jax.data.config import Needs
+from taming_jax.data.config import DataConfig, Needs
 from taming_jax.data.sources import codes
 from taming_jax.differences import differences
 from taming_jax.experiment import TransformerExperiment
@@ -55,7 +55,7 @@ def encode(experiment: TransformerExperiment, out: str, crops: int = 1, images_p
     mesh = sharding.make_mesh(devices=jax.local_devices())  # each process works for itself
     stages = open_stages(experiment, "", mesh)
     model, data = stages.model, experiment.data
-    needs = condition_needs(model.condition, experiment.condition)
+    needs = condition_needs(experiment.condition)
     plan = _plan(experiment, model, needs, crops, images_per_shard)
     _keep_plan(plan, out, write=process == 0)
     parts = [part for split in plan["splits"] for part in codes.parts(out, plan, split)]
@@ -184,7 +184,8 @@ def _keep_plan(plan: dict[str, Any], out: str, write: bool) -> None:
 
 def _fixed(plan: dict[str, Any]) -> dict[str, Any]:
     """What must be the same when a call goes on. Where the networks lie may change; their parameters are compared."""
-    data = {name: value for name, value in plan["data"].items() if name not in HARMLESS}
+    every = to_dict(from_dict(DataConfig, plan["data"]))  # with settings that came later, at their defaults
+    data = {name: value for name, value in every.items() if name not in HARMLESS}
     return {name: plan[name] for name in ("format", "splits", "tokens_of", "class_names", "object_names")} | {
         "data": data
     }

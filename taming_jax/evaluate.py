@@ -5,6 +5,7 @@ python -m taming_jax.evaluate --workdir=runs/demo_class [--out=DIR] [--samples=2
 
 import argparse
 import json
+import os
 
 import numpy as np
 from etils import epath
@@ -76,8 +77,8 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m taming_jax.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", required=True, help="working directory of a training")
-    parser.add_argument("--out", help="folder for the report; default: WORKDIR/report")
+    parser.add_argument("--workdir", type=os.path.expanduser, required=True, help="working directory of a training")
+    parser.add_argument("--out", type=os.path.expanduser, help="folder for the report; default: WORKDIR/report")
     parser.add_argument("--samples", type=int, default=200, help="samples to read the class of (demo data); 0: none")
     parser.add_argument("--batch_size", type=int, default=64, help="images at once")
     arguments = parser.parse_args()

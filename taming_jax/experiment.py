@@ -16,7 +16,7 @@ from taming_jax.models.gpt import GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sampling.filters import Filters, check_guidance
 from taming_jax.sampling.rejection import rounds_for
-from taming_jax.settings import below, check, to_dict
+from taming_jax.settings import PathText, below, check, to_dict
 from taming_jax.sharding import MeshConfig
 from taming_jax.training.loop import TrainConfig
 from taming_jax.training.optim import OptimizerConfig, make_optimizer
@@ -53,7 +53,7 @@ class SampleConfig:
     seed: int = 0
     batch_size: int = 16
     size: tuple[int, ...] = ()
-    condition: str = ""
+    condition: PathText = ""
     unlabelled: int | None = None
     temperature: float = 1.0
     top_k: int | None = None
@@ -61,12 +61,12 @@ class SampleConfig:
     guidance: float = 1.0
     guidance_schedule: str = "constant"
     stride: int = 1
-    complete: str = ""
-    keep: str = ""
+    complete: PathText = ""
+    keep: PathText = ""
     scorer: str = ""
     accept: float = 1.0
     animate: bool = False
-    out: str = ""
+    out: PathText = ""
     step: str = ""
 
     def __post_init__(self) -> None:
@@ -95,9 +95,9 @@ class VQGANExperiment:
     init_from: the directory of a model to start from, such as a converted one, with its discriminator.
     """
 
-    workdir: str
+    workdir: PathText
     data: DataConfig
-    init_from: str = ""
+    init_from: PathText = ""
     model: VQGANConfig = VQGANConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     loss: VQGANLossConfig = VQGANLossConfig()
@@ -115,7 +115,7 @@ class VQGANExperiment:
             loss=self.loss,
             optimizer=optimizer,
             disc_optimizer=optimizer if adversarial else None,
-            batch_shape=(data.batch_size, data.size, data.size, self.model.in_channels),
+            batch_shape=(data.batch_size, *data.sides, self.model.in_channels),
             accumulate=self.optimizer.accumulate,
             ema_decay=self.optimizer.ema_decay,
             seed=self.train.seed,
@@ -129,11 +129,12 @@ class VQGANExperiment:
 
     def check_channels(self) -> None:
         """Raise ValueError where the network reads another number of channels than the data has."""
-        expected = self.model.reads.data_channels(num_labels(self.data, self.needs))
+        expected = self.model.reads.data_channels(num_labels(self.data, self.needs), self.data.channels)
         if expected and self.model.in_channels != expected:
+            image = self.model.content == "image"
             raise ValueError(
                 f"config.model.in_channels={self.model.in_channels}, but the data's {self.model.content} has "
-                f"{expected} channels; set it and out_channels to that."
+                f"{expected} channels{' (config.data.channels)' if image else ''}; set it and out_channels to that."
             )
 
 
@@ -148,16 +149,16 @@ class TransformerExperiment:
     small; unknown: where other codes go, see `nn.quantize.Remap`.
     """
 
-    workdir: str
-    first_stage: str
+    workdir: PathText
+    first_stage: PathText
     data: DataConfig
-    init_from: str = ""
+    init_from: PathText = ""
     transformer: GPTConfig = GPTConfig()
     condition: ConditionConfig = ConditionConfig()
     order: str = "row_major"
     pkeep: float = 1.0
     condition_dropout: float = 0.0
-    remap: str = ""
+    remap: PathText = ""
     unknown: str = "random"
     optimizer: OptimizerConfig = OptimizerConfig(weight_decay=0.01)
     mesh: MeshConfig = MeshConfig()

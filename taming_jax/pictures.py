@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, PngImagePlugin
+
+from taming_jax.lettering import lettering
 
 PAD = 4  # pixels around each cell of a grid
 VISIBLE = 96  # smaller pictures are enlarged to at least this many pixels on their longer side
@@ -42,13 +44,14 @@ def grid(images: Any, columns: int | None = None, labels: Sequence[str] | None =
     cell_h, cell_w = h + PAD + (LINE if labels is not None else 0), w + PAD
 
     picture = Image.new("RGB", (columns * cell_w + PAD, math.ceil(n / columns) * cell_h + PAD), "white")
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_SIZE)
+    pen = ImageDraw.Draw(picture)
     for i in range(n):
         row, column = divmod(i, columns)
         top, left = PAD + row * cell_h, PAD + column * cell_w
         picture.paste(Image.fromarray(pixels[i]), (left, top))
         if labels is not None:
-            pen.text((left, top + h), _fit(labels[i], w, font), fill="black", font=font)
+            text, font = lettering(labels[i], FONT_SIZE)
+            pen.text((left, top + h), _fit(text, w, font), fill="black", font=font)
     return picture
 
 
@@ -73,40 +76,59 @@ def dot_colours(dots: np.ndarray) -> np.ndarray:
     return 2 * np.max((dots[..., None] + 1) / 2 * colours, axis=-2) - 1
 
 
+def colours(x: np.ndarray) -> np.ndarray:
+    """(..., c) -> (..., 3), to be seen: the first three channels, or where there are fewer the first as grey."""
+    return x[..., :3] if x.shape[-1] >= 3 else np.repeat(x[..., :1], 3, axis=-1)
+
+
 def grey(x: np.ndarray) -> np.ndarray:
     """(b, H, W) -> float32 (b, H, W, 3)."""
     return np.repeat(np.asarray(x, np.float32)[..., None], 3, axis=-1)
 
 
 def save(image: np.ndarray, path: epath.Path, made: Mapping[str, Any] | None = None) -> None:
-    """float (H, W, 3) in [-1, 1] as a PNG; `made`, what it takes to make it again, goes in as JSON."""
+    """float (H, W, c) in [-1, 1] as a PNG: 1 is grey, 2 grey and alpha, 3 RGB, 4 RGBA, and of more the first three.
+
+    `made`, what it takes to make it again, goes in as JSON. With 2, or more than 4, channels the values are written as
+    a .npy file, too: a PNG does not show them whole, or as what they are.
+    """
     text = PngImagePlugin.PngInfo()
     if made is not None:
         text.add_text(KEY, json.dumps(made), zip=True)
     with path.open("wb") as file:
-        Image.fromarray(to_pixels(image)).save(file, format="PNG", pnginfo=text)
+        Image.fromarray(stored(image).squeeze(-1) if image.shape[-1] == 1 else stored(image)).save(
+            file, format="PNG", pnginfo=text
+        )
+    if image.shape[-1] not in (1, 3, 4):
+        with path.with_suffix(".npy").open("wb") as file:
+            np.save(file, image)
+
+
+def stored(image: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, c), the pixels of the PNG of a float (H, W, c): all channels up to four, else the first three."""
+    return to_pixels(image if image.shape[-1] <= 4 else image[..., :3])
 
 
 def load(path: epath.Path) -> tuple[np.ndarray, dict[str, Any]]:
-    """A PNG written by `save` -> (uint8 (H, W, 3), how it was made). Raises ValueError for another file."""
+    """A PNG written by `save` -> (uint8 (H, W, c), how it was made). Raises ValueError for another file."""
     try:
         with path.open("rb") as file, Image.open(file) as picture:
             picture.load()
             text = getattr(picture, "text", {}).get(KEY, "")
             made = json.loads(text) if 0 < len(text) < LARGEST else None
-            pixels = np.asarray(picture.convert("RGB"))
+            pixels = np.asarray(picture)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(made, dict):
         raise ValueError(f"{path} does not say how it was made; only the single pictures of sample.py do.")
-    return pixels, made
+    return pixels if pixels.ndim == 3 else pixels[..., None], made
 
 
 def animate(image: np.ndarray, steps: np.ndarray, path: epath.Path) -> None:
-    """A GIF in which the codes of an image, float (H, W, 3), appear as they were drawn; steps: int (h, w), when."""
+    """A GIF in which the codes of an image, float (H, W, c), appear as they were drawn; steps: int (h, w), when."""
     factor = image.shape[0] // steps.shape[0]
     when = steps.repeat(factor, axis=0).repeat(factor, axis=1)[..., None]  # (H, W, 1)
-    pixels, frames = to_pixels(image), []
+    pixels, frames = to_pixels(colours(image)), []
     for last in np.unique(np.linspace(-1, steps.max(), FRAMES).astype(int)):
         frames.append(Image.fromarray(np.where(when <= last, pixels, np.uint8(128))))
     times = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]

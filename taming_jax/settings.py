@@ -6,12 +6,28 @@ before that (`below`), so that all are told as "config.loss.beta=-1, but ...".
 
 import contextlib
 import dataclasses
+import os
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
 
 T = TypeVar("T")
+Size = int | tuple[int, ...]  # of images in pixels: the side of a square, or (height, width), which has no equal sides
+PathText = Annotated[str, "path"]  # of a file or folder, on disk or in a bucket; `~` is the home folder
+
+
+def sides(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of a size as settings and their JSON have it."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def plain_size(size: Any, name: str = "size") -> Size:
+    """A size in the form that all settings and checkpoints have: a square as one number. Raises ValueError."""
+    values = (size,) if isinstance(size, int) else tuple(size) if isinstance(size, (tuple, list)) else ()
+    if not (isinstance(size, int) or len(values) == 2) or any(type(value) is not int for value in values):
+        raise ValueError(f"{name}={size!r}, but it must be one whole number, or (height, width) in pixels.")
+    return values[0] if len(set(values)) == 1 else values
 
 
 def check(settings: Any, name: str, fits: bool, expected: str) -> None:
@@ -39,8 +55,9 @@ def below(path: str) -> Iterator[None]:
 def from_dict(cls: type[T], values: Mapping[str, Any], name: str = "config") -> T:
     """Build the settings dataclass `cls`, and those inside it, from `values`; `name` is what the user calls them.
 
-    Lists become tuples and integers floats where the field asks for it. Raises ValueError for unknown or missing keys
-    and for values that are of another type than the field's, or that the dataclass refuses.
+    Lists become tuples and integers floats where the field asks for it, and `~` in a path the home folder. Raises
+    ValueError for unknown or missing keys and for values that are of another type than the field's, or that the
+    dataclass refuses.
     """
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(fields))
@@ -53,7 +70,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], name: str = "config") -> 
     )
     if missing:
         raise ValueError(f"{name} needs the key(s) {', '.join(missing)}; add {name}.{missing[0]}.")
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     fitted = {key: _fit(value, hints[key], f"{name}.{key}") for key, value in values.items()}
     with below(name):
         return cls(**fitted)
@@ -71,6 +88,8 @@ def _plain(value: Any) -> Any:
 
 
 def _fit(value: Any, hint: Any, where: str) -> Any:
+    if hint is PathText:
+        return os.path.expanduser(_fit(value, str, where))
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
         return from_dict(hint, value, where)  # type: ignore[arg-type]

@@ -22,7 +22,7 @@ import taming_jax
 import train_transformer
 import train_vqgan
 from taming_jax import checkpoint, encode_dataset
-from taming_jax.conditioning import ClassLabel, make_condition
+from taming_jax.conditioning import make_condition
 from taming_jax.data import pipeline
 from taming_jax.data.records import Shard
 from taming_jax.data.sources import codes
@@ -157,7 +157,7 @@ def test_codes_are_the_tokens_of_the_images(kind, stages, tmp_path):
     info = encode_dataset.encode(experiment, str(tmp_path))
     model = open_stages(with_classes(experiment), "", taming_jax.sharding.make_mesh()).model
     data, coded = experiment.data, from_codes(experiment, tmp_path).data
-    needs = condition_needs(model.condition, experiment.condition)
+    needs = condition_needs(experiment.condition)
     for split, n in (("train", 6), ("val", 2)):
         pixels, found = take(data, n, split, needs=needs), take(coded, n, split, needs=needs)
         for tokens, batch, here in zip(tokens_of(experiment, pixels), pixels, found, strict=True):
@@ -325,7 +325,7 @@ def test_training_from_codes_has_the_losses_of_training_from_images(stages, clas
         if name.startswith(("train/", "val/")):
             np.testing.assert_allclose(of_codes[step, name], value, rtol=1e-6, err_msg=name)
     assert (tmp_path / "codes" / "images" / "completions_0000005.png").exists()
-    assert pictured(coded.data) == experiment.data.meeting(condition_needs(ClassLabel(10), experiment.condition))
+    assert pictured(coded.data) == experiment.data.meeting(condition_needs(experiment.condition))
 
 
 def test_what_does_not_fit_is_refused(stages, class_codes, tmp_path, monkeypatch):

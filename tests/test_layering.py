@@ -15,17 +15,28 @@ SCRIPTS = ("train_vqgan.py", "train_transformer.py", "sample.py")
 # The one table of levels, lowest first; README's layout shows the same, with the job of each. Looked up by the exact
 # file first, then by its folder.
 TABLE: tuple[tuple[int, tuple[str, ...]], ...] = (
-    (0, ("taming_jax/settings.py", "taming_jax/sharding.py", "taming_jax/pictures.py", "taming_jax/nn")),
+    (
+        0,
+        (
+            "taming_jax/settings.py",
+            "taming_jax/sharding.py",
+            "taming_jax/lettering.py",
+            "taming_jax/pictures.py",
+            "taming_jax/nn",
+        ),
+    ),
     (0, ("taming_jax/files.py", "taming_jax/differences.py", "taming_jax/data/demo")),
     (1, ("taming_jax/models", "taming_jax/metrics", "taming_jax/data", "taming_jax/checkpoint")),
     (2, ("taming_jax/conditioning", "taming_jax/cli.py", "taming_jax/data/sources")),
     (3, ("taming_jax/data/pipeline.py",)),
     (3, ("taming_jax/two_stage.py", "taming_jax/convert")),
+    (4, ("taming_jax/data/inspection.py",)),
     (4, ("taming_jax/training", "taming_jax/sampling", "taming_jax/convert/original")),
     (5, ("taming_jax/experiment.py",)),
     (6, ("taming_jax/trained",)),
     (7, ("taming_jax/drawing",)),
     (8, ("taming_jax/evaluate.py", "taming_jax/encode_dataset.py", "taming_jax/codes_used.py")),
+    (8, ("taming_jax/inspect_data.py",)),
     (8, ("taming_jax/convert/__main__.py",)),
     (8, ("taming_jax/__init__.py",)),  # lazily: importing the package must cost nothing
     (9, (*SCRIPTS, "configs")),

@@ -125,7 +125,7 @@ def run_in(folder: Path, wheel: Path, *arguments: str) -> subprocess.CompletedPr
     """Python with the wheel before an editable install of the checkout, and (-P) without the folder it runs in."""
     environment = {**os.environ, "PYTHONPATH": str(wheel), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-P", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
 
 
 def test_the_wheel_is_what_is_imported(unpacked_wheel, tmp_path):

@@ -113,7 +113,7 @@ def test_maps_belong_to_the_stored_pixels_and_turn_with_the_image(tmp_path, orie
     batch = next(make_batches(DataConfig(**{**pairs, "batch_size": 2}), "train"))
     assert (batch["segmentation"] == place_labels(as_bytes(batch))).mean() > 0.85
     photo = decode(str(tmp_path / "images/0.png"))
-    window = choose_window(photo, 32, None)
+    window = choose_window(photo, (32, 32), None)
     stored = np.array([[0.4, 0.6], [0.52, 0.3]], np.float32)
     places = cut_points(upright_points(stored, photo), window) * 32
     colours = as_bytes(next(make_batches(DataConfig(**{**pairs, "val_share": 0.4}), "val")))[0]

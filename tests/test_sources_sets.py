@@ -70,7 +70,8 @@ def test_imagenet_with_validation_folders(imagenet):
         num_examples(data("imagenet", imagenet, classes=str(imagenet / "other.txt")), "val")
     write(imagenet / "val/n04/z.JPEG", 1)
     with pytest.raises(ValueError, match=r"does not have: \['n04'\]"):
-        num_examples(data("imagenet", imagenet, seed=1, val_share=0.1), "val")
+        num_examples(data("imagenet", imagenet, val_share=0.2, annotations=("class_label",)), "val")
+    assert num_examples(data("imagenet", imagenet, seed=1, val_share=0.1), "val") == 3  # without one no class is asked
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,8 @@ def test_imagenet_with_flat_validation(imagenet, name, text):
     write(imagenet / "val/v1.JPEG", 200)
     write(imagenet / "val/v2.JPEG", 220)
     with pytest.raises(ValueError, match=r"no list tells their classes; expected one of LOC_val_solution.csv"):
-        num_examples(data("imagenet", imagenet), "val")
+        num_examples(data("imagenet", imagenet, val_share=0.1, annotations=("class_label",)), "val")
+    assert shown(data("imagenet", imagenet, val_share=0.4), "val") == {200: 0, 220: 0}  # no class is asked for
     (imagenet / name).write_text(text)
     assert shown(data("imagenet", imagenet), "val") == {200: 1, 220: 0}
     assert shown(data("imagenet", imagenet, val_path=str(imagenet / name)), "val") == {200: 1, 220: 0}

@@ -1,6 +1,7 @@
 """A model in a checkpoint directory, by what the directory says of itself."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,5 +41,6 @@ def open_saved(path: str, step: int | str | None = None) -> Saved:
 
     Raises ValueError and OSError as `checkpoint.load_config`.
     """
+    path = os.path.expanduser(path)
     number = int(find_step(path, step).name)
     return Saved(path, number, load_config(path, number))

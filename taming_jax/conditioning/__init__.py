@@ -5,17 +5,30 @@ Condition tokens stand before the image's in the transformer's sequence and shar
 `make_condition`.
 """
 
+from typing import Any
+
 from taming_jax.conditioning.base import Condition, ConditionConfig
 from taming_jax.conditioning.coordinate import Coordinate
 from taming_jax.conditioning.labels import ClassLabel, NoCondition
 from taming_jax.conditioning.objects import ObjectsCondition
 from taming_jax.conditioning.spatial import KINDS, LowResolution, StageCondition, resize_nearest
+from taming_jax.models.content import CONTENTS
 from taming_jax.models.vqgan import VQGAN
+from taming_jax.settings import Size, sides
 
 __all__ = ["CONDITIONS", "ClassLabel", "Condition", "ConditionConfig", "Coordinate", "NoCondition", "ObjectsCondition"]
-__all__ += ["LowResolution", "StageCondition", "has_stage", "make_condition", "resize_nearest"]
+__all__ += ["LowResolution", "StageCondition", "annotations_of", "has_stage", "make_condition", "resize_nearest"]
 
 CONDITIONS = ("none", "class_label", "coordinate", *KINDS, "boxes", "points")
+
+
+def annotations_of(kind: str) -> tuple[str, ...]:
+    """The `annotations` of a kind of condition, before there is one; () for an unknown kind."""
+    if kind in KINDS:
+        return CONTENTS[KINDS[kind].contents[0]].annotations
+    others: dict[str, Any] = {"class_label": ClassLabel, "coordinate": Coordinate}
+    others |= {"boxes": ObjectsCondition, "points": ObjectsCondition}
+    return others[kind].annotations if kind in others else ()
 
 
 def has_stage(config: ConditionConfig) -> bool:
@@ -28,8 +41,8 @@ def has_stage(config: ConditionConfig) -> bool:
     return config.kind in KINDS and config.stage != "first_stage"
 
 
-def make_condition(config: ConditionConfig, first_stage: VQGAN, size: int, stage: VQGAN | None = None) -> Condition:
-    """The condition that the settings name, for training images of `size` pixels a side.
+def make_condition(config: ConditionConfig, first_stage: VQGAN, size: Size, stage: VQGAN | None = None) -> Condition:
+    """The condition that the settings name, for training images of `size`, a side or (height, width) in pixels.
 
     stage: the network that reads it, where `has_stage`. Raises ValueError for an unknown kind, a missing setting, or
     parts that do not fit.
@@ -41,9 +54,10 @@ def make_condition(config: ConditionConfig, first_stage: VQGAN, size: int, stage
     if config.kind == "class_label":
         return ClassLabel(config.n_classes, config.class_names)
     if config.kind == "coordinate":
-        if size % config.factor:
+        height, width = sides(size)
+        if height % config.factor or width % config.factor:
             raise ValueError(f"config.condition.factor={config.factor} does not divide the images' {size} pixels.")
-        return Coordinate(config.n_codes, config.factor, (size // config.factor, size // config.factor))
+        return Coordinate(config.n_codes, config.factor, (height // config.factor, width // config.factor))
     if config.kind in ("boxes", "points"):
         return ObjectsCondition(
             centres=config.kind == "points",
@@ -59,8 +73,13 @@ def make_condition(config: ConditionConfig, first_stage: VQGAN, size: int, stage
         own = has_stage(config)
         network = stage if own else first_stage
         assert network is not None
-        _check_stage(config, network)
-        parts = (config.kind, network, own, size, config.size)
+        _check_stage(config, network, first_stage)
+        if config.size and isinstance(config.size, int) and not isinstance(size, int):
+            raise ValueError(
+                f"config.condition.size={config.size} is the side of a square, but the images are {size}; give "
+                "(height, width) of that shape."
+            )
+        parts = (config.kind, network, own, size, config.size, first_stage.config.in_channels)
         return LowResolution(*parts, config.scale) if config.kind == "low_res" else StageCondition(*parts)
     raise ValueError(f"config.condition.kind={config.kind!r} is unknown; known: {', '.join(CONDITIONS)}.")
 
@@ -77,11 +96,17 @@ def _check_classes(config: ConditionConfig) -> None:
         )
 
 
-def _check_stage(config: ConditionConfig, stage: VQGAN) -> None:
-    """Raise ValueError where the network cannot read this kind of map."""
+def _check_stage(config: ConditionConfig, stage: VQGAN, first_stage: VQGAN) -> None:
+    """Raise ValueError where the network cannot read this kind of map of the images that the first stage reads."""
     contents = KINDS[config.kind].contents
     if stage.config.content not in contents:
         raise ValueError(
             f"config.condition.stage={config.stage!r} reads {stage.config.content}, but config.condition.kind="
             f"{config.kind!r} needs one that reads {' or '.join(contents)}."
+        )
+    channels = first_stage.config.in_channels
+    if contents == ("image",) and channels not in (1, stage.config.in_channels):  # grey ones are read as any
+        raise ValueError(
+            f"config.condition.stage={config.stage!r} reads images of {stage.config.in_channels} channels, but those "
+            f"of config.first_stage have {channels}; name one that reads as many, such as 'first_stage'."
         )

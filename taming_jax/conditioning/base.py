@@ -8,6 +8,8 @@ from typing import Any, ClassVar, NoReturn, Protocol
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from taming_jax.settings import PathText, Size, plain_size
+
 Pictures = Float[np.ndarray, "n H W 3"]
 
 
@@ -18,8 +20,8 @@ class ConditionConfig:
     kind: a name of `CONDITIONS`.
     n_classes, class_names: of `class_label`, and of the objects of `boxes` and `points`; names may be left empty.
     stage: for maps, the working directory of the first stage that reads them; "first_stage" is the image's own.
-    size: for maps, the side in pixels that the training image's map is brought to (nearest neighbour) before its stage
-        reads it, so that it becomes fewer tokens; 0 leaves it.
+    size: for maps, the pixels that the training image's map is brought to (nearest neighbour) before its stage reads
+        it, so that it becomes fewer tokens: the side of squares, or (height, width); 0 leaves it.
     scale: how many times smaller the image of `low_res` is.
     n_codes: ids of `coordinate`, and places of a corner or centre of `boxes` and `points`, on a square grid.
     factor: pixels a side that share one token of `coordinate`.
@@ -31,8 +33,8 @@ class ConditionConfig:
     kind: str = "none"
     n_classes: int = 0
     class_names: tuple[str, ...] = ()
-    stage: str = ""
-    size: int = 0
+    stage: PathText = ""
+    size: Size = 0
     scale: int = 4
     n_codes: int = 1024
     factor: int = 16
@@ -40,6 +42,9 @@ class ConditionConfig:
     encode_crop: bool = False
     group_flag: bool = False
     more_flags: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", plain_size(self.size))  # frozen for everybody else
 
 
 class Condition(Protocol):

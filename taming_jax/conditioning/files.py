@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from taming_jax.data.channels import PICTURES, joined, to_float
 from taming_jax.data.map_files import DEPTH_SUFFIXES, LABEL_SUFFIXES, read_depth, read_label_map
+from taming_jax.data.opening import read_array
 from taming_jax.data.pixels import decode
-from taming_jax.data.transforms import to_float
 
-PHOTOGRAPHS = (".jpg", ".jpeg", ".png", ".webp")
+PHOTOGRAPHS = PICTURES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +33,13 @@ class MapFile:
         return cut(values, factor) if size is None else resize(values, size, self.resample)
 
 
-def photograph(file: Path, factor: int, size: tuple[int, int] | None) -> np.ndarray:
-    """float32 (H, W, 3) in [-1, 1], resized to `size`, or else cut in the middle to multiples of `factor`."""
-    photo = decode(str(file)).rgb
+def photograph(file: Path, factor: int, size: tuple[int, int] | None, channels: int = 3) -> np.ndarray:
+    """float32 (H, W, channels) in [-1, 1], resized to `size`, or else cut in the middle to multiples of `factor`."""
+    parts = decode(str(file), channels=channels).parts
     if size is not None:  # one that the factor does not divide is refused later
-        return to_float(np.asarray(photo.resize(size[::-1], Image.Resampling.BICUBIC)))
-    return cut(to_float(np.asarray(photo)), factor)
+        parts = tuple(part.resize(size[::-1], Image.Resampling.BICUBIC) for part in parts)
+    whole = to_float(joined([np.asarray(part) for part in parts]))
+    return whole if size is not None else cut(whole, factor)
 
 
 def resize(values: np.ndarray, size: tuple[int, int], resample: Image.Resampling) -> np.ndarray:
@@ -65,7 +67,7 @@ def _depth(file: Path, channels: int, unlabelled: int) -> np.ndarray:
 
 
 def _array(file: Path, channels: int, unlabelled: int) -> np.ndarray:
-    values = np.load(file, allow_pickle=False)
+    values = read_array(str(file), f"numbers (H, W, {channels})")
     if values.ndim != 3 or values.dtype.kind not in "fiu":
         raise ValueError(f"a map is numbers (H, W, {channels}), but this is {values.dtype} {values.shape}.")
     return values.astype(np.float32)

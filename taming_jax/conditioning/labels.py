@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from taming_jax.conditioning.base import NotFromFiles
+from taming_jax.data.names import containing, look_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,23 +79,30 @@ class ClassLabel(NotFromFiles):
 
 
 def class_number(value: Any, names: Sequence[str], n_classes: int) -> int:
-    """A class by number or name. A text is a name first, since folders may be named by digits, and then a number.
+    """A class by number or name. A text is a name first, since folders may be named by digits, then a number, and then
+    words of one name alone, such as "corgi" of "Cardigan Welsh corgi".
 
-    Raises ValueError for what is neither.
+    Raises ValueError for what is neither, and for a text that may be several names.
     """
     text = str(value).strip()
     if isinstance(value, str):
-        wanted = text.lower()
-        for i, name in enumerate(names):
-            if wanted == name.lower() or wanted in (part.strip().lower() for part in name.split(",")):
-                return i
+        try:
+            place = look_up(text, names)
+        except ValueError as error:
+            raise ValueError(f"class {error}, or give its number.") from error
+        if place is not None:
+            return place
     try:
         number = int(text)
     except ValueError:
-        known = f"known: {few(names)}" if names else "this model was saved without class names, use numbers"
-        raise ValueError(f"class {text!r} is unknown; {known}.") from None
+        near = containing(text, names)
+        if len(whole := containing(text, names, words=True)) == 1:
+            return names.index(whole[0])
+        known = f"names with it: {few(near)}" if near else f"known: {few(names)}"
+        known = known if names else "this model was saved without class names, use numbers"
+        raise ValueError(f"class {text[:100]!r} is unknown; {known}.") from None
     if not 0 <= number < n_classes:
-        raise ValueError(f"class {number} is out of range; this model knows 0..{n_classes - 1}.")
+        raise ValueError(f"class {text[:100]} is out of range; this model knows 0..{n_classes - 1}.")
     return number
 
 

@@ -1,7 +1,6 @@
 """Objects as tokens: bounding boxes or centre points (paper, section 4.2, "complex scenes")."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image, ImageDraw
 from taming_jax.conditioning.base import Pictures
 from taming_jax.conditioning.labels import class_number, few
 from taming_jax.data import listing
+from taming_jax.data.annotations import numbers, read_json, short, truth
 from taming_jax.pictures import label_colours
 
 FLAGS = listing.FLAGS[:4]  # the bits of `object_flags` that tokens tell, lowest first
@@ -69,10 +69,7 @@ class ObjectsCondition:
 
     def read(self, file: Path, factor: int, size: tuple[int, int] | None, unlabelled: int = -1) -> dict[str, Any]:
         """The list that `parse` takes, as JSON."""
-        try:
-            return {self.keys[0]: json.loads(file.read_text())}
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{file} is no JSON list of objects: {error}") from error
+        return {self.keys[0]: read_json(file)}
 
     def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> Int[Array, "{size} ..."]:
         box, category = jnp.asarray(batch["object_boxes"]), jnp.asarray(batch["object_category"])  # (b, m, 4), (b, m)
@@ -122,7 +119,7 @@ class ObjectsCondition:
             raise ValueError(f'this model needs {key}: a list of {{"category": ..., "box": [x, y, width, height]}}.')
         if not isinstance(value, Sequence) or not all(isinstance(part, Mapping | list | tuple) for part in value):
             raise ValueError(
-                f'{key} is {str(value)[:80]}; expected a list of {{"category": ..., "box": [x, y, width, height]}}.'
+                f'{key} is {short(value)}; expected a list of {{"category": ..., "box": [x, y, width, height]}}.'
             )
         lists = [value] * n if not value or isinstance(value[0], Mapping) else list(value)
         if len(lists) not in (1, n):
@@ -200,18 +197,28 @@ class ObjectsCondition:
             known = {"category", "box", *FLAGS}
             if not isinstance(thing, Mapping) or not {"category", "box"} <= set(thing) <= known:
                 raise ValueError(
-                    f"object {i} of {key} is {thing!r}; expected category and box, and of {few(FLAGS)} any."
+                    f"object {i} of {key} is {short(thing)}; expected category and box, and of {few(FLAGS)} any."
                 )
-            try:
-                box = np.asarray(thing["box"], np.float32)
-            except (TypeError, ValueError):
-                box = np.zeros(0)
+            given = thing["box"]
+            with np.errstate(over="ignore"):
+                box = np.asarray(numbers(given.tolist() if isinstance(given, np.ndarray) else given, 4), np.float32)
             if box.shape != (4,) or not np.isfinite(box).all() or box.min() < 0 or (box[:2] + box[2:]).max() > 1.0001:
                 raise ValueError(
-                    f"box {thing['box']!r} of object {i} is not x, y, width, height within the image, in shares."
+                    f"box {short(given)} of object {i} is not x, y, width, height within the image, in shares."
                 )
             if box[2] <= 0 or box[3] <= 0:
-                raise ValueError(f"box {thing['box']!r} of object {i} has no area.")
-            boxes[i], category[i] = box, class_number(thing["category"], self.names, self.n_classes)
-            flags[i] = sum(bool(thing.get(name)) << bit for bit, name in enumerate(FLAGS))
+                raise ValueError(f"box {short(given)} of object {i} has no area.")
+            boxes[i], category[i] = box, self._category(i, thing["category"])
+            for bit, name in enumerate(FLAGS):
+                if (flag := truth(thing.get(name))) is None:
+                    raise ValueError(f"{name} of object {i} is {short(thing[name])}; expected true or false.")
+                flags[i] |= flag << bit
         return boxes, category, flags
+
+    def _category(self, i: int, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, str | int | np.integer):
+            raise ValueError(f"category {short(value)} of object {i} is neither a name nor a number.")
+        try:
+            return class_number(value if isinstance(value, str) else int(value), self.names, self.n_classes)
+        except ValueError as error:
+            raise ValueError(f"category of object {i}: {error}") from error

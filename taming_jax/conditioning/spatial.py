@@ -16,9 +16,11 @@ from jaxtyping import Array, Float, Int
 
 from taming_jax.conditioning import files
 from taming_jax.conditioning.base import Pictures, check_size, height_and_width, per_image
+from taming_jax.data.channels import suffixes
 from taming_jax.models.content import CONTENTS, Content
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.nn import maps
+from taming_jax.settings import Size, sides
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,14 +50,16 @@ class StageCondition:
     """A map that a first stage encodes, row by row.
 
     kind: a name in `KINDS`. own_stage: whether the stage has parameters of its own, or is the image's. training_size:
-    side of the training images in pixels; size: as in ConditionConfig.
+    of the training images in pixels, a side or (height, width); size: as in ConditionConfig. image_channels: of the
+    images that are drawn.
     """
 
     kind: str
     stage: VQGAN
     own_stage: bool
-    training_size: int
-    size: int = 0
+    training_size: Size
+    size: Size = 0
+    image_channels: int = 3
     by_class: ClassVar[bool] = False
 
     @property
@@ -77,8 +81,7 @@ class StageCondition:
 
     @property
     def grid(self) -> tuple[int, int]:
-        side = self.size or self.training_size
-        return self.stage.config.grid(side, side)
+        return self.stage.config.grid(*sides(self.size or self.training_size))
 
     @property
     def length(self) -> int:
@@ -87,7 +90,7 @@ class StageCondition:
     @property
     def suffixes(self) -> tuple[str, ...]:
         file = KINDS[self.kind].file
-        return file.suffixes if file else files.PHOTOGRAPHS
+        return file.suffixes if file else suffixes(self.image_channels)
 
     @property
     def label_maps(self) -> bool:
@@ -96,13 +99,14 @@ class StageCondition:
     def read(self, file: Path, factor: int, size: tuple[int, int] | None, unlabelled: int = -1) -> dict[str, Any]:
         map_file = KINDS[self.kind].file
         if map_file is None:
-            return {"image": files.photograph(file, factor, size)}
+            return {"image": files.photograph(file, factor, size, self.image_channels)}
         return {self.kind: map_file.read(file, factor, size, self.stage.config.in_channels, unlabelled)}
 
     def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> Int[Array, "{size} ..."]:
         x = self._network_input(batch)
         if self.size:
-            x = resize_nearest(x, *(side * self.size // self.training_size for side in x.shape[1:3]))
+            parts = zip(x.shape[1:3], sides(self.size), sides(self.training_size))
+            x = resize_nearest(x, *(side * new // old for side, new, old in parts))
         params = stages["condition_stage" if self.own_stage else "first_stage"]
         return jax.lax.stop_gradient(self.stage.apply({"params": params}, x, method="encode_ids"))
 
@@ -121,8 +125,9 @@ class StageCondition:
             )
         (key,) = found
         content = self._content_of(key)
-        # An image's stage reads maps of one channel too; photographs are in colour whatever it reads.
-        channels = content.data_channels(self.stage.config.in_channels) or self.stage.config.in_channels
+        # An image's stage reads maps of one channel too; photographs are as those that are drawn, whatever it reads.
+        in_channels = self.stage.config.in_channels
+        channels = content.data_channels(in_channels, self.image_channels) or in_channels
         shape = "(H, W)" if content.axes == 2 else f"(H, W, {channels})"
         value = content.check(per_image(given[key], n, (content.axes,), key, shape), channels, key)
         check_size(value, (pixels[0] // self._times(key), pixels[1] // self._times(key)), key)

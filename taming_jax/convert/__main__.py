@@ -6,6 +6,7 @@ python -m taming_jax.convert --export DIR OUT.ckpt [--lpips weights/lpips_vgg16.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
@@ -46,18 +47,38 @@ def main(arguments: list[str] | None = None) -> None:
         epilog=__doc__.split("\n\n")[1],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", nargs="?", help="the original's last.ckpt")
-    parser.add_argument("out_dir", nargs="?", help="directory to write; it must be new or empty")
-    parser.add_argument("--config", help="the original's project.yaml; default: the one its training left beside")
+    parser.add_argument("checkpoint", nargs="?", type=os.path.expanduser, help="the original's last.ckpt")
+    parser.add_argument(
+        "out_dir", nargs="?", type=os.path.expanduser, help="directory to write; it must be new or empty"
+    )
+    parser.add_argument(
+        "--config",
+        type=os.path.expanduser,
+        help="the original's project.yaml; default: the one its training left beside",
+    )
     parser.add_argument("--classes", type=int, default=0, help="classes of objects, of a model conditioned on them")
-    parser.add_argument("--export", nargs=2, metavar=("DIR", "OUT.ckpt"), help="write DIR as the original's checkpoint")
+    parser.add_argument(
+        "--export",
+        nargs=2,
+        type=os.path.expanduser,
+        metavar=("DIR", "OUT.ckpt"),
+        help="write DIR as the original's checkpoint",
+    )
     parser.add_argument("--step", help="with --export: the checkpoint, default the newest")
-    parser.add_argument("--vgg16", help="torchvision's vgg16-397923af.pth, or an npz of its arrays")
+    parser.add_argument(
+        "--vgg16", type=os.path.expanduser, help="torchvision's vgg16-397923af.pth, or an npz of its arrays"
+    )
     parser.add_argument(
         "--lpips",
+        type=os.path.expanduser,
         help="LPIPS's linear layers, vgg.pth, or an npz of its arrays; with --export: the file made of them, to put in",
     )
-    parser.add_argument("--out", default="weights/lpips_vgg16.npz", help="with --vgg16: file to write [%(default)s]")
+    parser.add_argument(
+        "--out",
+        type=os.path.expanduser,
+        default="weights/lpips_vgg16.npz",
+        help="with --vgg16: file to write [%(default)s]",
+    )
     given = parser.parse_args(arguments)
     asked = [job for argument, job in JOBS.items() if getattr(given, argument) is not None]
     if len(asked) != 1 or (given.checkpoint and not given.out_dir):

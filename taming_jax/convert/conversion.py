@@ -39,6 +39,22 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     return read_npz(path) if Path(path).suffix == ".npz" else read_state(path)[0]
 
 
+WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
+
+
+def unwrapped(state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """(the arrays without what training in parallel or compiled has put before all of their names, notes)."""
+    notes = []
+    while prefix := next((p for p in WRAPPERS if state and all(name.startswith(p) for name in state)), ""):
+        state = {name.removeprefix(prefix): array for name, array in state.items()}
+        notes.append(f"all names begin with {prefix!r}, which is left out")
+    inner = {name: name.replace("._orig_mod.", ".") for name in state}  # of parts that were compiled by themselves
+    if any(name != new for name, new in inner.items()) and len(set(inner.values())) == len(inner):
+        state = {inner[name]: array for name, array in state.items()}
+        notes.append("'_orig_mod.' within names is left out")
+    return state, notes
+
+
 def new_folder(out_dir: str | Path) -> Path:
     """The folder to convert into. Raises ValueError where it is none of this machine, or holds something already."""
     if "://" in str(out_dir):

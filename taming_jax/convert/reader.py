@@ -82,6 +82,42 @@ def _read_legacy(file: BinaryIO) -> Any:
     return tree
 
 
+# How files begin that people take for checkpoints, and what they are.
+FOREIGN: tuple[tuple[bytes, str], ...] = (
+    (b"version https://git-lfs", "it is a pointer of git LFS, not the file itself: fetch it with `git lfs pull`"),
+    (b"<", "it is a page of HTML or XML, such as a site shows in place of a download: get the file itself"),
+    (b"{", "it is a text of JSON, and no checkpoint"),
+    (b"\x1f\x8b", "it is compressed with gzip: unpack it first"),
+    (b"7z\xbc\xaf", "it is an archive of 7-Zip: unpack it first"),
+    (b"Rar!", "it is a RAR archive: unpack it first"),
+    (b"\x89HDF", "it is an HDF5 file, as Keras writes it, and no checkpoint of PyTorch"),
+)
+
+
+def _refuse_foreign(start: bytes) -> None:
+    """Say what a file is that is none of PyTorch's, by how it begins."""
+    if not start:
+        raise Refused("it is empty: its download has not begun, or was broken off")
+    for begins, what in FOREIGN:
+        if start.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(begins):
+            raise Refused(what)
+
+
+def _is_safetensors(start: bytes) -> bool:
+    """Eight bytes of the header's length, and the header, which is JSON."""
+    return len(start) > 8 and start[8:9] == b"{" and 2 <= int.from_bytes(start[:8], "little") < 100 << 20
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise Refused(f"it is truncated, or not a safetensors file: {first_line(error)}") from error
+
+
 def _state_of(tree: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not isinstance(tree, dict):
         raise Refused(f"it holds no state dict, but {type(tree).__name__}")
@@ -100,18 +136,23 @@ def _state_of(tree: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 def read_state(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The state dict of a checkpoint as read-only arrays by name, and its other plain entries (epoch, global_step).
 
-    The state dict is the entry `state_dict`, or the whole file where there is none. Other arrays, such as an
-    optimizer's, are not read. Raises ValueError where the file is missing, truncated, foreign, or names something that
-    a checkpoint has no need of.
+    The state dict is the entry `state_dict`, or the whole file where there is none, or a safetensors file. Other
+    arrays, such as an optimizer's, are not read. Raises ValueError where the file is missing, truncated, foreign, or
+    names something that a checkpoint has no need of.
     """
     path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name the checkpoint's file in it")
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     try:
         with open(path, "rb") as file:
-            start = file.read(4)
+            start = file.read(64)
             file.seek(0)
-            tree = _read_zip(file) if start == b"PK\x03\x04" else _read_legacy(file)
+            if _is_safetensors(start):
+                return _read_safetensors(path), {}
+            _refuse_foreign(start)
+            tree = _read_zip(file) if start.startswith(b"PK\x03\x04") else _read_legacy(file)
             return _state_of(tree)
     except Refused as error:
         raise ValueError(f"{path}: {error}") from error

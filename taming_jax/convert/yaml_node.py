@@ -17,7 +17,7 @@ class Node:
 
     def __init__(self, values: Any, where: str, notes: list[str]):
         if not isinstance(values, Mapping):
-            raise ValueError(f"{where} of the configuration is {values!r}, but it must be a mapping")
+            raise ValueError(f"{where} of the configuration is {short(values)}, but it must be a mapping")
         self.values, self.where, self.notes = dict(values), where, notes
 
     def take(self, key: str, default: Any = REQUIRED, kind: type | None = None) -> Any:
@@ -60,7 +60,7 @@ def target(values: Any, where: str, notes: list[str]) -> tuple[str, Node]:
         if key != "base_learning_rate":
             node.leave(key, "the original does not read it either")
     if not name.startswith("taming."):
-        raise ValueError(f"{where}.target={name!r} is no class of the original, whose names begin with 'taming.'")
+        raise ValueError(f"{where}.target={short(name)} is no class of the original, whose names begin with 'taming.'")
     return name.rsplit(".", 1)[1], params
 
 
@@ -69,11 +69,12 @@ def _fit(value: Any, kind: type, where: str) -> Any:
         with contextlib.suppress(ValueError):
             value = float(value)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        with contextlib.suppress(OverflowError):
+            value = float(value)
     if kind is int and isinstance(value, float) and value.is_integer():
         return int(value)
     if kind is list and isinstance(value, (list, tuple)):
         return [_fit(item, int, where) for item in value]
     if not isinstance(value, kind) or (kind in (int, float) and isinstance(value, bool)):
-        raise ValueError(f"{where} of the configuration is {value!r}, but it must be of type {kind.__name__}")
+        raise ValueError(f"{where} of the configuration is {short(value)}, but it must be of type {kind.__name__}")
     return value

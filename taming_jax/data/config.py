@@ -3,7 +3,7 @@
 import dataclasses
 import os
 
-from taming_jax.settings import check, check_known
+from taming_jax.settings import PathText, Size, check, check_known, plain_size, sides
 
 # By name, what `path` must name for it; empty where `path` may be left so. `pipeline.OPENERS` has what opens each.
 SOURCES = {
@@ -44,7 +44,7 @@ class DataConfig:
     """What to train on; docs/data.md shows the layouts of the sources.
 
     source: a name of `SOURCES`.
-    size: side of the square images in pixels. batch_size: of all processes together.
+    size: of the images in pixels: the side of squares, or (height, width). batch_size: of all processes together.
     annotations: what the batches carry beside image and class_label: segmentation, depth, crop, objects, keypoints. A
         source that cannot give it is refused; class_label named here demands that there are classes.
 
@@ -69,38 +69,43 @@ class DataConfig:
         the crop, instead of being cut at its edge. categories: coco_objects, open_images: only these: the number of
         most frequent ones, or a list file (.txt). stuff: coco_objects: with COCO-Stuff's boxes.
 
-    resize: the smaller side of the whole image in pixels, from which the square is cut; 0: `size`.
-    flip, random_crop: augmentation in training; the demo scenes need none. random_scale: the square's side is drawn
-        between `size` pixels of the file and the smaller side.
+    channels: of the images: 3 for RGB; 1 grey, 2 grey and alpha, 4 colour and alpha, or as many as .npy and .tif files
+        have, which are read where it is not 3. 16 bits and floats (in [-1, 1]) are then kept.
+    max_pixels: an image or map that decodes to more is left out, as a likely decompression bomb.
+    resize: the smaller side of the whole image in pixels, from which `size` is cut; 0: as small as it can be.
+    flip, random_crop: augmentation in training; the demo scenes need none. random_scale: how much is cut out is drawn,
+        between `size` pixels of the file and the most that `resize` allows.
     seed: of shuffling, augmentation and demo scenes; the split does not depend on it.
     workers: threads that decode; 0 is one a CPU core.
     """
 
     source: str = "demo"
-    size: int = 256
+    size: Size = 256
     batch_size: int = 8
     annotations: tuple[str, ...] = ()
-    path: str = ""
-    root: str = ""
-    val_path: str = ""
+    path: PathText = ""
+    root: PathText = ""
+    val_path: PathText = ""
     val_share: float = 0.05
-    classes: str = ""
+    classes: PathText = ""
     name: str = "imagenet2012"
     download: bool = False
     shuffle_buffer: int = 4096
     n_train: int = 4096
     n_val: int = 256
-    maps: str = ""
+    maps: PathText = ""
     n_labels: int = 0
     unlabelled: int = -1
-    depths: str = ""
+    depths: PathText = ""
     max_objects: int = 30
     min_objects: int = 1
     min_object_area: float = 1e-5
     min_visible: float = 0.1
     whole_boxes: bool = False
-    categories: str = ""
+    categories: PathText = ""
     stuff: bool = True
+    channels: int = 3
+    max_pixels: int = 100_000_000
     resize: int = 0
     flip: bool = True
     random_crop: bool = True
@@ -113,13 +118,22 @@ class DataConfig:
         check(self, "annotations", set(self.annotations) <= set(ANNOTATIONS), f"known are {', '.join(ANNOTATIONS)}")
         folder = f"the data source {self.source!r} needs it: a folder of {SOURCES[self.source]}"
         check(self, "path", bool(self.path or not SOURCES[self.source]), folder)
-        limits = {"size": (16, 4096), "batch_size": (1, 1 << 20), "val_share": (0, 0.9), "seed": (0, (1 << 32) - 1)}
+        object.__setattr__(self, "size", plain_size(self.size))  # frozen for everybody else
+        check(self, "size", 16 <= min(self.sides) <= max(self.sides) <= 4096, "it must be from 16 to 4096")
+        limits = {"batch_size": (1, 1 << 20), "val_share": (0, 0.9), "seed": (0, (1 << 32) - 1)}
         limits |= {"n_train": (1, 1 << 40), "n_val": (1, 1 << 40), "shuffle_buffer": (1, 1 << 30), "workers": (0, 1024)}
         limits |= {"n_labels": (0, 256), "unlabelled": (-1, 255), "max_objects": (1, 1000), "min_objects": (0, 1000)}
         limits |= {"min_object_area": (0, 1), "min_visible": (0, 1), "resize": (0, 1 << 16)}
+        limits |= {"channels": (1, 1024), "max_pixels": (1 << 16, 1 << 34)}
         for name, (low, high) in limits.items():
             check(self, name, low <= getattr(self, name) <= high, f"it must be from {low} to {high}")
-        check(self, "resize", not 0 < self.resize < self.size, f"it must be 0 or at least size={self.size}")
+        least = min(self.sides)
+        check(self, "resize", not 0 < self.resize < least, f"it must be 0 or at least size={least}")
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the images in pixels."""
+        return sides(self.size)
 
     @property
     def threads(self) -> int:

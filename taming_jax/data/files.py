@@ -22,13 +22,10 @@ class Files:
         self.config, self.train = config, split == "train"
         paired = tuple(sorted(set(config.annotations) - {"class_label", "crop"}))
         # what the listing does not depend on is set to one value
-        key = dataclasses.replace(config, annotations=paired, size=16, resize=0, batch_size=1, seed=0, workers=0)
+        key = dataclasses.replace(
+            config, annotations=paired, size=16, resize=0, batch_size=1, seed=0, workers=0, max_pixels=1 << 16
+        )
         self.listing = list_once(find, key, split)
-        if not self.listing.images:
-            raise ValueError(
-                f"the data source {config.source!r} finds no example for {split!r} in {config.path!r}"
-                + "".join(f"; {n} {what}" for what, n in self.listing.skipped.items())
-            )
         self.reader = Reader(config, self.listing)
 
     @property
@@ -50,20 +47,22 @@ class Files:
             position = shard.position(int(place))
             if self.train:
                 epoch, place_in_epoch = divmod(position, n)
-                return self._read(int(epoch_order(n, self.config.seed, epoch)[place_in_epoch]), epoch)
-            return self._read(position, None) if position < n else self.reader.blank
+                return self.read(int(epoch_order(n, self.config.seed, epoch)[place_in_epoch]), epoch)
+            return self.read(position, None) if position < n else self.reader.blank
 
         end = tf.int64.max if self.train else shard.padded_length(n)
         return read_parallel(tf.data.Dataset.range(first, end), read, self.reader.blank, self.config.threads)
 
     def crops(self, start: int, stop: int, epoch: int | None) -> Iterator[Record]:
-        """Images start..stop of the listing, each as it is cut in an epoch of training; None: its central square."""
+        """Images start..stop of the listing, each as it is cut in an epoch of training; None: its middle."""
         indices = tensorflow().data.Dataset.range(start, stop)
         return read_parallel(
-            indices, lambda index: self._read(int(index), epoch), self.reader.blank, self.config.threads
+            indices, lambda index: self.read(int(index), epoch), self.reader.blank, self.config.threads
         )
 
-    def _read(self, index: int, epoch: int | None) -> Record:
+    def read(self, index: int, epoch: int | None) -> Record:
+        """Image `index` of the listing as it is cut in an epoch of training; None: its central square. The blank record
+        where it cannot be read; ValueError where training would stop at it."""
         labels, path = self.listing.labels, str(self.listing.images[index])
         rng = None if epoch is None else augmentation_rng(self.config.seed, epoch, index)
         return self.reader.read(path, path, labels[index] if labels else 0, rng, index)

@@ -1,6 +1,7 @@
 """What a data set of files lists: its examples, with all that belongs to each."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -46,7 +47,8 @@ class Listing:
     images: paths. labels: class numbers, and class_names in their order.
     maps: paths of label maps of n_labels labels. unlabelled: as in `read_label_map`. label_names: of the labels.
     depths: paths of depth maps. objects, and object_names, of their categories. figures: key points.
-    skipped: how many of what was left out.
+    skipped: how many of what was left out. passed_over: what else was in each folder or list, as `Found` has it.
+    remarks: what was decided about the folders. lacks: why there is no annotation of a name, where it could be.
     """
 
     images: Sequence[str]
@@ -61,6 +63,9 @@ class Listing:
     object_names: tuple[str, ...] | None = None
     figures: Figures | None = None
     skipped: dict[str, int] = dataclasses.field(default_factory=dict)
+    passed_over: dict[str, Counter[str]] = dataclasses.field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+    lacks: dict[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def gives(self) -> tuple[str, ...]:
@@ -87,4 +92,11 @@ ListOne = Callable[[DataConfig, str], Listing]  # a data set of files: its setti
 
 @lru_cache(maxsize=4)  # large annotation files are read once, however many settings ask for them
 def list_once(find: ListOne, config: DataConfig, split: str) -> Listing:
-    return find(config, split)
+    """Raises ValueError for a split without examples, which is searched anew when it is asked for again."""
+    listing = find(config, split)
+    if not listing.images:
+        raise ValueError(
+            f"the data source {config.source!r} finds no example for {split!r} in {config.path!r}"
+            + "".join(f"; {n} {what}" for what, n in listing.skipped.items())
+        )
+    return listing

@@ -5,22 +5,26 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from taming_jax.data.pixels import BrokenImage, stored_values
+from taming_jax.data.opening import BrokenImage, read_array
+from taming_jax.data.pixels import stored_values
 
 LABEL_SUFFIXES = (".png",)
 DEPTH_SUFFIXES = (".png", ".npy")
+SIZES = (1e-12, 1e12)  # of numbers that are depth
+SMOOTH = 12  # of 255: by how much colours of neighbours differ, in the median
 
 
-def read_label_map(path: str, n_labels: int, unlabelled: int = -1) -> np.ndarray:
+def read_label_map(path: str, n_labels: int, unlabelled: int = -1, max_pixels: int = 0) -> np.ndarray:
     """The labels of a PNG, uint8 (H, W) in [0, n_labels).
 
-    The file has 8 bits a pixel: grey values, or indices of a palette, which are taken as they are whatever the colours.
+    The file has at most 8 bits a pixel: grey values, or indices of a palette, which are taken as they are stored,
+    whatever the colours.
     unlabelled: a value of the file that becomes label 0, while all others become one more (255 for COCO-Stuff, which
         has 0..181 and so 183 labels); -1: the values are the labels.
     Raises ValueError naming the file for any other kind of image and for a label that is not below n_labels, and
     BrokenImage for a damaged file.
     """
-    mode, values = stored_values(path)
+    mode, values = stored_values(path, max_pixels)
     if mode not in ("L", "P"):
         raise ValueError(
             f"the label map {path!r} has pixels of the kind {mode!r}; expected a PNG with 8 bits a pixel, grey or "
@@ -40,29 +44,33 @@ def read_label_map(path: str, n_labels: int, unlabelled: int = -1) -> np.ndarray
     return label_of.astype(np.uint8)[values]
 
 
-def read_depth(path: str) -> np.ndarray:
+def read_depth(path: str, max_pixels: int = 0) -> np.ndarray:
     """The depth of a file, float32 (H, W), scaled so that the map's own smallest value is -1 and its largest 1.
 
-    The file is a PNG with RGBA, whose four bytes a pixel are one little-endian float32; a grey PNG of 8 or 16 bits; or
-    a .npy file with (H, W), one more axis of length 1 allowed. A map of one value alone becomes -1 everywhere.
-    Raises ValueError naming the file for another kind of file, and BrokenImage for a damaged one and for values that
-    are not finite.
+    The file is a PNG with RGBA, whose four bytes a pixel are one little-endian float32; a grey PNG of at most 16 bits;
+    or a .npy file with (H, W), one more axis of length 1 allowed. A map of one value alone becomes -1 everywhere.
+    Raises ValueError naming the file for another kind of file, such as depth in colours, and BrokenImage for a damaged
+    one and for values that are not finite.
     """
     if Path(path).suffix == ".npy":
         try:
-            depth = np.load(path, allow_pickle=False)
-        except Exception as error:
-            raise BrokenImage(f"its map {path!r}: {type(error).__name__}: {error}") from error
+            depth = read_array(path, "numbers (H, W)")
+        except BrokenImage as error:
+            raise BrokenImage(f"its map {path!r}: {error}") from error
         depth = np.squeeze(depth, tuple(i for i in (0, depth.ndim - 1) if depth.ndim == 3 and depth.shape[i] == 1)[:1])
         if depth.ndim != 2 or depth.dtype.kind not in "fiu":
             raise ValueError(f"the depth map {path!r} holds {depth.dtype} {depth.shape}; expected numbers (H, W)")
     else:
-        mode, values = stored_values(path)
+        mode, depth = stored_values(path, max_pixels)
         if mode == "RGBA":
-            depth = np.ascontiguousarray(values).view("<f4")[..., 0]
-        elif mode in ("L", "I", "I;16"):
-            depth = values
-        else:
+            if _is_picture(depth):
+                raise ValueError(
+                    f"the depth map {path!r} is a picture in colours or grey with alpha (RGBA), as plotting libraries "
+                    "save it, not the float32 form; give the depth itself: a grey PNG of 8 or 16 bits, a .npy file "
+                    "(H, W), or RGBA by taming_jax.data.map_files.write_depth"
+                )
+            depth = np.ascontiguousarray(depth).view("<f4")[..., 0]
+        elif mode not in ("L", "I", "I;16"):
             raise ValueError(
                 f"the depth map {path!r} has pixels of the kind {mode!r}; expected a PNG with RGBA (one float32 a "
                 "pixel) or with grey of 8 or 16 bits, or a .npy file"
@@ -72,6 +80,35 @@ def read_depth(path: str) -> np.ndarray:
     depth = depth.astype(np.float64)  # float32 may overflow in the difference
     low, high = depth.min(), depth.max()
     return (2 * (depth - low) / max(high - low, 1e-8) - 1).astype(np.float32)
+
+
+def _is_picture(rgba: np.ndarray) -> bool:
+    """Whether uint8 (H, W, 4) are colours rather than one little-endian float32 a pixel.
+
+    The last byte, alpha in a picture, is sign and magnitude of a number: opaque and clear pixels would be of magnitudes
+    that no depth has. Where alpha is another one everywhere, the first two bytes tell, which are a number's last bits:
+    between neighbours that differ they jump or are all alike, while colours change little. (They change as little in
+    whole numbers over 255 or 65535, whose bits however repeat themselves.)
+    """
+    depth = np.ascontiguousarray(rgba).view("<f4")[..., 0]
+    missing = ~np.isfinite(depth) & (rgba[..., :2] == 0).all(-1) & np.isin(rgba[..., 2], (0x80, 0xC0))  # as inf and NaN
+    there = ~missing & (depth != 0)
+    size = np.where(np.isfinite(depth), np.abs(depth), np.float32(np.inf))
+    if np.count_nonzero(there & ~((size >= SIZES[0]) & (size <= SIZES[1]))) > np.count_nonzero(there) / 2:
+        return True
+    alphas = np.unique(rgba[..., 3][rgba[..., 3] > 0])
+    if len(alphas) != 1:
+        return False
+    colours = rgba[..., :3].astype(np.int16)
+    steps = np.concatenate([np.diff(colours, axis=axis).reshape(-1, 3) for axis in (0, 1)])
+    steps = np.abs(steps[steps.any(axis=-1)])
+    if not steps.any(axis=0).all():  # one value everywhere, or numbers with few bits
+        return False
+    red, green, blue = (colours[..., i] for i in range(3))
+    if ((red == green) & (green == blue)).all():
+        return True
+    repeats = min(np.median(np.abs(red - green)), np.median(np.abs(red % 128 - blue % 128))) <= 1
+    return not repeats and bool((np.median(steps[:, :2], axis=0) <= SMOOTH).all())
 
 
 def write_label_map(path: str, labels: np.ndarray) -> None:

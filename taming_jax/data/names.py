@@ -2,9 +2,59 @@
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from taming_jax.data.config import DataConfig
+from taming_jax.data.text import normal, read_lines, read_text
+
+
+def look_up(text: str, names: Sequence[str], parts: bool = True) -> int | None:
+    """The place of the name that a text means; None where it means none.
+
+    It is the name itself, or else the name but for capitals, spaces and the form of accents, or else, with `parts`, one
+    of the parts that a name has between commas: "red fox" of "red fox, Vulpes vulpes". Raises ValueError where the
+    first of these that holds at all holds for several names.
+    """
+    text, loose = text.strip(), _loose(text)
+    rules = [lambda name: name.strip() == text, lambda name: _loose(name) == loose]
+    if parts:
+        rules.append(lambda name: loose in map(_loose, name.split(",")))
+    for rule in rules:
+        if found := [place for place, name in enumerate(names) if rule(name)]:
+            if len(found) > 1:
+                listed = ", ".join(f"{names[place]!r} (number {place})" for place in found[:10])
+                raise ValueError(
+                    f"{text[:100]!r} may be any of {len(found)} names: {listed}; write one of them in full"
+                )
+            return found[0]
+    return None
+
+
+def containing(text: str, names: Sequence[str], words: bool = False) -> list[str]:
+    """The names that contain a text, or, with `words`, whose words it is: what may have been meant."""
+    edge = r"(?<!\w){}(?!\w)" if words else "{}"
+    pattern = re.compile(edge.format(re.escape(_loose(text))))
+    return [name for name in names if _loose(text) and pattern.search(_loose(name))]
+
+
+def split_names(text: str, names: Sequence[str]) -> list[str]:
+    """The names in a text between commas; one that has commas itself, such as "red fox, Vulpes vulpes", stays whole."""
+    pieces = text.split(",")
+    with_commas = {_loose(name): name.count(",") + 1 for name in names if "," in name}
+    longest, found, start = max(with_commas.values(), default=1), [], 0
+    while start < len(pieces):
+        for stop in range(min(start + longest, len(pieces)), start, -1):
+            joined = ",".join(pieces[start:stop])
+            if stop == start + 1 or _loose(joined) in with_commas:
+                break
+        found.append(joined.strip())
+        start = stop
+    return [name for name in found if name]
+
+
+def _loose(name: str) -> str:
+    return " ".join(normal(normal(name).casefold()).split())
 
 
 def choose_classes(spec: str, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -18,12 +68,12 @@ def choose_classes(spec: str, names: tuple[str, ...]) -> tuple[str, ...]:
     if spec.endswith(".txt"):
         if not Path(spec).is_file():
             raise ValueError(f"no such list of classes: {spec!r}; set `classes`")
-        lines = [line.strip() for line in Path(spec).read_text(encoding="utf-8").splitlines() if line.strip()]
-        wanted = {line if line in names else line.split()[0] for line in lines}  # names may have spaces
-        unknown = [line for line in lines if line not in names and line.split()[0] not in names]
-        if unknown:
-            raise ValueError(f"{spec!r} names classes that are not there: {unknown[:5]}; known: {list(names[:5])} ...")
-        return tuple(name for name in names if name in wanted)
+        lines = read_lines(spec, known=names.__contains__)
+        found = {line: _listed(spec, line, names) for line in lines}
+        if unknown := [line for line, place in found.items() if place is None]:
+            given = [line[:100] for line in unknown[:5]]
+            raise ValueError(f"{spec!r} names classes that are not there: {given}; known: {list(names[:5])} ...")
+        return tuple(names[place] for place in sorted({place for place in found.values() if place is not None}))
     places: set[int] = set()
     for part in spec.split(","):
         start, _, stop = part.strip().partition(":")
@@ -34,6 +84,17 @@ def choose_classes(spec: str, names: tuple[str, ...]) -> tuple[str, ...]:
             )
         places |= set(range(int(start), int(stop)))
     return tuple(names[i] for i in sorted(places))
+
+
+def _listed(spec: str, line: str, names: Sequence[str]) -> int | None:
+    """The place of the name that a line begins with; names may have spaces."""
+    try:
+        for text, parts in ((line, False), (line.split()[0], False), (line, True)):
+            if (place := look_up(text, names, parts)) is not None:
+                return place
+    except ValueError as error:
+        raise ValueError(f"{spec!r}: {error}") from error
+    return None
 
 
 def choose_categories(
@@ -51,17 +112,12 @@ def choose_categories(
     if spec.endswith(".txt"):
         if not Path(spec).is_file():
             raise ValueError(f"no such list of categories: {spec!r}; set `categories`")
-        lines = [line for line in Path(spec).read_text(encoding="utf-8").splitlines() if line.strip()]
-        ids = {name: key for key, name in every.items()} | {key: key for key in every}
         number: dict[str, int] = {}
         named: list[str] = []
-        for line in lines:
-            same = [part.strip() for part in line.split("|")]
-            if unknown := [name for name in same if name not in ids]:
-                known = sorted(every.values())
-                raise ValueError(f"{spec!r} names unknown categories {unknown}; known: {known[:10]} ...")
-            number |= {ids[name]: len(named) for name in same}
-            named.append(every[ids[same[0]]])
+        for line in read_lines(spec, known=lambda line: line in every or line in every.values()):
+            same = [_category(spec, part.strip(), every) for part in line.split("|")]
+            number |= dict.fromkeys(same, len(named))
+            named.append(every[same[0]])
         return number, tuple(named)
     chosen = set(every)
     if spec:
@@ -73,6 +129,22 @@ def choose_categories(
     return {key: i for i, key in enumerate(ordered)}, tuple(every[key] for key in ordered)
 
 
+def _category(spec: str, text: str, every: dict[str, str]) -> str:
+    """The id of the category that a text names, by its id or its name."""
+    if text in every:
+        return text
+    names = list(every.values())
+    try:
+        place = look_up(text, names)
+    except ValueError as error:
+        raise ValueError(f"{spec!r}: {error}, or give its id") from error
+    if place is None:
+        near = containing(text, names)
+        known = f"names with it: {near[:10]}" if near else f"known: {sorted(names)[:10]} ..."
+        raise ValueError(f"{spec!r} names unknown categories {[text[:100]]}; {known}")
+    return list(every)[place]
+
+
 def label_names(config: DataConfig, n_labels: int) -> tuple[str, ...] | None:
     """The names of the labels, where a file tells them; None without one.
 
@@ -81,10 +153,10 @@ def label_names(config: DataConfig, n_labels: int) -> tuple[str, ...] | None:
     places = [Path(folder, "labels.txt") for folder in (config.maps, config.path) if folder]
     for file in (*places, Path(config.path, "objectInfo150.txt")):
         if file.is_file():
-            lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
             if file.name == "labels.txt":
-                names = tuple(re.sub(r"^\d+\s*:\s*", "", line).strip() for line in lines)
+                names = tuple(re.sub(r"^\d+\s*:\s*", "", line).strip() for line in read_lines(file))
             else:
+                lines = [line for line in read_text(file).splitlines() if line.strip()]
                 names = ("unlabelled", *(line.split("\t")[-1].strip() for line in lines[1:]))
             if len(names) != n_labels:
                 raise ValueError(f"{str(file)!r} has names for {len(names)} labels, but there are {n_labels}")

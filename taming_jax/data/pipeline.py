@@ -10,20 +10,23 @@ from typing import Any
 
 import numpy as np
 
+from taming_jax.data.channels import to_float
 from taming_jax.data.config import AS_SET, DataConfig, Needs
 from taming_jax.data.files import Files
+from taming_jax.data.found import count
 from taming_jax.data.listing import ListOne
+from taming_jax.data.mistakes import likely_mistakes
 from taming_jax.data.prefetch import Prefetched
 from taming_jax.data.records import Record, Shard, Source, replace_broken
+from taming_jax.data.sources.coco import list_coco_objects
 from taming_jax.data.sources.codes import Codes, read_info
 from taming_jax.data.sources.demo import Demo
 from taming_jax.data.sources.faces import list_celebahq, list_faceshq, list_ffhq
 from taming_jax.data.sources.folder import list_folder
 from taming_jax.data.sources.imagenet import list_imagenet
 from taming_jax.data.sources.label_maps import COCO_STUFF_UNLABELLED, list_ade20k, list_coco_stuff
-from taming_jax.data.sources.objects import list_coco_objects, list_open_images
+from taming_jax.data.sources.open_images import list_open_images
 from taming_jax.data.sources.tfds import TfdsImages
-from taming_jax.data.transforms import to_float
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +63,49 @@ def _open(config: DataConfig, split: str) -> Source:
         hints = {"segmentation": "; label maps of your own are named by `maps`", "depth": "; depth maps by `depths`"}
         raise ValueError(
             f"the data source {config.source!r} with these settings has no {' and no '.join(missing)}; it has "
-            f"{', '.join(source.gives)}" + "".join(hints.get(name, "") for name in missing)
+            f"{', '.join(source.gives)}"
+            + "".join(hints.get(name, "") for name in missing)
+            + "".join(f"; {source.listing.lacks[name]}" for name in missing if name in source.listing.lacks)
         )
     for what, n in source.problems.counts.items():
         log.warning("%s, %s: left out or changed: %d %s", config.source, split, n, what)
+    for remark in source.listing.remarks:
+        log.info("%s, %s: %s", config.source, split, remark)
     return source
+
+
+def summary(config: DataConfig, needs: Needs = AS_SET) -> str:
+    """What was found, as "folder: train 90, validation 10 images, 3 classes; passed over: 20 .tif, 2 hidden"."""
+    config = config.meeting(needs)
+    sources = [_open(config, split) for split in ("train", "val")]
+    first = sources[0].listing
+    passed_over = {place: what for source in sources for place, what in source.listing.passed_over.items() if what}
+    line = f"{config.source}: train {len(sources[0])}, validation {len(sources[1])} images"
+    line += f", {len(first.class_names)} classes" if first.class_names else ""
+    for place, what in passed_over.items():
+        line += f"; passed over{f' in {place!r}' if len(passed_over) > 1 else ''}: {count(what)}"
+    return line
+
+
+def warnings(config: DataConfig, needs: Needs = AS_SET) -> list[str]:
+    """Likely mistakes in what was found, a sentence each; in many files they are looked for in a part."""
+    config = config.meeting(needs)
+    return likely_mistakes(config, _open(config, "train"), _open(config, "val"))
+
+
+def check(config: DataConfig, needs: Needs = AS_SET) -> None:
+    """Says in the log what was found, and which mistakes are likely.
+
+    Raises ValueError where there is nothing to train on, or to evaluate on.
+    """
+    log.info("%s", summary(config, needs))
+    for sentence in warnings(config, needs):
+        log.warning("a likely mistake: %s", sentence)
+
+
+def opened(config: DataConfig, split: str, needs: Needs = AS_SET) -> Source:
+    """The split "train" or "val" as its source has it. Raises ValueError where there is nothing in it."""
+    return _open(config.meeting(needs), split)
 
 
 def num_examples(config: DataConfig, split: str, needs: Needs = AS_SET) -> int:
@@ -120,11 +161,11 @@ def make_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Iterates over this process's part of the batches of a split, from `start_step` on.
 
-    Each batch, where b is batch_size / process_count: image float32 (b, H, W, 3) in [-1, 1]; class_label int32 (b,), 0
-    without classes; and of the annotations that `needs` or else the settings ask for:
+    Each batch, where b is batch_size / process_count: image float32 (b, H, W, config.channels) in [-1, 1]; class_label
+    int32 (b,), 0 without classes; and of the annotations that `needs` or else the settings ask for:
     - segmentation: int32 (b, H, W) in [0, n_labels). depth: float32 (b, H, W) in [-1, 1].
-    - crop: int32 (b, 4), top, left, full_height, full_width: where the square lies in the whole image, in pixels of
-      the square's scale, before it is mirrored; and flip bool (b,): whether it is.
+    - crop: int32 (b, 4), top, left, full_height, full_width: where the crop lies in the whole image, in pixels of
+      the crop's scale, before it is mirrored; and flip bool (b,): whether it is.
     - objects: object_boxes float32 (b, M, 4), x0, y0, width, height in [0, 1] of the whole image, before it is mirrored
       (so they need crop and flip beside them); object_category int32 (b, M), -1 for an empty slot; object_flags int32
       (b, M), bits as in `listing.FLAGS`. In training the order is random.

@@ -1,17 +1,19 @@
-"""From a file to pixels: images of every kind, upright and in RGB, and the plain values that maps are stored as.
+"""From a file to pixels: one way for photographs, maps and masks, with what differs by use in a function each.
 
-Pillow decodes, because it reads what TensorFlow's decoders do not. What is annotated belongs to the pixels as they are
-stored in the image's file. So where a camera has stored an image turned (EXIF), its maps and boxes are turned upright
-together with it.
+A photograph (`decode`) is upright and in the channels that are asked for. Maps (`stored_values`) are as they are
+stored: what is annotated belongs to the pixels as the image's file has them, and is turned upright together with it. A
+mask (`read_mask`) is upright, and only what is bright in it or opaque counts.
 """
 
-import io
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-MAX_PIXELS = 100_000_000  # an image that decodes to more is taken for a decompression bomb
+from taming_jax.data import channels as channel
+from taming_jax.data.opening import MAX_PIXELS, BrokenImage, WrongChannels, opened, read_array
+from taming_jax.data.tiff import stored_bands
 
 _UPRIGHT = {  # the EXIF orientation tag, and what puts such an image upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -22,83 +24,122 @@ _UPRIGHT = {  # the EXIF orientation tag, and what puts such an image upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-
-class BrokenImage(ValueError):
-    """A file that cannot be used: corrupt, truncated, no image at all, or far too large."""
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_LOSSY, _CONTRAST = ("JPEG", "MPO", "WEBP"), 64  # of 255, below which a mask's two values may be what is lost
 
 
 class Photo(NamedTuple):
-    """An upright RGB image. It may have been decoded at a whole fraction of its size, which the other fields tell.
+    """An upright image. It may have been decoded at a whole fraction of its size, which the other fields tell.
 
+    parts: an RGB image where there are three channels, else one image for each, see `channels.to_images`.
     width, height: of the upright image in the file's pixels. stored: (width, height) as the file has them, before
     turning. orientation: the EXIF tag, 1 for none.
     """
 
-    rgb: Image.Image
+    parts: tuple[Image.Image, ...]
     width: int
     height: int
     stored: tuple[int, int]
     orientation: int
 
-
-def _orientation(image: Image.Image) -> int:
-    try:
-        orientation = image.getexif().get(0x0112, 1)
-    except Exception:  # damaged metadata is no reason to lose the picture
-        return 1
-    return orientation if orientation in _UPRIGHT else 1
+    @property
+    def rgb(self) -> Image.Image:
+        return self.parts[0]
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bit greyscale, which Pillow's own conversion would clip instead of scale
-        image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8))
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:  # transparent becomes white
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
-
-
-def _from_array(path: str) -> Image.Image:
-    """The image of a .npy file: uint8 (1, 3, H, W), (3, H, W) or (H, W, 3)."""
-    array = np.load(path, allow_pickle=False)
-    if array.ndim == 4 and len(array) == 1:
-        array = array[0]
-    if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
-        array = array.transpose(1, 2, 0)
-    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
-        raise BrokenImage(f"it holds {array.dtype} {array.shape}; expected uint8 (1, 3, H, W), (3, H, W) or (H, W, 3)")
-    return Image.fromarray(np.ascontiguousarray(array))
-
-
-def decode(source: str | bytes, enough: int = 0) -> Photo:
+def decode(source: str | bytes, enough: int = 0, channels: int = 3, max_pixels: int = 0) -> Photo:
     """Decodes an image and puts it upright.
 
     source: a path (JPEG, PNG, WebP, or .npy with uint8 RGB), or the encoded bytes. Greyscale, palette, CMYK, 16 bit,
         transparency (put on white) and the EXIF orientation are handled; of an animation the first frame is taken.
     enough: a smaller side in pixels that suffices; a large JPEG is then decoded at 1/2, 1/4 or 1/8, which is faster.
         0: the full size.
-    Raises BrokenImage, saying why.
+    channels: other than three are those of `channels.fitted`; .npy (H, W, c) and .tif must have as many, and 16 bits
+        and floats, which must lie in [-1, 1], are kept.
+    max_pixels: of what is decoded; 0: MAX_PIXELS.
+    Raises BrokenImage, saying why, and ValueError for a file of other channels or numbers.
     """
     try:
         if isinstance(source, str) and source.endswith(".npy"):
-            rgb = _from_array(source)
-            return Photo(rgb, *rgb.size, rgb.size, 1)
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            stored = image.size
-            if enough:
-                image.draft(None, (enough, enough))
-            if image.size[0] * image.size[1] > MAX_PIXELS:
-                width, height = image.size
-                raise BrokenImage(f"{width} x {height} pixels, more than the {MAX_PIXELS} that are allowed")
-            orientation = _orientation(image)
-            rgb = _to_rgb(image)
+            return _photo(_of_array(source, channels), 1)
+        if channels != 3 and (bands := _bands(source, channels, max_pixels or MAX_PIXELS)):
+            return bands
+        values, stored, orientation, turned = opened(
+            source, lambda image, size: _read(image, size, channels), enough=enough, max_pixels=max_pixels
+        )
+        parts = channel.to_images(channel.fitted(values, channels)) if isinstance(values, np.ndarray) else (values,)
     except BrokenImage:
         raise
-    except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
-        raise BrokenImage(f"{type(error).__name__}: {error}") from error
+    except ValueError as error:
+        what = f"the image {source!r}" if isinstance(source, str) else "an image"
+        wanted = f"; expected the {channels} of config.data.channels" if isinstance(error, WrongChannels) else ""
+        raise ValueError(f"{what}: {error}{wanted}") from error
+    return _photo(parts, orientation, stored, turned)
+
+
+def _read(
+    image: Image.Image, size: tuple[int, int], channels: int
+) -> tuple[Image.Image | np.ndarray, tuple[int, int], int, bool]:
+    """(pixels, stored size, orientation, whether Pillow has turned them already)."""
+    turned = image.format == "TIFF"  # and then its tag is gone
+    deep = channel.sixteen_bits(image) if channels != 3 else None  # to be read before Pillow decodes it for the tag
+    orientation = orientation_of(image)
+    if turned and orientation >= 5:
+        size = size[::-1]
+    if channels == 3:
+        return channel.rgb(image), size, orientation, turned
+    return (channel.of_picture(image) if deep is None else deep), size, orientation, turned
+
+
+def _photo(
+    parts: Sequence[Image.Image], orientation: int, stored: tuple[int, int] | None = None, turned: bool = False
+) -> Photo:
+    stored = stored or parts[0].size
     width, height = stored if orientation < 5 else stored[::-1]
-    return Photo(upright(rgb, orientation), width, height, stored, orientation)
+    return Photo(
+        tuple(part if turned else upright(part, orientation) for part in parts), width, height, stored, orientation
+    )
+
+
+def _of_array(path: str, channels: int) -> tuple[Image.Image, ...]:
+    if channels != 3:
+        expected = f"uint8, uint16 or floats in [-1, 1], (H, W, {channels})"
+        return channel.to_images(channel.of_array(read_array(path, expected), channels))
+    expected = "uint8 (1, 3, H, W), (3, H, W) or (H, W, 3)"
+    array = read_array(path, expected)
+    if array.ndim == 4 and len(array) == 1:
+        array = array[0]
+    if array.ndim == 3 and array.shape[0] == 3 and array.shape[2] != 3:
+        array = array.transpose(1, 2, 0)
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8:
+        raise BrokenImage(f"it holds {array.dtype} {array.shape}; expected {expected}")
+    return (Image.fromarray(np.ascontiguousarray(array)),)
+
+
+def _bands(source: str | bytes, channels: int, most: int) -> Photo | None:
+    """A TIFF whose channels are stored as values; None for what is read as a picture."""
+    try:
+        if isinstance(source, str):
+            with open(source, "rb") as file:
+                source = file.read() if (start := file.read(4)) in _TIFF and not file.seek(0) else start
+        found = stored_bands(source, channels, most) if source.startswith(_TIFF) else None
+    except (BrokenImage, WrongChannels):
+        raise
+    except Exception as error:  # as Pillow's decoders
+        raise BrokenImage(f"{type(error).__name__}: {error}") from error
+    if not found:
+        return None
+    values = channel.of_array(found.values, channels)
+    return _photo(channel.to_images(values), found.orientation if found.orientation in _UPRIGHT else 1)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF tag that says how a camera has stored it turned, 1 for not."""
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except Exception:  # damaged metadata is no reason to lose the picture
+        return 1
+    return orientation if orientation in _UPRIGHT else 1
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
@@ -112,18 +153,51 @@ def stored_again(image: Image.Image, orientation: int) -> Image.Image:
     return image.transpose(turns[orientation]) if orientation in turns else image
 
 
-def stored_values(path: str) -> tuple[str, np.ndarray]:
-    """(what kind of pixels a PNG has, array); a palette's indices are not looked up. Raises BrokenImage."""
+def stored_values(path: str, max_pixels: int = 0) -> tuple[str, np.ndarray]:
+    """(what kind of pixels a PNG has, array); a palette's indices are not looked up, and grey of 1, 2 or 4 bits is of
+    the kind "L", with its values as they are stored. Raises BrokenImage."""
+
+    def read(image: Image.Image, size: tuple[int, int]) -> tuple[str, np.ndarray]:
+        if image.format != "PNG":
+            return f"{image.mode} ({image.format})", np.asarray(image)
+        bits = {"1": 1, "L;2": 2, "L;4": 4}.get(str(image.tile[0].args)) if image.tile else None  # type: ignore
+        if bits:  # comes out scaled to 0..255, which would be other labels
+            return "L", np.asarray(image.convert("L")) // np.uint8(255 // ((1 << bits) - 1))
+        return image.mode, np.asarray(image)
+
     try:
-        with Image.open(path) as image:
-            if image.size[0] * image.size[1] > MAX_PIXELS:
-                raise BrokenImage(f"its map {path!r} has more than {MAX_PIXELS} pixels")
-            kind = image.mode if image.format == "PNG" else f"{image.mode} ({image.format})"
-            # grey values of less than 8 bits come out scaled to 0..255, which would be other labels
-            if kind == "L" and image.tile and image.tile[0][3] != "L":
-                kind = f"{image.tile[0][3]} bits"
-            return kind, np.asarray(image)
-    except BrokenImage:
-        raise
-    except Exception as error:  # as for images
-        raise BrokenImage(f"its map {path!r}: {type(error).__name__}: {error}") from error
+        return opened(path, read, max_pixels=max_pixels)
+    except BrokenImage as error:
+        raise BrokenImage(f"its map {path!r}: {error}") from error
+
+
+def read_mask(path: str) -> np.ndarray:
+    """bool (H, W), upright: what of a mask stays.
+
+    Of a picture whose alpha varies what is more opaque than the middle between its least and most, of others what is
+    brighter than the middle between the darkest and the brightest, whatever these are. Raises ValueError where they are
+    alike.
+    """
+
+    def read(image: Image.Image, size: tuple[int, int]) -> tuple[np.ndarray, int, bool]:
+        orientation = 1 if image.format == "TIFF" else orientation_of(image)  # Pillow turns it already
+        return _brightness(image), orientation, image.format in _LOSSY
+
+    values, orientation, lossy = opened(path, read)
+    low, high = float(values.min()), float(values.max())
+    if not high - low > (_CONTRAST if lossy else 0):
+        raise ValueError(
+            f"all of it is alike (from {low:g} to {high:g}), so everything stays or nothing; give one with two values"
+        )
+    stays = Image.fromarray((values > (low + high) / 2).astype(np.uint8))
+    return np.asarray(upright(stays, orientation)).astype(bool)
+
+
+def _brightness(image: Image.Image) -> np.ndarray:
+    if channel.has_alpha(image):
+        image = image.convert("RGBA")
+        alpha = np.asarray(image)[..., 3]
+        if alpha.min() < alpha.max():
+            return alpha
+        image = image.convert("RGB")
+    return np.asarray(image if image.mode[0] in "IF" else image.convert("L")).astype(np.float64)

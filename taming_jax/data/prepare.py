@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from taming_jax.data.found import count, inner_name
 from taming_jax.data.map_files import write_depth, write_label_map
 from taming_jax.data.pixels import BrokenImage, Photo, decode, stored_again
 from taming_jax.data.walk import find_images
@@ -42,8 +43,10 @@ def prepare(task: str, images: str, out: str, model: Model) -> dict[str, int]:
     """
     if task not in TASKS:
         raise ValueError(f"unknown task {task!r}; known: {', '.join(TASKS)}")
-    root, names = find_images(images)
-    targets = [(root / name, Path(out, name).with_suffix(".png")) for name in names]
+    root, names, passed_over = find_images(images)
+    if passed_over:
+        log.info("passed over in %s: %s", images, count(passed_over))
+    targets = [(root / name, Path(out, inner_name(name)).with_suffix(".png")) for name in names]
     if outside := [name for name in names if os.path.isabs(name)]:
         raise ValueError(f"{images!r} names {outside[0]!r}; a map has its image's name, which must be relative")
     if twice := len(targets) - len({target for _, target in targets}):
@@ -162,8 +165,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m taming_jax.data.prepare", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--task", required=True, choices=TASKS)
-    parser.add_argument("--images", required=True, help="folder with subfolders, or a list file (.txt)")
-    parser.add_argument("--out", required=True, help="folder for the maps")
+    parser.add_argument(
+        "--images", type=os.path.expanduser, required=True, help="folder with subfolders, or a list file (.txt)"
+    )
+    parser.add_argument("--out", type=os.path.expanduser, required=True, help="folder for the maps")
     parser.add_argument("--model", required=True)
     parser.add_argument("--side", type=int, default=384, help="torch.hub: smaller side in pixels that the model sees")
     parser.add_argument("--options", default="{}", help='JSON for the model\'s loader, such as {"pretrained": true}')

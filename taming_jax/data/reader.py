@@ -1,14 +1,13 @@
 """From one example of a listing to its record: the image cut out, and its annotations by the same window."""
 
 import numpy as np
-from PIL import Image
 
 from taming_jax.data.config import DataConfig
 from taming_jax.data.listing import Figures, Listing, ObjectTable
 from taming_jax.data.map_files import read_depth, read_label_map
 from taming_jax.data.pixels import BrokenImage, Photo, decode
 from taming_jax.data.records import TOO_MANY, Problems, Record, blank_record
-from taming_jax.data.transforms import Window, choose_window, cut, cut_map, cut_points, upright_points
+from taming_jax.data.transforms import Window, choose_window, cut_map, cut_photo, cut_points, upright_points
 
 
 class Reader:
@@ -24,24 +23,25 @@ class Reader:
     ) -> Record:
         """The record of an image and, where it is number `index` of the listing, of its annotations; or the blank one.
 
-        source: as in `decode`. rng: draws crop, flip and the order of objects; None for the central square.
+        source: as in `decode`. rng: draws crop, flip and the order of objects; None for the middle of the image.
         """
         config = self.config
         try:
-            photo = decode(source, 0 if config.random_scale else 2 * max(config.size, config.resize))
+            enough = 0 if config.random_scale else 2 * max(*config.sides, config.resize)
+            photo = decode(source, enough, config.channels, config.max_pixels)
             window = choose_window(
                 photo,
-                config.size,
+                config.sides,
                 rng,
                 resize=config.resize,
                 random_crop=config.random_crop,
                 random_scale=config.random_scale,
                 flip=config.flip,
             )
-            record: Record = {"image": cut(photo.rgb, window, config.size, Image.Resampling.BICUBIC)}
+            record: Record = {"image": cut_photo(photo, window, config.sides)}
             record |= {"class_label": np.int32(label), "valid": np.bool_(True)}
             if "crop" in config.annotations:
-                record |= {"crop": window.crop(config.size), "flip": np.bool_(window.flip)}
+                record |= {"crop": window.crop(config.sides), "flip": np.bool_(window.flip)}
             if index is not None:
                 record |= self._annotations(index, photo, window, rng)
             return record
@@ -50,13 +50,14 @@ class Reader:
             return self.blank
 
     def _annotations(self, index: int, photo: Photo, window: Window, rng: np.random.Generator | None) -> Record:
-        listing, asked = self.listing, self.config.annotations
+        listing, asked, most = self.listing, self.config.annotations, self.config.max_pixels
         record: Record = {}
         if "segmentation" in asked:
-            values = read_label_map(listing.maps[index], listing.n_labels, listing.unlabelled)
+            values = read_label_map(listing.maps[index], listing.n_labels, listing.unlabelled, most)
             record["segmentation"] = self._cut_map(listing.maps[index], values, index, photo, window)
         if "depth" in asked:
-            depth = self._cut_map(listing.depths[index], read_depth(listing.depths[index]), index, photo, window)
+            depth = read_depth(listing.depths[index], most)
+            depth = self._cut_map(listing.depths[index], depth, index, photo, window)
             record["depth"] = np.clip(depth, -1, 1)
         if "objects" in asked and listing.objects:
             self._check_size(listing.objects.sizes, index, photo)
@@ -73,7 +74,7 @@ class Reader:
                 f"{height}; they must be equally large"
                 + (", before the camera's turn (EXIF) is applied" if photo.orientation > 1 else "")
             )
-        return cut_map(values, photo, window, self.config.size)
+        return cut_map(values, photo, window, self.config.sides)
 
     def _check_size(self, sizes: np.ndarray | None, index: int, photo: Photo) -> None:
         # boxes are shares, so an image that was made smaller is fine, but not one of another shape
@@ -95,7 +96,7 @@ class Reader:
         corners = np.sort(upright_points(corners, photo), axis=1)  # ... to two corners, (k, 2, 2)
         extent = np.array([window.width, window.height], np.float32)
         low = np.array([window.left, window.top], np.float32) / extent
-        inside = np.clip(corners, low, low + np.float32(window.side) / extent)
+        inside = np.clip(corners, low, low + np.array([window.across, window.down], np.float32) / extent)
         whole, seen = ((box[:, 1] - box[:, 0]).prod(-1) for box in (corners, inside))
         keep = np.flatnonzero((seen > 0) & (seen >= config.min_visible * whole))
         self.problems.count("objects left out because the crop shows too little of them", len(whole) - len(keep))

@@ -16,7 +16,8 @@ from taming_jax.data.pixels import BrokenImage
 
 log = logging.getLogger(__name__)
 
-# image uint8 (H, W, 3), class_label int32, valid bool (False: padding, or could not be read), and the annotations
+# image uint8 (H, W, 3), or float32 in [-1, 1] of other channels; class_label int32; valid bool (False: padding, or what
+# could not be read); and the annotations
 Record = dict[str, Any]
 
 TOO_MANY = "objects or figures left out because an image has more than max_objects"
@@ -24,11 +25,11 @@ TOO_MANY = "objects or figures left out because an image has more than max_objec
 
 def blank_record(config: DataConfig, n_keypoints: int = 0) -> Record:
     """The record that stands for none, with the arrays that the settings ask for, in shape and type."""
-    size, slots = config.size, config.max_objects
+    sides, slots = config.sides, config.max_objects
     arrays: dict[str, Record] = {
-        "segmentation": {"segmentation": np.zeros((size, size), np.uint8)},
-        "depth": {"depth": np.zeros((size, size), np.float32)},
-        "crop": {"crop": np.array([0, 0, size, size], np.int32), "flip": np.bool_(False)},
+        "segmentation": {"segmentation": np.zeros(sides, np.uint8)},
+        "depth": {"depth": np.zeros(sides, np.float32)},
+        "crop": {"crop": np.array([0, 0, *sides], np.int32), "flip": np.bool_(False)},
         "objects": {
             "object_boxes": np.zeros((slots, 4), np.float32),
             "object_category": np.full(slots, -1, np.int32),
@@ -36,7 +37,10 @@ def blank_record(config: DataConfig, n_keypoints: int = 0) -> Record:
         },
         "keypoints": {"keypoints": np.zeros((slots, n_keypoints, 3), np.float32)},
     }
-    record = {"image": np.zeros((size, size, 3), np.uint8), "class_label": np.int32(0), "valid": np.bool_(False)}
+    image = np.zeros((*sides, 3), np.uint8)
+    if config.channels != 3:
+        image = np.full((*sides, config.channels), -1, np.float32)
+    record = {"image": image, "class_label": np.int32(0), "valid": np.bool_(False)}
     for name in ANNOTATIONS:
         if name in config.annotations:
             record |= arrays.get(name, {})
@@ -85,7 +89,7 @@ class Source(Protocol):
         """A process's records from number `first` on: endless and shuffled for training, else one padded pass."""
 
     def crops(self, start: int, stop: int, epoch: int | None) -> Iterator[Record]:
-        """Examples start..stop in the split's own order, each as it is cut in an epoch; None: its central square."""
+        """Examples start..stop in the split's own order, each as it is cut in an epoch; None: its middle."""
 
 
 @lru_cache(maxsize=4)
@@ -104,14 +108,14 @@ class Problems:
 
     def __init__(self, found: dict[str, int] | None = None) -> None:
         self._counts = dict(found or {})
-        self._files: set[str] = set()
+        self._files: dict[str, str] = {}  # why each could not be read
         self._lock = threading.Lock()  # many threads read
 
     def skip(self, name: str, error: BrokenImage) -> None:
         """An unreadable file."""
         with self._lock:
             if name not in self._files:
-                self._files.add(name)
+                self._files[name] = str(error)
                 log.warning("skipped image %s: %s (%d skipped so far)", name, error, len(self._files))
 
     def count(self, kind: str, n: int) -> None:
@@ -121,6 +125,12 @@ class Problems:
                 if kind not in self._counts:
                     log.warning("%d %s; further ones are counted silently", n, kind)
                 self._counts[kind] = self._counts.get(kind, 0) + n
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Files that could not be read, and why."""
+        with self._lock:
+            return dict(self._files)
 
     @property
     def counts(self) -> dict[str, int]:

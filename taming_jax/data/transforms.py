@@ -1,14 +1,16 @@
-"""From an image to an RGB square, and its label map, depth map, boxes and key points by the same geometry.
+"""From an image to an RGB rectangle, and its label map, depth map, boxes and key points by the same geometry.
 
-A `Window` says which square of the upright image is cut out and whether it is mirrored; everything that belongs to an
+A `Window` says which part of the upright image is cut out and whether it is mirrored; everything that belongs to an
 image goes through the same one.
 """
 
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from taming_jax.data.channels import joined
 from taming_jax.data.pixels import Photo, decode, upright
 
 # by the EXIF orientation: whether x and y change places, and which of them is then counted from the other end
@@ -16,26 +18,28 @@ _UPRIGHT_POINTS = {2: (0, "x"), 3: (0, "xy"), 4: (0, "y"), 5: (1, ""), 6: (1, "x
 
 
 class Window(NamedTuple):
-    """A square of an upright image, in pixels of the file, and whether it is mirrored."""
+    """A rectangle in an upright image (width, height), in pixels of the file, and whether it is mirrored."""
 
     width: int
     height: int
     left: float
     top: float
-    side: float
+    across: float
+    down: float
     flip: bool
 
-    def crop(self, size: int) -> np.ndarray:
-        """int32 (4,): top, left, full_height, full_width in pixels of the cut-out square of side `size`, unmirrored."""
-        scale = size / self.side
-        height, width = (max(size, round(side * scale)) for side in (self.height, self.width))
-        top, left = min(round(self.top * scale), height - size), min(round(self.left * scale), width - size)
-        return np.array([top, left, height, width], np.int32)
+    def crop(self, sides: tuple[int, int]) -> np.ndarray:
+        """int32 (4,): top, left, full_height, full_width in pixels of what is cut out as `sides`, unmirrored."""
+        scales = sides[0] / self.down, sides[1] / self.across
+        whole = [max(side, round(full * scale)) for side, full, scale in zip(sides, (self.height, self.width), scales)]
+        starts = (round(start * scale) for start, scale in zip((self.top, self.left), scales))
+        starts = (min(start, full - side) for start, full, side in zip(starts, whole, sides))
+        return np.array([*starts, *whole], np.int32)
 
 
 def choose_window(
     photo: Photo,
-    size: int,
+    sides: tuple[int, int],
     rng: np.random.Generator | None,
     *,
     resize: int = 0,
@@ -43,40 +47,54 @@ def choose_window(
     random_scale: bool = False,
     flip: bool = True,
 ) -> Window:
-    """Where the square of `size` pixels is cut out.
+    """Where an image of `sides`, (height, width) in pixels, is cut out.
 
-    The image's smaller side counts as `resize` pixels (0: as `size`, so that the square is as large as the smaller
-    side). rng draws the place, the flip and, with random_scale, the square's side between `size` pixels of the file and
-    the smaller side, each where asked for. Without rng it is the central square, unflipped.
+    It is the largest window of that shape that fits into the photo, or with `resize` a smaller one, so that the photo's
+    smaller side counts as that many pixels. rng draws the place, the flip and, with random_scale, the window between
+    `sides` in pixels of the file and that one, each where asked for. Without rng it is in the middle, unflipped.
     """
-    short = min(photo.width, photo.height)
-    side = short * size / max(resize, size)
+    height, width = sides
+    pixel = min(Fraction(photo.width, width), Fraction(photo.height, height))  # exact: sides that fit do not round
+    if resize:
+        pixel = min(pixel, Fraction(min(photo.width, photo.height), resize))
+    across, down = float(width * pixel), float(height * pixel)
     x, y = rng.random(2) if rng is not None and random_crop else (0.5, 0.5)
     flipped = bool(rng is not None and flip and rng.random() < 0.5)
     if rng is not None and random_scale:
-        side = min(size, side) + rng.random() * (side - min(size, side))
-    return Window(photo.width, photo.height, x * (photo.width - side), y * (photo.height - side), side, flipped)
+        share = rng.random()
+        across, down = (
+            min(least, most) + share * (most - min(least, most)) for least, most in ((width, across), (height, down))
+        )
+    left, top = x * (photo.width - across), y * (photo.height - down)
+    return Window(photo.width, photo.height, left, top, across, down, flipped)
 
 
-def cut(image: Image.Image, window: Window, size: int, resample: Image.Resampling) -> np.ndarray:
-    """The window of an upright image or map, (size, size, ...). The image may be a whole fraction of the file's."""
+def cut(image: Image.Image, window: Window, sides: tuple[int, int], resample: Image.Resampling) -> np.ndarray:
+    """The window of an upright image or map, (*sides, ...). The image may be a whole fraction of the file's."""
     scale = max(1, round(window.width / image.width))
-    left, top, side = window.left / scale, window.top / scale, window.side / scale
-    box = (left, top, min(left + side, image.width), min(top + side, image.height))
-    square = image.resize((size, size), resample, box=box)
+    left, top, across, down = (value / scale for value in window[2:6])
+    box = (left, top, min(left + across, image.width), min(top + down, image.height))
+    part = image.resize(sides[::-1], resample, box=box)
     if window.flip:
-        square = square.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return np.asarray(square)
+        part = part.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return np.asarray(part)
 
 
-def cut_map(values: np.ndarray, photo: Photo, window: Window, size: int) -> np.ndarray:
-    """The window of a map (H, W) that lies on the pixels of the photo's file; (size, size) of the same type.
+def cut_photo(photo: Photo, window: Window, sides: tuple[int, int]) -> np.ndarray:
+    """The window of a photo: uint8 (*sides, 3), or float32 (*sides, c) in [-1, 1] of other channels."""
+    return joined([cut(part, window, sides, Image.Resampling.BICUBIC) for part in photo.parts])
+
+
+def cut_map(values: np.ndarray, photo: Photo, window: Window, sides: tuple[int, int]) -> np.ndarray:
+    """The window of a map (H, W) that lies on the pixels of the photo's file; as `sides`, of the same type.
 
     Label maps (uint8) are resized by nearest neighbour: a mean of two labels is a third label. Depth (float32) is
     resized bilinearly, smoothed where it shrinks: a mean of two depths is a depth, and every pixel of the map counts.
     """
     image = upright(Image.fromarray(values), photo.orientation)
-    return cut(image, window, size, Image.Resampling.NEAREST if values.dtype == np.uint8 else Image.Resampling.BILINEAR)
+    return cut(
+        image, window, sides, Image.Resampling.NEAREST if values.dtype == np.uint8 else Image.Resampling.BILINEAR
+    )
 
 
 def upright_points(points: np.ndarray, photo: Photo) -> np.ndarray:
@@ -89,8 +107,8 @@ def upright_points(points: np.ndarray, photo: Photo) -> np.ndarray:
 
 def cut_points(points: np.ndarray, window: Window) -> np.ndarray:
     """Points (..., 2) as shares of the upright photo to shares of the window, mirrored with it; none is dropped."""
-    x = (points[..., 0] * window.width - window.left) / window.side
-    y = (points[..., 1] * window.height - window.top) / window.side
+    x = (points[..., 0] * window.width - window.left) / window.across
+    y = (points[..., 1] * window.height - window.top) / window.down
     return np.stack([1 - x if window.flip else x, y], axis=-1).astype(np.float32)
 
 
@@ -109,10 +127,5 @@ def load_image(
     Returns uint8 (size, size, 3). Raises BrokenImage, saying why.
     """
     photo = decode(source, enough=2 * size)
-    window = choose_window(photo, size, rng, random_crop=random_crop, flip=flip)
-    return cut(photo.rgb, window, size, Image.Resampling.BICUBIC)
-
-
-def to_float(images: np.ndarray) -> np.ndarray:
-    """uint8 to float32 in [-1, 1]."""
-    return images.astype(np.float32) / 127.5 - 1
+    window = choose_window(photo, (size, size), rng, random_crop=random_crop, flip=flip)
+    return cut_photo(photo, window, (size, size))

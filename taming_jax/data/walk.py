@@ -2,27 +2,129 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
+from taming_jax.data.channels import PICTURES
 from taming_jax.data.config import DataConfig
+from taming_jax.data.found import AGAIN, BROKEN, CLOSED, NO_SUFFIX, SPECIAL, Found, count, folders_of, why_left_out
+from taming_jax.data.lists import read_list
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-
-
-def walk(place: Path, suffixes: tuple[str, ...]) -> list[str]:
-    """The sorted relative names of the files below a folder with these (lower-case) suffixes; links are followed."""
-    names = []
-    for folder, subfolders, files in os.walk(place, followlinks=True):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        here = os.path.relpath(folder, place)
-        good = [name for name in files if name.lower().endswith(suffixes) and not name.startswith(".")]
-        names += [os.path.normpath(os.path.join(here, name)) for name in good]
-    return sorted(names)
+SUFFIXES = PICTURES
 
 
-def find_images(path: str, root: str = "", suffixes: tuple[str, ...] = SUFFIXES) -> tuple[Path, list[str]]:
-    """(root, names relative to it) of the images of a folder, searched with its subfolders, or of a list file.
+def walk(place: Path, suffixes: tuple[str, ...]) -> Found:
+    """The files below a folder with these (lower-case) suffixes, sorted by name, each real file once.
+
+    Links are followed, after all that is there without them: what was reached already keeps its own name, and a folder
+    that links to itself ends there.
+    """
+    return _Walk(place, suffixes).found()
+
+
+class _Walk:
+    def __init__(self, place: Path, suffixes: tuple[str, ...]) -> None:
+        self.place, self.suffixes = place, suffixes
+        self.names: list[str] = []
+        self.passed_over: Counter[str] = Counter()
+        self.folders: set[str] = set()  # real paths of those walked
+        self.links: list[str] = []  # to follow when all else is done
+        self.targets: set[str] = set()  # real paths of files that were reached by links
+        self.by_number: dict[int, str] = {}  # inode -> name, to tell hard links
+
+    def found(self) -> Found:
+        self._folder("", os.path.realpath(self.place))
+        while self.links:
+            links, self.links = sorted(self.links), []
+            for name in links:
+                self._link(name)
+        return Found(self.place, sorted(self.names), self.passed_over)
+
+    def _folder(self, top: str, real: str) -> None:
+        """All below a folder that can be reached without links; `real` is its real path."""
+        waiting = [(top, real)]
+        while waiting:
+            here, real = waiting.pop()
+            if real in self.folders:
+                self.passed_over[AGAIN] += 1
+                continue
+            self.folders.add(real)
+            try:
+                with os.scandir(real) as entries:
+                    inside = sorted(entries, key=lambda entry: entry.name)
+            except OSError:
+                self.passed_over[CLOSED] += 1
+                continue
+            below = []
+            for entry in inside:
+                name = os.path.join(here, entry.name)
+                if reason := why_left_out(entry.name):
+                    self.passed_over[reason] += 1
+                elif entry.is_symlink():
+                    self.links.append(name)
+                elif entry.is_dir(follow_symlinks=False):
+                    below.append((name, os.path.join(real, entry.name)))
+                elif not self._wanted(entry.name):
+                    self.passed_over[_suffix(entry.name)] += 1
+                elif not entry.is_file(follow_symlinks=False):
+                    self.passed_over[SPECIAL] += 1
+                elif self._same(entry.inode(), name):
+                    self.passed_over[AGAIN] += 1
+                else:
+                    self.names.append(name)
+            waiting += reversed(below)
+
+    def _link(self, name: str) -> None:
+        real = os.path.realpath(self.place / name)
+        folder, own_name = os.path.split(real)
+        walked = folder in self.folders and not why_left_out(own_name) and self._wanted(own_name)
+        if _holds(real, self.place):
+            self.passed_over[AGAIN] += 1
+        elif os.path.isdir(real):
+            self._folder(name, real)
+        elif not self._wanted(name):
+            self.passed_over[_suffix(name)] += 1
+        elif not os.path.exists(real):
+            self.passed_over[BROKEN] += 1
+        elif not os.path.isfile(real):
+            self.passed_over[SPECIAL] += 1
+        elif walked or real in self.targets:
+            self.passed_over[AGAIN] += 1
+        else:
+            self.targets.add(real)
+            self.names.append(name)
+
+    def _wanted(self, name: str) -> bool:
+        return name.lower().endswith(self.suffixes)
+
+    def _same(self, number: int, name: str) -> bool:
+        """Whether the file is one that was found by another name; numbers alone may be alike on joined file systems."""
+        other = self.by_number.setdefault(number, name)
+        return other != name and os.path.samefile(self.place / other, self.place / name)
+
+
+def subfolders(place: Path) -> list[str]:
+    """The sorted names of the folders in a folder, each real one once, that `walk` would enter."""
+    folders = [entry.name for entry in place.iterdir() if entry.is_dir() and not why_left_out(entry.name)]
+    by_target: dict[str, str] = {}
+    for name in sorted(folders, key=lambda name: ((place / name).is_symlink(), name)):
+        if not _holds(real := os.path.realpath(place / name), place):
+            by_target.setdefault(real, name)
+    return sorted(by_target.values())
+
+
+def _holds(real: str, place: Path) -> bool:
+    """Whether a folder is the one that is searched, or one around it, so that a link to it leads round in a circle."""
+    return Path(os.path.realpath(place)).is_relative_to(real)
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower() or NO_SUFFIX
+
+
+def find_images(path: str, root: str = "", suffixes: tuple[str, ...] = SUFFIXES) -> Found:
+    """The images of a folder, searched with its subfolders, or of a list file.
 
     A list file ends in .txt and names one image a line, relative to `root` or, without one, to the list file's folder.
     Raises ValueError where there is nothing to find, or where entries of a list do not exist.
@@ -32,26 +134,14 @@ def find_images(path: str, root: str = "", suffixes: tuple[str, ...] = SUFFIXES)
     if not path or not place.exists():
         raise ValueError(f"no such folder or file: {path!r}; {expected}: set `path`")
     if place.is_dir():
-        names = walk(place, suffixes)
-        if not names:
-            raise ValueError(f"no images in the folder {path!r} or its subfolders; {expected}: set `path`")
-        return place, names
+        found = walk(place, suffixes)
+        if not found.names:
+            there = f"; there are {count(found.passed_over)}" if found.passed_over else ""
+            raise ValueError(f"no images in the folder {path!r} or its subfolders{there}; {expected}: set `path`")
+        return found
     if place.suffix.lower() != ".txt":
-        raise ValueError(f"{path!r} is neither a folder nor a list file; {expected}: set `path`")
-    base = Path(root) if root else place.parent
-    try:
-        names = [line.strip() for line in place.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"the list file {path!r} is not UTF-8 text ({error}); {expected}") from error
-    if not names:
-        raise ValueError(f"the list file {path!r} is empty; {expected}")
-    missing = [name for name in names if not (base / name).is_file()]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of the {len(names)} entries of {path!r} do not exist, the first of them {missing[:3]}; "
-            f"they are looked for in {str(base)!r}: correct the list, or set `root` to the folder they are relative to"
-        )
-    return base, names
+        raise ValueError(f"{path!r} is neither a folder nor a list file named *.txt; {expected}: set `path`")
+    return read_list(place, Path(root) if root else place.parent)
 
 
 def split_off(names: Sequence[str], share: float) -> tuple[list[str], list[str]]:
@@ -60,7 +150,8 @@ def split_off(names: Sequence[str], share: float) -> tuple[list[str], list[str]]
     The split depends on the names alone, neither on a seed nor on their order, and hardly moves when images are added.
     Of two or more images at least one is on either side, unless share is 0.
     """
-    by_hash = sorted(set(names), key=lambda name: hashlib.sha256(PurePath(name).as_posix().encode()).digest())
+    as_bytes = lambda name: PurePath(name).as_posix().encode(errors="surrogateescape")  # as the disk has them
+    by_hash = sorted(set(names), key=lambda name: hashlib.sha256(as_bytes(name)).digest())
     count = min(max(1, round(share * len(by_hash))), len(by_hash) - 1) if share > 0 else 0
     held_out = set(by_hash[:count])
     return [n for n in names if n not in held_out], [n for n in names if n in held_out]
@@ -79,5 +170,4 @@ def hold_out(config: DataConfig, names: Sequence[str], split: str) -> list[str]:
 
 def class_of(name: str) -> str | None:
     """The first folder of a relative path: "cat/a.jpg" and "cat/b/c.jpg" are of the class "cat", "a.jpg" of none."""
-    parts = PurePath(name).parts
-    return parts[0] if len(parts) > 1 and not PurePath(name).is_absolute() else None
+    return None if os.path.isabs(name) else next(iter(folders_of(name)), None)

@@ -4,11 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from taming_jax.conditioning.files import cut
-from taming_jax.data.pixels import decode
-from taming_jax.data.transforms import to_float
+from taming_jax.conditioning.files import cut, photograph
+from taming_jax.data import pixels
 from taming_jax.trained import tiles
 from taming_jax.trained.first_stage import FirstStage
 
@@ -25,11 +23,11 @@ def complete(
 ) -> dict[str, np.ndarray]:
     """The keywords `given` and `keep` of `Generator.sample` that complete an image.
 
-    image: float32 (H, W, 3) in [-1, 1]. keep: bool (H, W), True where it stays, None for everywhere; a code stays where
+    image: float32 (H, W, c) in [-1, 1]. keep: bool (H, W), True where it stays, None for everywhere; a code stays where
     all of its pixels do. size: height and width in pixels of the picture to draw, default the image's; the image lies
     at its top left, so that it is extended to the right and downwards.
     Raises ValueError for a mask of another size, a picture larger than `size` or than what memory can encode at once,
-    or where nothing is left to draw.
+    or where nothing stays or nothing is left to draw.
     """
     image = np.asarray(image, np.float32)
     height, width = image.shape[:2]
@@ -47,6 +45,11 @@ def complete(
     cells = stays.reshape(h, factor, w, factor).all(axis=(1, 3))
     if cells.all() and (h, w) == (rows, columns):
         raise ValueError("all of the picture stays, so there is nothing to draw: give a mask, or a larger size.")
+    if not cells.any():
+        raise ValueError(
+            f"none of the picture stays: the mask keeps no {factor} x {factor} pixels of one code; give one that keeps "
+            "more, or draw without a picture."
+        )
     free = tiles.free_bytes(first_stage.mesh.local_devices[0])
     tiles.check_reading(first_stage.config, (h, w), 1, free, "picture")
     given, kept = np.zeros((rows, columns), np.int32), np.zeros((rows, columns), bool)
@@ -54,17 +57,18 @@ def complete(
     return {"given": given, "keep": kept}
 
 
-def read_picture(path: str, factor: int) -> np.ndarray:
-    """A picture file as float32 (H, W, 3), cut in the middle to sides that `factor` divides. Raises ValueError."""
+def read_picture(path: str, factor: int, channels: int = 3) -> np.ndarray:
+    """A picture file as float32 (H, W, channels), cut in the middle to sides that `factor` divides. Raises
+    ValueError."""
     try:
-        return cut(to_float(np.asarray(decode(path).rgb)), factor)
+        return photograph(Path(path), factor, None, channels)
     except (OSError, ValueError) as error:
         raise ValueError(f"the picture {path!r} cannot be read: {error}") from error
 
 
 def read_mask(name: str, image: np.ndarray, factor: int) -> np.ndarray:
-    """bool (H, W), what of an image stays: a name of HALVES, or a picture as large as the file of the image, where what
-    is brighter than the middle stays. Raises ValueError."""
+    """bool (H, W), what of an image stays: a name of HALVES, or a picture as large as the file of the image, each as
+    its own file says that it is turned; see `pixels.read_mask`. Raises ValueError."""
     height, width = image.shape[:2]
     if name in HALVES:
         rows, columns = HALVES[name]
@@ -74,13 +78,13 @@ def read_mask(name: str, image: np.ndarray, factor: int) -> np.ndarray:
     if not Path(name).is_file():
         raise ValueError(f"the mask is {name!r}; expected {', '.join(HALVES)}, or a picture with white where it stays.")
     try:
-        mask = cut(np.asarray(Image.open(name).convert("L")) > 127, factor)
+        mask = cut(pixels.read_mask(name), factor)
     except (OSError, ValueError) as error:
-        raise ValueError(f"the mask {name!r} cannot be read: {error}") from error
+        raise ValueError(f"the mask {name!r} cannot be used: {error}") from error
     if mask.shape != (height, width):
         raise ValueError(
             f"the mask {name!r} has {mask.shape[0]} x {mask.shape[1]} pixels, the picture {height} x {width}; give one "
-            "of the picture's size."
+            "of the size that the picture is seen in (a camera may have stored it turned)."
         )
     return mask
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from taming_jax.conditioning import Condition
+from taming_jax.data.found import why_left_out
 
 
 def find_files(path: str, condition: Condition) -> list[Path]:
@@ -14,8 +15,8 @@ def find_files(path: str, condition: Condition) -> list[Path]:
             f"config.sample.condition={path!r}, but this model takes {name}, which is not read from files."
         )
     place = Path(path)
-    found = [place] if place.is_file() else sorted(place.iterdir()) if place.is_dir() else []
-    files = [file for file in found if file.suffix.lower() in condition.suffixes]
+    inside = [file for file in sorted(place.iterdir()) if not why_left_out(file.name)] if place.is_dir() else []
+    files = [file for file in inside or [place] if file.suffix.lower() in condition.suffixes and file.is_file()]
     if not files:
         raise ValueError(
             f"config.sample.condition={path!r} names no file for {name}; expected a file or folder with "

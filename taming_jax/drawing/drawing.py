@@ -24,7 +24,7 @@ GRID_MOST = 100  # images in the overview
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """The images of a request, float32 (n, H, W, 3), and the number of each in the seed's series, int (n,)."""
+    """The images of a request, float32 (n, H, W, c), and the number of each in the seed's series, int (n,)."""
 
     images: np.ndarray
     numbers: np.ndarray
@@ -97,8 +97,9 @@ def _folder(settings: SampleConfig, workdir: str) -> epath.Path:
     out = epath.Path(settings.out or epath.Path(workdir) / "samples")
     out.mkdir(parents=True, exist_ok=True)
     if not settings.out:
-        for old in (*out.glob("[0-9][0-9][0-9][0-9][0-9]*.png"), *out.glob("[0-9][0-9][0-9][0-9][0-9]*.gif")):
-            old.unlink()
+        for suffix in ("png", "gif", "npy"):
+            for old in out.glob(f"[0-9][0-9][0-9][0-9][0-9]*.{suffix}"):
+                old.unlink()
     return out
 
 
@@ -129,13 +130,15 @@ def _write(
 
 def _beside(generator: Generator, wanted: Wanted, images: np.ndarray) -> list[np.ndarray]:
     """What is shown next to one another, each (n, H, W, 3): condition, what was kept, image, truth; what there is."""
+    images = pictures.colours(images)
     request, kept = wanted.request, None
+    truth = None if wanted.truth is None else pictures.colours(wanted.truth)
     drawn = generator.model.condition.picture(request.batch, len(images), request.pixels)
     if request.keep is not None:
         keep = request.keep.repeat(images.shape[1] // request.keep.shape[0], axis=0)
         keep = keep.repeat(images.shape[2] // request.keep.shape[1], axis=1)
         kept = np.where(keep[None, ..., None], images, np.float32(0))
-    return [rows for rows in (drawn, kept, images, wanted.truth) if rows is not None]
+    return [rows for rows in (drawn, kept, images, truth) if rows is not None]
 
 
 def _write_grid(cells: list[tuple[np.ndarray, str]], path: epath.Path) -> None:

@@ -42,8 +42,8 @@ def reproduce(picture: str, workdir: str = "", out: str = "") -> bool:
         drawn = draw_numbered(generator, wanted, largest, first + number // n * n, n, progress.update)
     image = drawn.images[number % n - first]
     pictures.save(image, target, made)
-    fits = pixels.shape == image.shape
-    most = int(np.abs(pictures.to_pixels(image).astype(int) - pixels).max()) if fits else 255
+    again = pictures.stored(image)
+    most = int(np.abs(again.astype(int) - pixels).max()) if again.shape == pixels.shape else 255
     print(f"Written to {target}: " + (f"differs by up to {most} of 255" if most else "the same picture"))
     return not most
 

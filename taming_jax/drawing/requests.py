@@ -11,6 +11,7 @@ from taming_jax.checkpoint import Saved, open_saved
 from taming_jax.conditioning import Condition
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig
+from taming_jax.data.names import split_names
 from taming_jax.drawing import condition_files
 from taming_jax.drawing.completion import complete, read_mask, read_picture
 from taming_jax.experiment import SampleConfig
@@ -23,7 +24,7 @@ from taming_jax.trained.stages import pictured
 
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """A request with the label of each image, and where they are known the pictures, float32 (n, H, W, 3), that have
+    """A request with the label of each image, and where they are known the pictures, float32 (n, H, W, c), that have
     its conditions."""
 
     request: Request
@@ -105,7 +106,7 @@ def _completion(settings: SampleConfig, generator: Generator) -> dict[str, np.nd
     if not settings.complete:
         return {}
     factor = generator.first_stage.config.factor
-    image = read_picture(settings.complete, factor)
+    image = read_picture(settings.complete, factor, generator.first_stage.config.in_channels)
     keep = read_mask(settings.keep, image, factor) if settings.keep else None
     return complete(generator.first_stage, image, keep, _size(settings))
 
@@ -135,7 +136,7 @@ def _from_files(settings: SampleConfig, generator: Generator) -> Iterator[Wanted
         pixels = condition.pixels(given) or _size(settings) or generator.training_pixels
         for first in range(0, share, settings.batch_size):
             here = min(settings.batch_size, int(share) - first)
-            truth = np.broadcast_to(given["image"], (here, *pixels, 3)) if "image" in given else None
+            truth = np.broadcast_to(given["image"], (here, *given["image"].shape)) if "image" in given else None
             try:
                 batch = condition.parse(given, here, pixels)
             except ValueError as error:
@@ -190,7 +191,7 @@ def _held_out(settings: SampleConfig, saved: Saved) -> Iterator[Wanted]:
 
 def _classes(settings: SampleConfig, condition: Condition) -> dict[str, np.ndarray]:
     """One class an image, as the settings ask. Raises ValueError for a class that the model does not know."""
-    names = [name for name in settings.classes.split(",") if name.strip()]
+    names = split_names(settings.classes, getattr(condition, "names", ()))
     wanted: list[Any] = names or list(range(condition.vocabulary))
     classes = condition.parse({"class_label": wanted}, len(wanted), (0, 0))["class_label"]
     if settings.per_class:

@@ -15,7 +15,7 @@ from jax import Array
 from jaxtyping import Float
 
 from taming_jax.nn import maps
-from taming_jax.pictures import dot_colours, grey, label_colours
+from taming_jax.pictures import colours, dot_colours, label_colours
 
 
 def l1(x: Float[Array, "*b"], y: Float[Array, "*b"]) -> Float[Array, ""]:
@@ -64,7 +64,7 @@ class Content:
         """Of the array that a user gives for one: 2 for (H, W), 3 for (H, W, c)."""
         return 2 if self.channels == 1 else 3
 
-    def data_channels(self, n_labels: int) -> int | None:
+    def data_channels(self, n_labels: int, image_channels: int = 3) -> int | None:
         """How many the maps of data with `n_labels` labels have; None where the data does not say."""
         return self.channels
 
@@ -86,7 +86,7 @@ class Content:
 
     def picture(self, x: Float[np.ndarray, "b H W c"]) -> Float[np.ndarray, "b H W 3"]:
         """What a network reads or writes as pictures in [-1, 1]."""
-        return x if x.shape[-1] == 3 else grey(x[..., 0])
+        return colours(x)
 
     def reconstruction_loss(
         self, x: Float[Array, "b H W c"], reconstruction: Float[Array, "b H W c"]
@@ -111,10 +111,10 @@ def _in_range(value: np.ndarray) -> bool:
 
 
 class Images(Content):
-    """Photographs, float32 (b, H, W, 3) in [-1, 1]. The network may have other channels, such as one, of grey."""
+    """Photographs, float32 (b, H, W, c) in [-1, 1], of three channels or of as many as the data is set to have."""
 
-    def data_channels(self, n_labels: int) -> int:
-        return 3
+    def data_channels(self, n_labels: int, image_channels: int = 3) -> int:
+        return image_channels
 
     def check(self, value: Any, channels: int, name: str) -> np.ndarray:
         value = self._check_shape(value, channels, name)
@@ -133,7 +133,7 @@ class Labels(Content):
     def axes(self) -> int:
         return 2
 
-    def data_channels(self, n_labels: int) -> int:
+    def data_channels(self, n_labels: int, image_channels: int = 3) -> int:
         return n_labels
 
     def input(self, batch: Mapping[str, Any], channels: int, edge_sigma: float) -> Float[Array, "b H W c"]:

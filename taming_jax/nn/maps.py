@@ -48,13 +48,15 @@ def pose(keypoints: Float[Array, "b p k 3"], height: int, width: int) -> Float[A
 
 
 def edges(
-    images: Float[Array, "b H W 3"], sigma: float = 2.0, low: float = 0.1, high: float = 0.2
+    images: Float[Array, "b H W c"], sigma: float = 2.0, low: float = 0.1, high: float = 0.2
 ) -> Float[Array, "b H W 1"]:
     """Edges after Canny (1986) of images in [-1, 1]: 1 on an edge and -1 elsewhere.
 
-    The image's luminance in [0, 1] is smoothed by a Gaussian of `sigma` pixels. Where Sobel's gradient is at its
-    maximum across the edge it counts if it is above `high`, or above `low` and connected to one that counts.
+    The image's luminance in [0, 1], of the first three channels or where there are fewer the first, is smoothed by a
+    Gaussian of `sigma` pixels. Where Sobel's gradient is at its maximum across the edge it counts if it is above
+    `high`, or above `low` and connected to one that counts.
     """
+    images = images[..., :3] if images.shape[-1] >= 3 else jnp.repeat(images[..., :1], 3, axis=-1)
     luminance = jnp.einsum("bhwc,c->bhw", (images + 1) / 2, jnp.asarray([0.2125, 0.7154, 0.0721]))
     smooth = _gaussian(luminance, sigma)
     dy, dx = _sobel(smooth, axis=1), _sobel(smooth, axis=2)

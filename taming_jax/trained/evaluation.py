@@ -19,6 +19,7 @@ from taming_jax.metrics.states import FirstStageMetrics, TokenMetrics
 from taming_jax.models.gpt import unstack_layers
 from taming_jax.models.vqgan import VQGAN, network_input
 from taming_jax.nn.quantizers import count_codes
+from taming_jax.pictures import colours
 from taming_jax.sampling.filters import Filters
 from taming_jax.trained.sampler import Request, Sampler
 from taming_jax.training.loop import Hook, TrainConfig
@@ -153,10 +154,11 @@ class GeneratorEvaluation:
         samples = first_stage.decode(sampler.draw(params, request))
         completed = first_stage.decode(sampler.draw(params, dataclasses.replace(request, given=ids, keep=keep)))
         labels, drawn = condition.describe(shown, n), _drawn_condition(sampler, shown, n)
+        drawable = lambda images: colours(np.asarray(images))
         rows = [samples] if drawn is None else [drawn, samples, truth]
         return {
-            "samples": (_rows(*rows), labels * len(rows)),
-            "completions": (_rows(first_stage.decode(ids), completed), labels * 2),
+            "samples": (_rows(*map(drawable, rows)), labels * len(rows)),
+            "completions": (_rows(*map(drawable, (first_stage.decode(ids), completed))), labels * 2),
         }
 
 

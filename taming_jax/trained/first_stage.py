@@ -40,7 +40,11 @@ class FirstStage:
         depth or edges float32 (b, H, W) in [-1, 1]. Raises ValueError for another shape or range."""
         config = self.config
         batch = {config.content: config.reads.check(images, config.in_channels, config.content)}
-        config.grid(*batch[config.content].shape[1:3])
+        try:
+            config.grid(*batch[config.content].shape[1:3])
+        except ValueError as error:
+            here = f"{__name__}.{pad_to_multiple.__name__}"
+            raise ValueError(f"{error}, or continue it by reflection: {here}(images, {config.factor})") from error
         return sharding.in_shares(self._encode, self.params, batch, self.mesh)
 
     def decode(self, ids: Any) -> Float[Array, "b H W c"]:
@@ -84,8 +88,21 @@ class FirstStage:
         return jnp.concatenate(decoded) if len(decoded) > 1 else decoded[0]
 
     def reconstruct(self, images: Any) -> Float[Array, "b H W c"]:
-        """Encode and decode: what the codes keep of the images."""
-        return self.decode(self.encode(images))
+        """Encode and decode: what the codes keep of the images, of any size.
+
+        Where the factor does not divide a side, the images are continued by reflection at the bottom and on the right,
+        and what is decoded of that is cut off.
+        """
+        config = self.config
+        images = config.reads.check(images, config.in_channels, config.content)
+        height, width = images.shape[1:3]
+        return self.decode(self.encode(pad_to_multiple(images, config.factor)))[:, :height, :width]
+
+
+def pad_to_multiple(images: np.ndarray, factor: int) -> np.ndarray:
+    """(b, H, W, ...) -> sides that `factor` divides, the rest by reflection, as often as it takes."""
+    more = [(0, 0), *((0, -side % factor) for side in images.shape[1:3])]
+    return np.pad(images, more + [(0, 0)] * (images.ndim - 3), mode="reflect")
 
 
 def check_ids(ids: Any, n_codes: int) -> Int[np.ndarray, "b h w"]:

@@ -10,7 +10,7 @@ from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, Saved, open_save
 from taming_jax.conditioning import ConditionConfig, StageCondition, has_stage, make_condition
 from taming_jax.models.gpt import GPT, GPTConfig, unstack_layers, with_layers_apart
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
-from taming_jax.settings import from_dict
+from taming_jax.settings import from_dict, plain_size, sides
 from taming_jax.trained.first_stage import FirstStage
 from taming_jax.trained.generator import Generator
 from taming_jax.trained.token_model import TokenModel
@@ -73,7 +73,7 @@ def condition_stage(model: TwoStage, first: FirstStage, second: FirstStage | Non
 def two_stage(config: Mapping[str, Any], first_stage: VQGAN, condition_stage: VQGAN | None = None) -> TwoStage:
     """The two-stage model that a saved or composed configuration names, around its networks. Raises ValueError where
     they do not fit."""
-    size, content = config["data"]["size"], first_stage.config.content
+    size, content = plain_size(config["data"]["size"], "config.data.size"), first_stage.config.content
     if content != "image":
         raise ValueError(
             f"config.first_stage={config.get('first_stage', '')!r} reads {content}, but images are drawn: name the "
@@ -84,7 +84,7 @@ def two_stage(config: Mapping[str, Any], first_stage: VQGAN, condition_stage: VQ
         first_stage=first_stage,
         gpt=GPT(from_dict(GPTConfig, config["transformer"], "config.transformer")),
         condition=make_condition(condition, first_stage, size, condition_stage),
-        grid=first_stage.config.grid(size, size),
+        grid=first_stage.config.grid(*sides(size)),
         order=config["order"],
         pkeep=float(config["pkeep"]),
         condition_dropout=float(config.get("condition_dropout", 0.0)),

@@ -11,11 +11,12 @@ from etils import epath
 
 from taming_jax import checkpoint
 from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, Saved, open_saved
-from taming_jax.conditioning import Condition, ConditionConfig, has_stage
+from taming_jax.conditioning import ConditionConfig, annotations_of, has_stage
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig, Needs
 from taming_jax.data.sources import codes
 from taming_jax.experiment import TransformerExperiment, saved_form
+from taming_jax.models.vqgan import VQGAN
 from taming_jax.settings import from_dict
 from taming_jax.trained.fingerprint import check_codes
 from taming_jax.trained.first_stage import FirstStage
@@ -63,9 +64,9 @@ def remapping(experiment: TransformerExperiment) -> dict[str, Any]:
     return {"remap": read_list(experiment.remap), "unknown": experiment.unknown}
 
 
-def condition_needs(condition: Condition, settings: ConditionConfig) -> Needs:
-    """What a condition with these settings is made of."""
-    return Needs(condition.annotations, settings.max_objects, settings.encode_crop)
+def condition_needs(settings: ConditionConfig) -> Needs:
+    """What a condition with these settings is made of; its networks need not be there."""
+    return Needs(annotations_of(settings.kind), settings.max_objects, settings.encode_crop)
 
 
 def pictured(data: DataConfig) -> DataConfig:
@@ -94,6 +95,7 @@ def open_stages(experiment: TransformerExperiment, workdir: str, mesh: jax.shard
     if not begun:  # the copy has them
         saved[FIRST_STAGE] = _with_settings(saved[FIRST_STAGE], remapping(experiment))
     networks = {name: vqgan_of(found) for name, found in saved.items()}
+    _check_channels(experiment.data, networks[FIRST_STAGE])
     model = two_stage(saved_form(experiment), networks[FIRST_STAGE], networks.get(CONDITION_STAGE))
     if experiment.data.source == "codes":
         check_codes(experiment, model, workdir)
@@ -103,6 +105,15 @@ def open_stages(experiment: TransformerExperiment, workdir: str, mesh: jax.shard
             checkpoint.save_model(os.path.join(workdir, name), params=stage.params, config=saved[name].config)
     first, second = opened[FIRST_STAGE], opened.get(CONDITION_STAGE)
     return Stages(model, first, condition_stage(model, first, second))
+
+
+def _check_channels(data: DataConfig, first_stage: VQGAN) -> None:
+    channels = first_stage.config.in_channels
+    if data.source != "codes" and first_stage.config.content == "image" and data.channels != channels:
+        raise ValueError(
+            f"config.data.channels={data.channels}, but config.first_stage reads images of {channels} channels; set it "
+            "to that."
+        )
 
 
 def _with_settings(saved: Saved, changes: dict[str, Any]) -> Saved:

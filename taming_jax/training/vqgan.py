@@ -24,6 +24,7 @@ from taming_jax.metrics.codebook import perplexity, usage
 from taming_jax.models.discriminator import Discriminator
 from taming_jax.models.vqgan import VQGAN, network_input
 from taming_jax.nn.quantizers import count_codes, ema_codebook
+from taming_jax.settings import plain_size
 from taming_jax.training.accumulate import mean_over_parts
 from taming_jax.training.losses import D_LOSSES, g_loss
 from taming_jax.training.optim import move_averages, start_averages
@@ -83,6 +84,11 @@ class VQGANTraining:
                 f"config.loss.disc_weight={loss.disc_weight} and perceptual_weight={loss.perceptual_weight}, but a "
                 f"first stage for {config.content} is trained without discriminator and LPIPS; set both to 0."
             )
+        if loss.perceptual_weight > 0 and config.in_channels not in (1, 3):
+            raise ValueError(
+                f"LPIPS compares images of 3 channels or 1, and these have {config.in_channels}, but "
+                f"config.loss.perceptual_weight is {loss.perceptual_weight}; set it to 0"
+            )
         if self.adversarial and (self.discriminator is None or self.disc_optimizer is None):
             raise ValueError(
                 f"config.loss.disc_weight={loss.disc_weight}, but there is no discriminator or no optimizer for it; 0 "
@@ -97,7 +103,7 @@ class VQGANTraining:
         try:
             config.grid(h, w)
         except ValueError as error:
-            raise ValueError(f"config.data.size={h}: {error}") from error
+            raise ValueError(f"config.data.size={plain_size((h, w))}: {error}") from error
 
     @property
     def adversarial(self) -> bool:

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from taming_jax.models.lpips import LPIPS
 from taming_jax.models.vqgan import VQGANConfig
 from taming_jax.nn.conv import SAME3, conv2d
-from taming_jax.settings import check, check_known
+from taming_jax.settings import PathText, check, check_known
 from taming_jax.training.losses import D_LOSSES, adaptive_weight
 
 
@@ -50,7 +50,7 @@ class VQGANLossConfig:
     disc_ramp: int = 0
     adaptive_cap: float = 1e4
     fixed_weight: bool = False
-    lpips_path: str = "weights/lpips_vgg16.npz"
+    lpips_path: PathText = "weights/lpips_vgg16.npz"
     temperature_start: float = 1.0
     temperature_max: float = 1.0
     temperature_min: float = 1e-6

@@ -9,7 +9,7 @@ from flax.traverse_util import unflatten_dict
 
 from taming_jax import checkpoint
 from taming_jax.checkpoint import FIRST_STAGE
-from taming_jax.convert.conversion import Conversion, checked_sha256, new_folder
+from taming_jax.convert.conversion import Conversion, checked_sha256, new_folder, unwrapped
 from taming_jax.convert.engine import Brought, bring
 from taming_jax.convert.original.memory import below, remembered
 from taming_jax.convert.original.names import CONDITION, FIRST, Networks, table_of
@@ -94,6 +94,7 @@ def convert_checkpoint(
     config = Path(config) if config else _find_project(Path(source))
     project = load_project(config)
     state, extras = read_state(source)
+    state, unwrapping = unwrapped(state)
     try:
         plan = translate(project, state, n_classes)
         state = _without_copies(plan.networks, state)
@@ -102,7 +103,7 @@ def convert_checkpoint(
         raise ValueError(f"{source} with {config}: {error}") from error
     if check is not None:
         check(plan)
-    notes = plan.notes + _array_notes(state, brought)
+    notes = unwrapping + plan.notes + _array_notes(state, brought)
     step = extras.get("global_step", 0)
     step = step if isinstance(step, int) and 0 <= step < 1 << 31 else 0
     origin = {"file": Path(source).name, "sha256": digest, "epoch": extras.get("epoch", 0), "bare": plan.networks.bare}

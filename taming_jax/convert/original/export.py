@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from flax.traverse_util import flatten_dict
@@ -18,7 +19,7 @@ from taming_jax.models.discriminator import DiscriminatorConfig
 from taming_jax.models.gpt import GPTConfig, unstack_layers
 from taming_jax.models.lpips import load_lpips
 from taming_jax.models.vqgan import VQGANConfig
-from taming_jax.settings import from_dict
+from taming_jax.settings import from_dict, sides
 
 
 def _offsets_added(brought: Brought) -> Brought:
@@ -49,7 +50,8 @@ def _load(parts: Mapping[str, Saved]) -> tuple[Networks, Brought]:
             if discriminator is not None:
                 found = from_dict(DiscriminatorConfig, config["discriminator"], "config.discriminator")
                 brought.arrays |= flatten_dict({part: {"discriminator": discriminator}}, sep="/")
-            stages[part] = StageNetworks(from_dict(VQGANConfig, config["model"], "config.model"), found)
+            network = from_dict(VQGANConfig, config["model"], "config.model")
+            stages[part] = StageNetworks(network, found, _colours(network, config))
         recall(config.get("original", {}), folder, kind == "two_stage", into=brought)
     brought.arrays = {name: np.asarray(array) for name, array in brought.arrays.items()}
     if kind == "vqgan":
@@ -62,8 +64,16 @@ def _load(parts: Mapping[str, Saved]) -> tuple[Networks, Brought]:
         return Networks(transformer=gpt, bare=own.get("original", {}).get("bare", False)), brought
     first, size = stages[FIRST_STAGE], own["data"]["size"]
     shared = own["condition"].get("stage") == "first_stage"
-    networks = Networks(first, stages.get(CONDITION_STAGE), gpt, own["order"], first.config.grid(size, size), shared)
+    networks = Networks(first, stages.get(CONDITION_STAGE), gpt, own["order"], first.config.grid(*sides(size)), shared)
     return networks, _offsets_added(brought)
+
+
+def _colours(network: VQGANConfig, config: Mapping[str, Any]) -> int:
+    """For how many labels the original's file has colours: as it had when it came, or as its class always has."""
+    if network.content == "segmentation":
+        return network.in_channels
+    kept = config.get("original", {}).get("buffers", {}).get("colorize")
+    return len(kept[0]) if kept else 0
 
 
 def _write_files(out: Path, tree: dict, project: dict, remaps: Mapping[str, tuple[int, ...]]) -> list[str]:

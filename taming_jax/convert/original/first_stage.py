@@ -69,6 +69,10 @@ def first_stage(
                 f"{values['z_channels']}; the original cannot run this either"
             )
     values["content"] = _content(kind, params, values["in_channels"], condition)
+    colours = params.take("colorize_nlabels", 0)
+    if values["content"] == "segmentation":
+        colours = values["in_channels"]
+    colours = _fit_colours(colours, params.where)
     values["remap"] = _remap(params, state, prefix)
     values["unknown"] = str(params.take("unknown_index", "random"))
     params.leave("sane_index_shape", "ids always have the shape of the grid here")
@@ -94,7 +98,16 @@ def first_stage(
         "data": {"size": hint or config.resolution},
         "optimizer": {"learning_rate": rate, "per_sample": True, "b1": 0.5, "b2": 0.9},
     }
-    return ConvertedStage(StageNetworks(config, discriminator), saved)
+    return ConvertedStage(StageNetworks(config, discriminator, colours), saved)
+
+
+def _fit_colours(value: Any, where: str) -> int:
+    """How many labels the original would colour, in pictures of label maps that are never made of images."""
+    if value is None or value is False:
+        return 0
+    if not isinstance(value, int) or not 0 <= value <= 1 << 16:
+        raise ValueError(f"{where}.colorize_nlabels={value!r}, but it must be a number of labels")
+    return int(value)
 
 
 def _network(node: Node) -> dict[str, Any]:
@@ -120,14 +133,16 @@ def _content(kind: str, params: Node, channels: int, condition: str) -> str:
     """What the network reads: a name in `models.content.CONTENTS`."""
     key = params.take("image_key", "image", str)
     labels = params.take("n_labels", kind=int) if kind == "VQSegmentationModel" else channels
-    params.leave("colorize_nlabels", "only for the original's pictures of label maps")
     if labels != channels:
         raise ValueError(f"{params.where}.n_labels={labels} differs from ddconfig.in_channels={channels}")
     if kind == "VQSegmentationModel" or condition == "segmentation":
         return "segmentation"
     key = condition or key
     if key not in CONTENT_KEYS:
-        raise ValueError(f"{params.where}.image_key={key!r} is unknown; known: {', '.join(CONTENT_KEYS)}")
+        if channels != 3:
+            raise ValueError(f"{params.where}.image_key={key!r} is unknown; known: {', '.join(CONTENT_KEYS)}")
+        params.notes.append(f"{params.where}.image_key={key!r} with three channels: taken for images")
+        return "image"
     content = CONTENT_KEYS[key]
     if content in ("depth", "edges") and channels == 3:
         return "image"

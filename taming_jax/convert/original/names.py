@@ -19,10 +19,14 @@ from taming_jax.nn import orders
 
 @dataclass(frozen=True)
 class StageNetworks:
-    """The networks of a first stage to convert; discriminator: its settings, where the checkpoint holds one."""
+    """The networks of a first stage to convert; discriminator: its settings, where the checkpoint holds one.
+
+    colours: labels for which the original keeps random colours, for its pictures of label maps; 0 for none.
+    """
 
     config: VQGANConfig
     discriminator: DiscriminatorConfig | None = None
+    colours: int = 0
 
 
 @dataclass(frozen=True)
@@ -101,8 +105,8 @@ def first_stage_table(stage: StageNetworks, prefix: str, folder: str) -> Table:
     table = Table(entries_of(_vqgan_shapes(config), parts, layout, prefix, f"{folder}params/"))
     if config.remap:
         table.passive.append(Passive(f"{prefix}quantize.used", np.asarray(config.remap, np.int64)))
-    if config.content == "segmentation":  # random colours for the original's pictures of label maps
-        colours = np.random.RandomState(0).randn(3, config.in_channels, 1, 1).astype(np.float32)
+    if stage.colours:
+        colours = np.random.RandomState(0).randn(3, stage.colours, 1, 1).astype(np.float32)
         table.passive.append(Passive(f"{prefix}colorize", colours, "kept"))
     nothing = np.zeros((), np.float32)
     table.passive += [

@@ -33,13 +33,26 @@ def project_of(
     rate = own.get("optimizer", {}).get("learning_rate", 4.5e-6)
     project = {"model": {"base_learning_rate": rate, **body}}
     condition = own.get("condition", {})
-    data = {"size": own.get("data", {}).get("size", networks.first_stage.config.resolution)}
+    data = {"size": _square(own, networks, notes)}
     if condition.get("kind") in OBJECTS.values():
         data = {"target_image_size": data["size"], "no_tokens": condition["n_codes"]}
         data |= {"max_objects_per_image": condition["max_objects"], "encode_crop": condition["encode_crop"]}
         data |= {"use_group_parameter": condition["group_flag"], "use_additional_parameters": condition["more_flags"]}
     project["data"] = {"target": "main.DataModuleFromConfig", "params": {"train": {"params": data}}}
     return project
+
+
+def _square(own: Mapping[str, Any], networks: Networks, notes: list[str]) -> int:
+    """The side of the training images. Raises ValueError where the sequences are those of rectangles."""
+    assert networks.first_stage is not None
+    resolution = networks.first_stage.config.resolution
+    size = own.get("data", {}).get("size", resolution)
+    if isinstance(size, int):
+        return size
+    if networks.transformer is not None:
+        raise ValueError(f"data.size={tuple(size)}: the original's second stages are of squares alone")
+    notes.append(f"data.size={tuple(size)} has no place in the original, which trains on squares: size={resolution}")
+    return resolution
 
 
 def _two_stage(
@@ -120,6 +133,8 @@ def _first_stage(stage: StageNetworks, saved: Mapping[str, Any], remap: str, not
     loss = saved.get("loss", {})
     values["lossconfig"] = _loss(stage, loss)
     values |= {"remap": remap} if remap else {}
+    if stage.colours and config.content != "segmentation":
+        values["colorize_nlabels"] = stage.colours
     if config.quantizer == "gumbel":
         values |= {"kl_weight": config.kl_weight, "temperature_scheduler_config": _temperature(loss)}
         return _part("taming.models.vqgan.GumbelVQ", **_keyed(config, values))

@@ -70,33 +70,33 @@ def _bump(x: np.ndarray, y: np.ndarray, cx: float, cy: float, wx: float, wy: flo
     return np.exp(-(((y - cy) / wy) ** 2))[:, None] * np.exp(-(((x - cx) / wx) ** 2))[None, :]
 
 
-def _draw_background(scene: _Scene, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Image (h, w, 3) in 0..255, labels (h, w) and disparity (h, w), for the pixel centres `grid` (h,)."""
-    n = len(grid)
-    sky_rows = int(np.searchsorted(grid, scene.horizon))
-    y = grid[:sky_rows]
+def _draw_background(scene: _Scene, ys: np.ndarray, xs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Image (h, w, 3) in 0..255, labels (h, w) and disparity (h, w), for the pixel centres `ys` (h,) and `xs` (w,)."""
+    n = len(ys)
+    sky_rows = int(np.searchsorted(ys, scene.horizon))
+    y = ys[:sky_rows]
     tone = 0.25 + scene.light + 0.6 * (y / scene.horizon)[:, None] ** 1.5
-    tone = tone + sum(0.5 * _bump(grid, y, *cloud) for cloud in scene.clouds.astype(np.float32))
-    sun = _bump(grid, y, *scene.sun, 0.13, 0.13)
+    tone = tone + sum(0.5 * _bump(xs, y, *cloud) for cloud in scene.clouds.astype(np.float32))
+    sun = _bump(xs, y, *scene.sun, 0.13, 0.13)
     sky = _tone(0, tone + 0.4 * sun) + sun[..., None] * np.array([18, 5, -10], np.float32)
 
     frequency, vanish = scene.furrows
-    disparity = ((grid[sky_rows:] - scene.horizon) / (1 - scene.horizon))[:, None]
-    furrows = np.sin(frequency * ((grid - vanish)[None, :] / (disparity + 0.15)))
+    disparity = ((ys[sky_rows:] - scene.horizon) / (1 - scene.horizon))[:, None]
+    furrows = np.sin(frequency * ((xs - vanish)[None, :] / (disparity + 0.15)))
     tone = 0.72 + scene.light - 0.2 * disparity + 0.16 * np.minimum(disparity * 2, 1) * furrows
     for o in scene.objects:  # contact shadows fall on the ground alone, so the ground keeps its line
         (_, (right, _), (_, bottom), (left, _)) = KINDS[o.kind].extremes
         width = 0.75 * o.size * (right - left)
-        tone = tone - 0.55 * _bump(grid, grid[sky_rows:], o.x, o.y + o.size * bottom, width, 0.25 * o.size)
+        tone = tone - 0.55 * _bump(xs, ys[sky_rows:], o.x, o.y + o.size * bottom, width, 0.25 * o.size)
     ground = _tone(1, tone)
 
     image = np.concatenate([sky, ground])
-    edge = (grid[sky_rows] - scene.horizon) * n - 0.5  # the pixel row that the horizon cuts is a mixture
+    edge = (ys[sky_rows] - scene.horizon) * n - 0.5  # the pixel row that the horizon cuts is a mixture
     row = sky_rows if edge < 0 else sky_rows - 1
     image[row] += min(abs(edge), 0.5) * (image[2 * sky_rows - 1 - row] - image[row])
     labels = np.repeat(np.arange(2, dtype=np.int32), (sky_rows, n - sky_rows))[:, None]
     inverse_depth = np.concatenate([np.zeros(sky_rows, np.float32), disparity[:, 0]])[:, None]
-    return image, np.repeat(labels, n, 1), np.repeat(inverse_depth, n, 1)
+    return image, np.repeat(labels, len(xs), 1), np.repeat(inverse_depth, len(xs), 1)
 
 
 def _texture(o: _Object, u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -113,14 +113,16 @@ def _texture(o: _Object, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.clip(1 - 1.1 * np.hypot(u + 0.3, v + 0.35), -1, 1)
 
 
-def _draw_object(o: _Object, grid: np.ndarray, image: np.ndarray, labels: np.ndarray, disparity: np.ndarray) -> None:
-    n, kind = len(grid), KINDS[o.kind]
+def _draw_object(
+    o: _Object, ys: np.ndarray, xs: np.ndarray, image: np.ndarray, labels: np.ndarray, disparity: np.ndarray
+) -> None:
+    height, width, kind = len(ys), len(xs), KINDS[o.kind]
     (x0, y0), (x1, y1) = _corners(o)
-    rows = slice(max(int(y0 * n) - 1, 0), int(y1 * n) + 2)
-    columns = slice(max(int(x0 * n) - 1, 0), int(x1 * n) + 2)
-    u = ((grid[columns] - o.x) / o.size)[None, :]
-    v = ((grid[rows] - o.y) / o.size)[:, None]
-    pixels = kind.distance(u, v) * (o.size * n)
+    rows = slice(max(int(y0 * height) - 1, 0), int(y1 * height) + 2)
+    columns = slice(max(int(x0 * width) - 1, 0), int(x1 * width) + 2)
+    u = ((xs[columns] - o.x) / o.size)[None, :]
+    v = ((ys[rows] - o.y) / o.size)[:, None]
+    pixels = kind.distance(u, v) * (o.size * min(height, width))  # along the longer side it is softened a little more
     tone = 0.5 + 0.3 * _texture(o, u, v) - 0.16 * (u + v)
     cover = np.clip(0.5 - pixels, 0, 1)[..., None]
     image[rows, columns] += cover * (_tone(o.kind + FIRST_OBJECT, tone) - image[rows, columns])
@@ -135,7 +137,8 @@ def _corners(o: _Object) -> tuple[tuple[float, float], tuple[float, float]]:
 
 
 class DemoScenes:
-    """`n` scenes of `size` x `size` pixels; scene i depends on (seed, start + i) alone and is the same at every size.
+    """`n` scenes of `size` pixels, the side of a square or (height, width), to which they are then stretched; scene i
+    depends on (seed, start + i) alone and is the same at every size.
 
     Classes are balanced: every ten consecutive indices (from a multiple of ten) hold each class once. Ranges of indices
     that do not overlap (`start`, `n`) give disjoint sets of scenes. An item is a dict:
@@ -149,13 +152,14 @@ class DemoScenes:
       keypoints     float32 (k, 5, 2): x, y in [0, 1] of the centre and the top, right, bottom and left extremal points
     """
 
-    def __init__(self, size: int = 64, n: int = 4096, seed: int = 0, start: int = 0) -> None:
-        if size < 16:
+    def __init__(self, size: int | tuple[int, int] = 64, n: int = 4096, seed: int = 0, start: int = 0) -> None:
+        height, width = (size, size) if isinstance(size, int) else size
+        if min(height, width) < 16:
             raise ValueError(f"demo scenes of size {size}: nothing can be recognised below 16 pixels; use 16 or more")
         if n < 1 or start < 0 or seed < 0:
             raise ValueError(f"demo scenes need n >= 1, start >= 0, seed >= 0; given n={n}, start={start}, seed={seed}")
         self.size, self.n, self.seed, self.start = size, n, seed, start
-        self._grid = ((np.arange(size) + 0.5) / size).astype(np.float32)
+        self._ys, self._xs = (((np.arange(n) + 0.5) / n).astype(np.float32) for n in (height, width))
 
     def __len__(self) -> int:
         return self.n
@@ -169,9 +173,9 @@ class DemoScenes:
             raise IndexError(f"scene {i} of {self.n}")
         label = self.class_label(i)
         scene = _invent_scene(np.random.default_rng([self.seed, 1, self.start + i]), label)
-        image, labels, disparity = _draw_background(scene, self._grid)
+        image, labels, disparity = _draw_background(scene, self._ys, self._xs)
         for o in reversed(scene.objects):  # nearest last
-            _draw_object(o, self._grid, image, labels, disparity)
+            _draw_object(o, self._ys, self._xs, image, labels, disparity)
         corners = np.array([_corners(o) for o in scene.objects], np.float32)  # (k, 2, 2)
         points = np.array([[(0, 0), *KINDS[o.kind].extremes] for o in scene.objects], np.float32)  # (k, 5, 2)
         centres = np.array([[(o.x, o.y)] for o in scene.objects], np.float32)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from taming_jax.data.annotations import short
 from taming_jax.data.config import ANNOTATIONS, DataConfig
 from taming_jax.data.listing import Listing
 from taming_jax.data.records import Problems, Record, Shard, epoch_order, tensorflow
@@ -58,11 +59,42 @@ def read_info(folder: str) -> dict[str, Any]:
         )
     try:
         info = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is damaged ({error}); remove it and encode again") from error
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise ValueError(f"{str(path)!r} does not describe {FORMAT!r}")
+    if wrong := next(_wrong(info), ""):
+        raise ValueError(f"{str(path)!r} is damaged: {wrong}; remove it and encode again")
     return info
+
+
+def _wrong(info: Mapping[str, Any]) -> Iterator[str]:
+    """What of a description is not as `taming_jax.encode_dataset` writes it."""
+    condition, splits = info.get("condition"), info.get("splits")
+    parts = [splits.get(name) for name in ("train", "val")] if isinstance(splits, dict) else [splits]
+    for value in (condition, info.get("data"), *parts):
+        if not isinstance(value, dict):
+            yield f"{short(value)} stands where condition, data, splits.train or splits.val should be"
+            return
+    assert isinstance(condition, dict) and isinstance(splits, dict)
+    numbers = {"n_codes": info.get("n_codes")} | {f"condition.{n}": condition.get(n) for n in ("length", "vocabulary")}
+    for split in ("train", "val"):
+        numbers |= {f"splits.{split}.{n}": splits[split].get(n) for n in ("images", "crops", "images_per_shard")}
+    grids = {"grid": info.get("grid"), "condition.grid": condition.get("grid") or [1, 1]}
+    for name, value in numbers.items():
+        if type(value) is not int or not 0 < value < 1 << 40:
+            yield f"{name} is {short(value)}, not a number above 0"
+    for split in ("train", "val"):
+        if type(skipped := splits[split].get("skipped")) is not int or skipped < 0:
+            yield f"splits.{split}.skipped is {short(skipped)}, not a number"
+    for name, value in grids.items():
+        if not isinstance(value, list) or len(value) != 2 or any(type(n) is not int or n < 1 for n in value):
+            yield f"{name} is {short(value)}, not rows and columns"
+    names = {name: info.get(name, "missing") for name in ("class_names", "object_names", "annotations")}
+    for name, value in names.items():
+        texts = isinstance(value, list) and all(isinstance(text, str) for text in value)
+        if not texts and (value is not None or name == "annotations"):
+            yield f"{name} is {short(value)}, not a list of names"
 
 
 def write_part(part: Part, batches: Iterable[Mapping[str, np.ndarray]]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from taming_jax.data import demo
+from taming_jax.data.channels import fitted, joined, to_images
 from taming_jax.data.config import ANNOTATIONS, DataConfig
 from taming_jax.data.listing import Listing
 from taming_jax.data.records import TOO_MANY, Problems, Record, Shard, blank_record, epoch_order
@@ -28,7 +29,7 @@ class Demo:
     def __init__(self, config: DataConfig, split: str) -> None:
         self.config, self.train, self.problems = config, split == "train", Problems()
         n, start = (config.n_train, 0) if self.train else (config.n_val, VAL_START)
-        self.scenes = demo.DemoScenes(config.size, n, config.seed, start)
+        self.scenes = demo.DemoScenes(config.sides, n, config.seed, start)
         self.blank = blank_record(config, n_keypoints=5)
         self._drawn: dict[int, Record] = {}
         self._keep = MEMORY // sum(np.asarray(value).nbytes for value in self.blank.values())
@@ -41,7 +42,10 @@ class Demo:
             return self._drawn[index]
         scene = self.scenes[index]
         record = {key: value.copy() for key, value in self.blank.items()}
-        record |= {"image": scene["image"], "class_label": np.int32(scene["class_label"]), "valid": np.bool_(True)}
+        image = scene["image"]
+        if self.config.channels != 3:
+            image = joined([np.asarray(part) for part in to_images(fitted(image, self.config.channels))])
+        record |= {"image": image, "class_label": np.int32(scene["class_label"]), "valid": np.bool_(True)}
         if "segmentation" in record:
             record["segmentation"] = scene["segmentation"].astype(np.uint8)
         if "depth" in record:

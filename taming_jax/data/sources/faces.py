@@ -3,6 +3,7 @@
 from pathlib import Path, PurePath
 
 from taming_jax.data.config import DataConfig
+from taming_jax.data.found import Found
 from taming_jax.data.listing import Listing
 from taming_jax.data.map_folders import add_maps
 from taming_jax.data.walk import SUFFIXES, find_images, hold_out
@@ -28,8 +29,8 @@ def list_faceshq(config: DataConfig, split: str) -> Listing:
     return listing
 
 
-def _find(config: DataConfig, split: str, name: str) -> tuple[Path, list[str]]:
-    """(folder, names) of one of the two. Lists NAMEtrain.txt and NAMEvalidation.txt in `path`, or beside the folder of
+def _find(config: DataConfig, split: str, name: str) -> Found:
+    """The images of one of the two. Lists NAMEtrain.txt and NAMEvalidation.txt in `path`, or beside the folder of
     the images, are obeyed."""
     base = Path(config.path)
     suffixes = (".npy", *SUFFIXES) if name == "celebahq" else SUFFIXES
@@ -40,22 +41,23 @@ def _find(config: DataConfig, split: str, name: str) -> tuple[Path, list[str]]:
             return find_images(str(lists[split == "val"]), str(folder), suffixes)
     if config.val_path and split == "val":
         return find_images(config.val_path, config.root, suffixes)
-    root, names = find_images(str(folder), suffixes=suffixes)
-    numbers = [PurePath(n).stem for n in names]
+    found = find_images(str(folder), suffixes=suffixes)
+    numbers = [PurePath(n).stem for n in found.names]
     if config.val_path:
-        return root, names
+        return found
     if name == "ffhq" and all(n.isdigit() for n in numbers):
         late = [int(n) >= FFHQ_TRAINING for n in numbers]
         if any(late) and not all(late):
-            return root, [n for n, is_late in zip(names, late) if is_late == (split == "val")]
-    return root, hold_out(config, names, split)
+            return found._replace(names=[n for n, is_late in zip(found.names, late) if is_late == (split == "val")])
+    return found._replace(names=hold_out(config, found.names, split))
 
 
-def _join(config: DataConfig, sets: list[tuple[Path, list[str]]]) -> Listing:
+def _join(config: DataConfig, sets: list[Found]) -> Listing:
     labels: list[int] = []
     joined = Listing([], labels=labels)
-    for number, (root, names) in enumerate(sets):
-        part = add_maps(config, Listing([]), root, names)
+    for number, (root, names, passed_over) in enumerate(sets):
+        part = add_maps(config, Listing([], passed_over={str(root): passed_over}), root, names)
+        joined.passed_over |= part.passed_over
         joined.images = [*joined.images, *part.images]
         joined.depths = [*joined.depths, *part.depths]
         labels += [number] * len(part.images)

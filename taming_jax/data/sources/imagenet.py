@@ -1,13 +1,15 @@
 """ImageNet (ILSVRC 2012) in class folders, its animal subset RIN, and validation images in one flat folder."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 from taming_jax.data.config import DataConfig
 from taming_jax.data.listing import Listing
 from taming_jax.data.map_folders import add_maps
 from taming_jax.data.names import choose_classes
-from taming_jax.data.walk import SUFFIXES, class_of, find_images, hold_out
+from taming_jax.data.text import normal, read_lines
+from taming_jax.data.walk import SUFFIXES, class_of, find_images, hold_out, subfolders
 
 # The animals of Restricted ImageNet as the paper's depth task uses them, by class number: amphibians, turtles, dogs,
 # cats, birds, monkeys, fish, crabs, insects. The ends are left out, as the published models were trained.
@@ -22,7 +24,7 @@ def list_imagenet(config: DataConfig, split: str) -> Listing:
     top = base / "train" if (base / "train").is_dir() else base
     if not top.is_dir():
         raise ValueError(f"no such folder: {config.path!r}; set `path` to the folder of ImageNet")
-    every = tuple(sorted(entry.name for entry in top.iterdir() if entry.is_dir() and not entry.name.startswith(".")))
+    every = tuple(subfolders(top))
     spec = RIN if config.classes == "rin" else config.classes
     if spec and not spec.endswith(".txt") and len(every) != 1000:
         raise ValueError(
@@ -30,56 +32,67 @@ def list_imagenet(config: DataConfig, split: str) -> Listing:
             "class folders; give the names in a list file (.txt), or leave `classes` empty for all that are there"
         )
     classes = choose_classes(spec, every)
+    listing = Listing([], class_names=classes)
     held_out = config.val_path or next((str(base / n) for n in ("val", "validation") if (base / n).is_dir()), "")
     if split == "val" and held_out:
-        root, names, wnids = _validation(config, held_out, every)
+        root, names, wnids, listing.passed_over[held_out] = _validation(config, held_out, every)
         found = names
     else:
-        root, found = find_images(str(top))
+        root, found, listing.passed_over[str(top)] = find_images(str(top))
         names = found if held_out else hold_out(config, found, split)
         wnids = [class_of(name) or "" for name in names]
-    if foreign := sorted(set(wnids) - set(every)):
-        raise ValueError(f"images in {str(root)!r} have classes that {str(top)!r} does not have: {foreign[:5]}")
-    number = {wnid: i for i, wnid in enumerate(classes)}
-    kept = [i for i, wnid in enumerate(wnids) if wnid in number]
-    listing = Listing([], labels=[number[wnids[i]] for i in kept], class_names=classes)
+    number = {normal(wnid): i for i, wnid in enumerate(classes)}
+    kept = [i for i, wnid in enumerate(wnids) if normal(wnid) in number]
+    if foreign := sorted(set(map(normal, wnids)) - set(map(normal, every))):
+        reason = f"images in {str(root)!r} have classes that {str(top)!r} does not have: {foreign[:5]}"
+        if foreign == [""] and held_out:
+            reason = (
+                f"the validation images in {str(root)!r} lie in no class folders, and no list tells their classes; "
+                f"expected one of {', '.join(VAL_LISTS)} in {config.path!r}, or the list's path as `val_path`"
+            )
+        if split == "train" or config.classes:
+            raise ValueError(reason)
+        listing.class_names, kept = None, list(range(len(names)))
+        listing.lacks["class_label"] = reason  # which matters only where classes are asked for
+    else:
+        listing.labels = [number[normal(wnids[i])] for i in kept]
     return add_maps(config, listing, root, [names[i] for i in kept], maps=config.maps, every=found)
 
 
-def _validation(config: DataConfig, place: str, classes: tuple[str, ...]) -> tuple[Path, list[str], list[str]]:
-    """(folder, names relative to it, class of each)."""
+def _validation(
+    config: DataConfig, place: str, classes: tuple[str, ...]
+) -> tuple[Path, list[str], list[str], Counter[str]]:
+    """(folder, names relative to it, class of each, what else is in the folder)."""
     file = Path(place)
     if file.is_dir():
-        if any(entry.is_dir() and entry.name in classes for entry in file.iterdir()):
-            root, names = find_images(place)
-            return root, names, [class_of(name) or "" for name in names]
+        if set(map(normal, subfolders(file))) & set(map(normal, classes)):
+            root, names, passed_over = find_images(place)
+            return root, names, [class_of(name) or "" for name in names], passed_over
         root = file
         candidates = [folder / name for folder in (Path(config.path), root, root.parent) for name in VAL_LISTS]
         file = next((path for path in candidates if path.is_file()), root / VAL_LISTS[0])
     else:
         root = Path(config.root or Path(config.path, "val"))
+    found = find_images(str(root))
     if not file.is_file():
-        raise ValueError(
-            f"the validation images in {str(root)!r} lie in no class folders, and no list tells their classes; "
-            f"expected one of {', '.join(VAL_LISTS)} in {config.path!r}, or the list's path as `val_path`"
-        )
+        return root, found.names, ["" for _ in found.names], found.passed_over
     names, wnids = [], []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        parts = re.split(r"[\s,]+", line.strip())
-        if parts[0] and parts[0] != "ImageId":
+    for line in read_lines(file):
+        parts = re.split(r"[\s,]+", line)
+        if parts[0] != "ImageId":
             names.append(parts[0] if parts[0].lower().endswith(SUFFIXES) else f"{parts[0]}.JPEG")
             wnids.append(_wnid(parts[1] if len(parts) > 1 else "", file, classes))
-    there = set(find_images(str(root))[1])
-    if missing := [name for name in names if name not in there]:
+    there = {normal(name): name for name in found.names}
+    if missing := [name for name in names if normal(name) not in there]:
         raise ValueError(
             f"{len(missing)} of the {len(names)} images of {str(file)!r} are not in {str(root)!r}: {missing[:3]}"
         )
-    return root, names, wnids
+    return root, [there[normal(name)] for name in names], wnids, found.passed_over
 
 
 def _wnid(text: str, file: Path, classes: tuple[str, ...]) -> str:
     if not text.isdigit():
-        if text in classes:
+        if normal(text) in map(normal, classes):
             return text
         raise ValueError(f"{str(file)!r} gives the class {text!r}; expected lines of a name and a class folder's name")
     if len(classes) != 1000 or int(text) >= 1000:

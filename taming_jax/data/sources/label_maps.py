@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from taming_jax.data.config import DataConfig
+from taming_jax.data.found import why_left_out
 from taming_jax.data.listing import Listing
 from taming_jax.data.map_folders import add_maps
 from taming_jax.data.walk import find_images, hold_out
@@ -30,10 +31,10 @@ def _list_pairs(
     base = Path(config.path)
     tops = [top for top in (base, base / "images") if any((top / name).is_dir() for name in folders.values())]
     if tops:
-        root, names = find_images(str(tops[0] / folders[split]))
-        every = names
+        root, every, passed_over = find_images(str(tops[0] / folders[split]))
+        names = every
     else:
-        root, every = find_images(str(base / "images" if (base / "images").is_dir() else base))
+        root, every, passed_over = find_images(str(base / "images" if (base / "images").is_dir() else base))
         names = hold_out(config, every, split)
     maps = config.maps or next((str(base / name) for name in map_folders if _has_maps(base / name, root, split)), "")
     if "segmentation" in config.annotations and not maps:
@@ -41,9 +42,10 @@ def _list_pairs(
             f"no label maps beside the images in {str(root)!r}; looked for the folders "
             f"{[str(base / name) for name in map_folders]}: set `maps` to the folder that has them"
         )
+    listing.passed_over[str(root)] = passed_over
     return add_maps(config, listing, root, names, maps=maps, every=every)
 
 
 def _has_maps(folder: Path, root: Path, split: str) -> bool:
     # COCO's own folder "annotations" holds other things, but may have the maps in a subfolder
-    return (folder / root.name).is_dir() or any(folder.glob("*.png"))
+    return (folder / root.name).is_dir() or any(not why_left_out(file.name) for file in folder.glob("*.[pP][nN][gG]"))

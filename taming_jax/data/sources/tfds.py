@@ -127,11 +127,11 @@ class TfdsImages:
             epoch, skip = epoch + 1, 0
 
     def crops(self, start: int, stop: int, epoch: int | None) -> Iterator[Record]:
-        """Examples start..stop of the split, each as it is cut in an epoch of training; None: its central square."""
+        """Examples start..stop of the split, each as it is cut in an epoch of training; None: its middle."""
         return self._pass(self.start + start, self.start + stop, epoch, 0, shuffle=False)
 
     def _pass(self, lower: int, upper: int, epoch: int | None, skip: int, shuffle: bool = True) -> Iterator[Record]:
-        """Examples lower..upper but the first `skip`, cut as in the epoch (None: central squares), and in its order if
+        """Examples lower..upper but the first `skip`, cut as in the epoch (None: their middles), and in its order if
         `shuffle`, else in the order of the files."""
         import tensorflow_datasets as tfds
 
