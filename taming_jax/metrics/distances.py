@@ -54,9 +54,9 @@ class Moments:
 def frechet_distance(mean: np.ndarray, cov: np.ndarray, other_mean: np.ndarray, other_cov: np.ndarray) -> float:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), the squared distance of two Gaussians (Heusel et al. 2017, eq. 6).
 
-    (C1 C2)^(1/2) has the trace of the symmetric (A C2 A)^(1/2) with A = C1^(1/2), whose eigenvalues are real: no general
-    matrix root, no complex rounding, no small number added. Raises ValueError where the shapes differ or a value is not
-    finite.
+    (C1 C2)^(1/2) has the trace of the symmetric (A C2 A)^(1/2) with A = C1^(1/2), whose eigenvalues are real: no
+    general matrix root, no complex rounding, no small number added. Raises ValueError where the shapes differ or a
+    value is not finite.
     """
     arrays = [np.asarray(a, np.float64) for a in (mean, cov, other_mean, other_cov)]
     (d,) = arrays[0].shape
@@ -127,8 +127,9 @@ def manifold_measures(real: np.ndarray, fake: np.ndarray, k: int = 3) -> dict[st
     """Precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991), density and coverage (Naeem et al. 2020, arXiv
     2002.09797), of features (n, d) and (m, d), each in shares.
 
-    precision: of the fakes that lie within the ball of some real image to its k-th neighbour; recall: the same the other
-    way. density: how many real balls a fake lies in, over k (may exceed 1); coverage: of the real balls with a fake in.
+    precision: of the fakes that lie within the ball of some real image to its k-th neighbour; recall: the same the
+    other way. density: how many real balls a fake lies in, over k (may exceed 1); coverage: of the real balls with a
+    fake in.
     """
     centre = np.asarray(real, np.float64).mean(axis=0, keepdims=True)  # near zero the squares lose fewer digits
     x, y = np.asarray(real, np.float64) - centre, np.asarray(fake, np.float64) - centre
@@ -150,8 +151,8 @@ def manifold_measures(real: np.ndarray, fake: np.ndarray, k: int = 3) -> dict[st
 
 
 def kernel_distance(real: np.ndarray, fake: np.ndarray) -> float:
-    """Unbiased squared maximum mean discrepancy under the cubic kernel (x.y / d + 1)^3 (Binkowski et al. 2018, KID, arXiv
-    1801.01401), over all pairs of (n, d) and (m, d). Raises ValueError for fewer than two images in either."""
+    """Unbiased squared maximum mean discrepancy under the cubic kernel (x.y / d + 1)^3 (KID, Binkowski et al. 2018,
+    arXiv 1801.01401), over all pairs of (n, d) and (m, d). Raises ValueError for fewer than two images in either."""
     x, y = np.asarray(real, np.float64), np.asarray(fake, np.float64)
     if min(len(x), len(y)) < 2:
         raise ValueError(f"a kernel distance needs at least 2 images a set, and there are {len(x)} and {len(y)}")

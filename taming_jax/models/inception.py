@@ -1,4 +1,4 @@
-"""Inception-v3 as the field's FID runs it (Szegedy et al. 2015, arXiv 1512.00567; Heusel et al. 2017, arXiv 1706.08500).
+"""Inception-v3 as the field's FID runs it (Szegedy et al. 2015, arXiv 1512.00567; Heusel et al. 2017, 1706.08500).
 
 It is the network of 2015's TensorFlow release, which differs from torchvision's: average pools leave the padding out of
 the mean, the last block pools by the maximum, and the head has 1008 classes. The parameters are those of pytorch-fid's
