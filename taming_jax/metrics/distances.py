@@ -1,0 +1,162 @@
+"""How far a set of images is from another, on features of theirs: arrays in, numbers out, in float64 on the host.
+
+Features are (n, d). What grows with the number of images is kept as `Moments`, which merge; what needs all features at
+once (precision, recall, kernel distance) says so.
+"""
+
+import dataclasses
+
+import numpy as np
+
+BLOCK = 1024  # rows of a table of distances that are in memory at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Moments:
+    """Sums over features (n, d) in float64: how many, their sum (d,), and the sum of their outer products (d, d).
+
+    The sums are of the features less `shift` (d,), any point near them, so that no digits are lost where features lie
+    far from zero. Merging does not depend on order or batches but for the rounding of float64.
+    """
+
+    n: int
+    shift: np.ndarray
+    total: np.ndarray
+    outer: np.ndarray
+
+    @classmethod
+    def of(cls, features: np.ndarray, shift: np.ndarray | None = None) -> "Moments":
+        """Of features (n, d); shift: as in the class, default zero."""
+        features = np.asarray(features, np.float64)
+        shift = np.zeros(features.shape[1]) if shift is None else np.asarray(shift, np.float64)
+        centred = features - shift[None]
+        return cls(len(features), shift, centred.sum(axis=0), centred.T @ centred)
+
+    def merge(self, other: "Moments") -> "Moments":
+        """Of both sets. Raises ValueError where their widths or shifts differ."""
+        if not np.array_equal(self.shift, other.shift):
+            raise ValueError("moments about different points cannot be merged: take one `shift` for all of them")
+        return Moments(self.n + other.n, self.shift, self.total + other.total, self.outer + other.outer)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """float64 (d,)."""
+        return self.shift + self.total / self.n
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """float64 (d, d), unbiased. Raises ValueError for fewer than two images."""
+        if self.n < 2:
+            raise ValueError(f"a covariance needs at least 2 images, and there are {self.n}")
+        return (self.outer - np.outer(self.total, self.total) / self.n) / (self.n - 1)
+
+
+def frechet_distance(mean: np.ndarray, cov: np.ndarray, other_mean: np.ndarray, other_cov: np.ndarray) -> float:
+    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), the squared distance of two Gaussians (Heusel et al. 2017, eq. 6).
+
+    (C1 C2)^(1/2) has the trace of the symmetric (A C2 A)^(1/2) with A = C1^(1/2), whose eigenvalues are real: no
+    general matrix root, no complex rounding, no small number added. Raises ValueError where the shapes differ or a
+    value is not finite.
+    """
+    arrays = [np.asarray(a, np.float64) for a in (mean, cov, other_mean, other_cov)]
+    (d,) = arrays[0].shape
+    if [a.shape for a in arrays] != [(d,), (d, d)] * 2:
+        raise ValueError(f"means and covariances have shapes {[a.shape for a in arrays]}; expected (d,) and (d, d)")
+    if not all(np.isfinite(a).all() for a in arrays):
+        raise ValueError("means or covariances hold values that are not finite")
+    m1, c1, m2, c2 = arrays
+    values, vectors = np.linalg.eigh(c1)
+    root = (vectors * np.sqrt(values.clip(0))[None]) @ vectors.T
+    product = root @ c2 @ root
+    cross = np.sqrt(np.linalg.eigvalsh((product + product.T) / 2).clip(0)).sum()
+    return float(max(0.0, np.square(m1 - m2).sum() + np.trace(c1) + np.trace(c2) - 2 * cross))
+
+
+def fid_at_infinity(features: np.ndarray, reference: Moments, seed: int = 0, points: int = 15) -> float:
+    """The Frechet distance extrapolated to infinitely many images (Chong & Forsyth 2020, arXiv 1911.07023).
+
+    With n images it is biased by a term in 1/n: a line through the distances of random subsets, over 1/n, ends at what
+    it would be without it. Needs all features (n, d), n at least 50.
+    """
+    n = len(features)
+    if n < 50:
+        raise ValueError(f"an extrapolation needs at least 50 images, and there are {n}")
+    rng, sizes = np.random.default_rng(seed), np.linspace(max(n // 10, 25), n, points).astype(int)
+    distances = []
+    for size in sizes:
+        part = Moments.of(features[rng.choice(n, size, replace=False)], reference.shift)
+        distances.append(frechet_distance(part.mean, part.covariance, reference.mean, reference.covariance))
+    return float(np.polyfit(1 / sizes, distances, 1)[1])
+
+
+def inception_score(logits: np.ndarray, splits: int = 1) -> tuple[float, float]:
+    """exp of the mean divergence of each image's class prediction from their mean, (n, classes) -> (mean, deviation)
+    over `splits` parts in order (Salimans et al. 2016, arXiv 1606.03498). Raises ValueError for fewer images."""
+    if not 1 <= splits <= len(logits):
+        raise ValueError(f"splits={splits}, but there are {len(logits)} images; take 1 to that many")
+    logits = np.asarray(logits, np.float64)
+    log_p = logits - logits.max(axis=1, keepdims=True)
+    log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+    scores = []
+    for part in np.array_split(log_p, splits):
+        p = np.exp(part)
+        log_mean = np.log(p.mean(axis=0, keepdims=True).clip(1e-300))
+        scores.append(np.exp((p * (part - log_mean)).sum(axis=1).mean()))
+    return float(np.mean(scores)), float(np.std(scores))
+
+
+def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return (np.square(x).sum(1)[:, None] + np.square(y).sum(1)[None] - 2 * x @ y.T).clip(0)
+
+
+def _blocks(n: int) -> list[slice]:
+    return [slice(i, i + BLOCK) for i in range(0, n, BLOCK)]
+
+
+def neighbour_radii(features: np.ndarray, k: int = 3) -> np.ndarray:
+    """Squared distance of each of (n, d) to its k-th nearest other, (n,). Raises ValueError for k others or fewer."""
+    if len(features) <= k:
+        raise ValueError(f"neighbours number {k} need more than {k} images, and there are {len(features)}")
+    x = np.asarray(features, np.float64)
+    x = x - x.mean(axis=0, keepdims=True)
+    parts = [np.partition(_squared_distances(x[b], x), k, axis=1)[:, k] for b in _blocks(len(x))]  # itself is at 0
+    return np.concatenate(parts)
+
+
+def manifold_measures(real: np.ndarray, fake: np.ndarray, k: int = 3) -> dict[str, float]:
+    """Precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991), density and coverage (Naeem et al. 2020, arXiv
+    2002.09797), of features (n, d) and (m, d), each in shares.
+
+    precision: of the fakes that lie within the ball of some real image to its k-th neighbour; recall: the same the
+    other way. density: how many real balls a fake lies in, over k (may exceed 1); coverage: of the real balls with a
+    fake in.
+    """
+    centre = np.asarray(real, np.float64).mean(axis=0, keepdims=True)  # near zero the squares lose fewer digits
+    x, y = np.asarray(real, np.float64) - centre, np.asarray(fake, np.float64) - centre
+    real_radii, fake_radii = neighbour_radii(x, k), neighbour_radii(y, k)
+    in_balls, covered = np.zeros(len(y)), np.zeros(len(x), bool)
+    recalled = np.zeros(len(x), bool)
+    for block in _blocks(len(x)):
+        distances = _squared_distances(x[block], y)  # (rows of real, fakes)
+        inside = distances <= real_radii[block, None]
+        in_balls += inside.sum(axis=0)
+        covered[block] = inside.any(axis=1)
+        recalled[block] = (distances <= fake_radii[None]).any(axis=1)
+    return {
+        "precision": float((in_balls > 0).mean()),
+        "recall": float(recalled.mean()),
+        "density": float(in_balls.mean() / k),
+        "coverage": float(covered.mean()),
+    }
+
+
+def kernel_distance(real: np.ndarray, fake: np.ndarray) -> float:
+    """Unbiased squared maximum mean discrepancy under the cubic kernel (x.y / d + 1)^3 (KID, Binkowski et al. 2018,
+    arXiv 1801.01401), over all pairs of (n, d) and (m, d). Raises ValueError for fewer than two images in either."""
+    x, y = np.asarray(real, np.float64), np.asarray(fake, np.float64)
+    if min(len(x), len(y)) < 2:
+        raise ValueError(f"a kernel distance needs at least 2 images a set, and there are {len(x)} and {len(y)}")
+    kernel = lambda a, b: (a @ b.T / a.shape[1] + 1) ** 3
+    total = lambda a, b: sum(kernel(a[block], b).sum() for block in _blocks(len(a)))
+    own = lambda a: (total(a, a) - ((np.square(a).sum(1) / a.shape[1] + 1) ** 3).sum()) / (len(a) * (len(a) - 1))
+    return float(own(x) + own(y) - 2 * total(x, y) / (len(x) * len(y)))
