@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from taming_jax.metrics import distances
-from taming_jax.metrics.distances import Moments, frechet_distance, inception_score, kernel_distance, manifold_measures
+from taming_jax.metrics.distances import Moments, frechet_distance, kernel_distance, manifold_measures
+from taming_jax.metrics.predictions import PredictionSums, inception_score
 from taming_jax.metrics.resizing import RESIZES, resize_for_features
 
 RS = np.random.RandomState(0)
@@ -63,18 +64,43 @@ def test_the_extrapolation_takes_the_bias_of_few_images_away():
     direct = frechet_distance(
         Moments.of(sample).mean, Moments.of(sample).covariance, reference.mean, reference.covariance
     )
-    assert abs(distances.fid_at_infinity(sample, reference)) < direct
+    assert abs(distances.fid_at_infinity(sample, reference.mean, reference.covariance)) < direct
     with pytest.raises(ValueError, match="50 images"):
-        distances.fid_at_infinity(sample[:20], reference)
+        distances.fid_at_infinity(sample[:20], reference.mean, reference.covariance)
 
 
 def test_inception_score_of_perfect_and_of_uniform_predictions():
     sure = 50.0 * np.eye(10)[np.arange(100) % 10]
     assert inception_score(sure)[0] == pytest.approx(10, rel=1e-6)
     assert inception_score(np.zeros((100, 10)))[0] == pytest.approx(1, rel=1e-12)
-    assert inception_score(sure, splits=10)[1] == pytest.approx(0, abs=1e-6)
-    with pytest.raises(ValueError, match="splits=101"):
-        inception_score(sure, splits=101)
+    assert inception_score(sure, part=10) == pytest.approx((10, 0), abs=1e-5)
+    with pytest.raises(ValueError, match="at least 1 image"):
+        PredictionSums().score()
+
+
+def test_the_inception_score_is_that_of_its_definition_whatever_the_batches():
+    logits = 3 * RS.randn(50, 7)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    parts = [q for q in (p[:20], p[20:40], p[40:])]
+    expected = [np.exp((q * np.log(q / q.mean(0, keepdims=True))).sum(1).mean()) for q in parts]
+    sums = PredictionSums(part=20)
+    for first, last in ((0, 3), (3, 33), (33, 50)):
+        sums.add(logits[first:last])
+    assert sums.score() == pytest.approx((np.mean(expected), np.std(expected)), rel=1e-12)
+    assert inception_score(logits, 20) == pytest.approx(sums.score(), rel=1e-12)
+
+
+def test_the_extrapolation_over_few_images_is_that_over_covariances(monkeypatch):
+    """Whichever of the two products is smaller, the line goes through the same distances."""
+    lines = []
+    monkeypatch.setattr(np, "polyfit", lambda x, y, degree: lines.append(y) or (0.0, 0.0))
+    wide, mean, cov = RS.randn(60, 40), np.zeros(40), np.eye(40) + 0.5
+    distances.fid_at_infinity(wide, mean, cov, seed=3, points=4)
+    rng = np.random.default_rng(3)
+    for size, found in zip(np.linspace(25, 60, 4).astype(int), lines[0]):  # both below and above the 40 dimensions
+        part = wide[rng.choice(60, size, replace=False)]
+        expected = frechet_distance(part.mean(0), np.cov(part, rowvar=False), mean, cov)
+        assert found == pytest.approx(expected, rel=1e-6)
 
 
 def test_precision_and_recall_of_equal_and_of_disjoint_sets():

@@ -25,7 +25,7 @@ TABLE: tuple[tuple[int, tuple[str, ...]], ...] = (
     (4, ("taming_jax/training", "taming_jax/sampling", "taming_jax/convert/original")),
     (5, ("taming_jax/experiment.py",)),
     (6, ("taming_jax/trained",)),
-    (7, ("taming_jax/drawing",)),
+    (7, ("taming_jax/drawing", "taming_jax/quality")),
     (8, ("taming_jax/evaluate.py", "taming_jax/encode_dataset.py", "taming_jax/codes_used.py")),
     (8, ("taming_jax/inspect_data.py",)),
     (8, ("taming_jax/convert/__main__.py",)),

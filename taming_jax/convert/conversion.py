@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from taming_jax.convert.reader import read_state
-from taming_jax.files import read_npz
+from taming_jax.files import read_npz, whole
 
 
 @dataclass
@@ -37,6 +37,13 @@ def checked_sha256(path: str | Path) -> str:
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of an npz file or of a PyTorch state dict (any other ending), running no code from the file."""
     return read_npz(path) if Path(path).suffix == ".npz" else read_state(path)[0]
+
+
+def save_weights(out: str | Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write an npz file of arrays, whole or not at all, making its folder."""
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    with whole(out) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name

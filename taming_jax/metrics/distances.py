@@ -51,12 +51,26 @@ class Moments:
         return (self.outer - np.outer(self.total, self.total) / self.n) / (self.n - 1)
 
 
+def covariance_factor(covariance: np.ndarray) -> np.ndarray:
+    """A (d, r) with A A^T = the covariance (d, d), r its rank.
+
+    Cholesky's, which costs a tenth of an eigendecomposition; of a singular one, as of fewer images than dimensions, the
+    eigenvectors whose values are not just rounding.
+    """
+    try:
+        return np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(covariance)
+        real = values > max(values[-1], 0) * len(values) * np.finfo(np.float64).eps
+        return vectors[:, real] * np.sqrt(values[real])[None]
+
+
 def frechet_distance(mean: np.ndarray, cov: np.ndarray, other_mean: np.ndarray, other_cov: np.ndarray) -> float:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), the squared distance of two Gaussians (Heusel et al. 2017, eq. 6).
 
-    (C1 C2)^(1/2) has the trace of the symmetric (A C2 A)^(1/2) with A = C1^(1/2), whose eigenvalues are real: no
-    general matrix root, no complex rounding, no small number added. Raises ValueError where the shapes differ or a
-    value is not finite.
+    With C1 = A A^T, C1 C2 has the eigenvalues of the symmetric A^T C2 A, which are real and not negative: no general
+    matrix root, no complex rounding, no small number added. Raises ValueError where the shapes differ or a value is not
+    finite.
     """
     arrays = [np.asarray(a, np.float64) for a in (mean, cov, other_mean, other_cov)]
     (d,) = arrays[0].shape
@@ -65,44 +79,37 @@ def frechet_distance(mean: np.ndarray, cov: np.ndarray, other_mean: np.ndarray, 
     if not all(np.isfinite(a).all() for a in arrays):
         raise ValueError("means or covariances hold values that are not finite")
     m1, c1, m2, c2 = arrays
-    values, vectors = np.linalg.eigh(c1)
-    root = (vectors * np.sqrt(values.clip(0))[None]) @ vectors.T
-    product = root @ c2 @ root
+    factor = covariance_factor(c1)
+    return _distance(m1 - m2, np.trace(c1) + np.trace(c2), factor.T @ c2 @ factor)
+
+
+def _distance(difference: np.ndarray, traces: float, product: np.ndarray) -> float:
+    """product: a symmetric matrix with the eigenvalues of C1 C2 that are not zero."""
     cross = np.sqrt(np.linalg.eigvalsh((product + product.T) / 2).clip(0)).sum()
-    return float(max(0.0, np.square(m1 - m2).sum() + np.trace(c1) + np.trace(c2) - 2 * cross))
+    return float(max(0.0, np.square(difference).sum() + traces - 2 * cross))
 
 
-def fid_at_infinity(features: np.ndarray, reference: Moments, seed: int = 0, points: int = 15) -> float:
-    """The Frechet distance extrapolated to infinitely many images (Chong & Forsyth 2020, arXiv 1911.07023).
+def fid_at_infinity(features: np.ndarray, mean: np.ndarray, cov: np.ndarray, seed: int = 0, points: int = 15) -> float:
+    """The Frechet distance to a mean (d,) and covariance (d, d), extrapolated to infinitely many images (Chong &
+    Forsyth 2020, arXiv 1911.07023).
 
     With n images it is biased by a term in 1/n: a line through the distances of random subsets, over 1/n, ends at what
-    it would be without it. Needs all features (n, d), n at least 50.
+    it would be without it. Needs all features (n, d), n at least 50, or ValueError is raised.
     """
     n = len(features)
     if n < 50:
         raise ValueError(f"an extrapolation needs at least 50 images, and there are {n}")
     rng, sizes = np.random.default_rng(seed), np.linspace(max(n // 10, 25), n, points).astype(int)
-    distances = []
+    mean, cov = np.asarray(mean, np.float64), np.asarray(cov, np.float64)
+    factor, trace, distances = covariance_factor(cov), np.trace(cov), []
     for size in sizes:
-        part = Moments.of(features[rng.choice(n, size, replace=False)], reference.shift)
-        distances.append(frechet_distance(part.mean, part.covariance, reference.mean, reference.covariance))
+        part = np.asarray(features[rng.choice(n, size, replace=False)], np.float64)
+        centre = part.mean(axis=0)
+        rows = (part - centre[None]) / np.sqrt(size - 1)  # whose outer product is the covariance
+        seen = rows @ factor
+        product = seen @ seen.T if size < seen.shape[1] else seen.T @ seen  # the smaller of the two
+        distances.append(_distance(mean - centre, trace + np.square(rows).sum(), product))
     return float(np.polyfit(1 / sizes, distances, 1)[1])
-
-
-def inception_score(logits: np.ndarray, splits: int = 1) -> tuple[float, float]:
-    """exp of the mean divergence of each image's class prediction from their mean, (n, classes) -> (mean, deviation)
-    over `splits` parts in order (Salimans et al. 2016, arXiv 1606.03498). Raises ValueError for fewer images."""
-    if not 1 <= splits <= len(logits):
-        raise ValueError(f"splits={splits}, but there are {len(logits)} images; take 1 to that many")
-    logits = np.asarray(logits, np.float64)
-    log_p = logits - logits.max(axis=1, keepdims=True)
-    log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
-    scores = []
-    for part in np.array_split(log_p, splits):
-        p = np.exp(part)
-        log_mean = np.log(p.mean(axis=0, keepdims=True).clip(1e-300))
-        scores.append(np.exp((p * (part - log_mean)).sum(axis=1).mean()))
-    return float(np.mean(scores)), float(np.std(scores))
 
 
 def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
