@@ -1,9 +1,9 @@
 """Train the classifier of the demo's scenes that the package carries, and say how well it reads held-out ones.
 
-python benchmarks/demo_features.py [--out taming_jax/quality/demo_features.npz] [--steps 3000] [--scenes 20000]
+python benchmarks/demo_features.py [--out taming_jax/quality/demo_features.npz] [--steps 900] [--scenes 10000]
 
 It learns the class and which kinds of objects occur, from scenes of 64 pixels that are mirrored at random. The weights
-are stored in half precision. About ten minutes on two cores.
+are stored in half precision. About fifteen minutes on two cores.
 """
 
 import argparse
@@ -41,8 +41,8 @@ def to_input(images: np.ndarray) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default="taming_jax/quality/demo_features.npz")
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--scenes", type=int, default=20_000)
+    parser.add_argument("--steps", type=int, default=900)
+    parser.add_argument("--scenes", type=int, default=10_000)
     given = parser.parse_args()
     started, model = time.perf_counter(), DemoClassifier()
     data, held_out = read(DemoScenes(SIDE, given.scenes, SEED)), read(DemoScenes(SIDE, 1000, SEED + 1))

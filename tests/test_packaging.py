@@ -66,7 +66,7 @@ PACKAGE = ("taming_jax", "configs", "train_vqgan.py", "train_transformer.py", "s
 
 
 @pytest.mark.parametrize(
-    ("places", "extras"), [(PACKAGE, ("data", "prepare")), (("tests",), ("data", "prepare", "dev"))]
+    ("places", "extras"), [(PACKAGE, ("data", "prepare", "plots")), (("tests",), ("data", "prepare", "dev"))]
 )
 def test_what_is_imported_is_declared(places, extras):
     names = declared(*extras)
@@ -136,6 +136,8 @@ def test_the_wheel_is_what_is_imported(unpacked_wheel, tmp_path):
 def test_the_wheel_holds_every_file_of_the_package(unpacked_wheel):
     files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "taming_jax").rglob("*.py")}
     assert {path.relative_to(unpacked_wheel).as_posix() for path in unpacked_wheel.rglob("*.py")} == files
+    weights = Path("taming_jax/quality/demo_features.npz")
+    assert (unpacked_wheel / weights).read_bytes() == (ROOT / weights).read_bytes()
 
 
 @pytest.mark.parametrize(

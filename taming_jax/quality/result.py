@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from taming_jax.checkpoint.sums import array_sums, text_sum
 from taming_jax.files import whole, write_whole
 from taming_jax.pictures import grid
 from taming_jax.quality.statistics import Statistics
@@ -56,6 +57,11 @@ def environment(clock: Clock) -> dict[str, Any]:
         "command": " ".join(["python -m taming_jax.evaluate", *sys.argv[1:]]),
         **clock(),
     }
+
+
+def checkpoint_of(path: str, step: int, *params: Any) -> dict[str, Any]:
+    """A model, for the protocol: which checkpoint of it, and a sum of the bits of all its parameters."""
+    return {"workdir": path, "step": step, "sum": f"{text_sum({'parts': [array_sums(x) for x in params]}):08x}"}
 
 
 def described(statistics: Statistics) -> dict[str, Any]:

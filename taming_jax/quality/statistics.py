@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -47,51 +47,77 @@ class Statistics:
     shown: tuple[np.ndarray, ...] = ()
 
 
-def gather(images: ImageSet, features: Features, batch_size: int, keep: int, quiet: bool = False) -> Statistics:
-    """The statistics of a set, read once in order; keep: of how many the features stay in memory.
+class Gathering:
+    """The statistics of a set while it is read: a batch at a time, in bounded memory.
 
-    Every process reads its share of each batch and knows the features of all, so that all come to the same figures.
-    Raises ValueError for fewer than two images.
+    Every process hands over its share of each batch and knows the features of all, so that all come to the same
+    figures. keep: of how many images the features stay in memory.
     """
+
+    def __init__(self, features: Features, batch_size: int, keep: int) -> None:
+        self.features, self.keep = features, keep
+        self._size = batch_size // sharding.this_process(features.mesh)["process_count"]
+        self._shown: list[np.ndarray] = []
+        self._kept: list[np.ndarray] = []
+        self._moments: dict[str, Moments] = {}
+        self._scored = features.kind.predictions if features.kind.predictions in features.outputs else ""
+        self._predictions, self.n = PredictionSums() if self._scored else None, 0
+
+    def add(self, prepared: Sequence[np.ndarray | None], shown: Sequence[np.ndarray] = ()) -> None:
+        """This process's share of a batch, see `Features.prepare`, None for what is no image; some to be shown."""
+        self._shown += shown[: SHOWN - len(self._shown)]
+        outputs, valid = self.features(prepared, self._size)
+        for name in outputs.keys() - {self._scored}:
+            rows = outputs[name][valid]
+            if len(rows):
+                old = self._moments.get(name)
+                new = Moments.of(rows, old.shift if old else rows[0])
+                self._moments[name] = old.merge(new) if old else new
+        if self._predictions:
+            self._predictions.add(outputs[self._scored][valid])
+        self._kept.append(outputs[self.features.protocol.feature][valid][: max(0, self.keep - self.n)])
+        self.n += int(valid.sum())
+
+    def add_pixels(self, pixels: np.ndarray, valid: np.ndarray) -> None:
+        """A whole batch, the same in every process: uint8 (b, H, W, 3), of which those count that are valid."""
+        first = self._size * sharding.this_process(self.features.mesh)["process_index"]
+        here = slice(first, first + self._size)
+        rows = [self.features.prepare(x) if good else None for x, good in zip(pixels[here], valid[here])]
+        self.add(rows, list(pixels[valid][:SHOWN]))
+
+    def result(self, source: str, unreadable: Sequence[str] = ()) -> Statistics:
+        """Raises ValueError for fewer than two images."""
+        if self.n < 2:
+            named = f"; {len(unreadable)} cannot be read: {'; '.join(unreadable[:3])}" if unreadable else ""
+            raise ValueError(f"{source}: only {self.n} image(s) could be measured{named}")
+        return Statistics(
+            source=source,
+            protocol=self.features.protocol,
+            gaussians={name: Gaussian(sums.mean, sums.covariance) for name, sums in self._moments.items()},
+            n=self.n,
+            features=np.concatenate(self._kept),
+            predictions=self._predictions,
+            unreadable=tuple(unreadable),
+            shown=tuple(self._shown),
+        )
+
+
+def gather(images: ImageSet, features: Features, batch_size: int, keep: int, quiet: bool = False) -> Statistics:
+    """The statistics of a set, read once in order. Raises ValueError for fewer than two images."""
     check_enough(images)
-    main, kind, here = features.protocol.feature, features.kind, sharding.this_process(features.mesh)
-    size = batch_size // here["process_count"]
-    shown: list[np.ndarray] = []
-    unreadable: list[str] = []
-    kept: list[np.ndarray] = []
-    moments: dict[str, Moments] = {}
-    predictions, measured = PredictionSums() if kind.predictions in features.outputs else None, 0
-    with tqdm(total=images.n, unit="image", desc=_short(images.source), disable=quiet) as progress:
-        for found in Prefetched(_prepared(images, features, batch_size, size, here["process_index"]), depth=2):
-            prepared, shows, problems = found
-            shown += shows[: SHOWN - len(shown)]
-            unreadable += problems
-            outputs, valid = features(prepared, size)
-            for name in set(outputs) - {kind.predictions}:
-                rows = outputs[name][valid]
-                if len(rows):
-                    old = moments.get(name)
-                    new = Moments.of(rows, old.shift if old else rows[0])
-                    moments[name] = old.merge(new) if old else new
-            if predictions:
-                predictions.add(outputs[kind.predictions][valid])
-            kept.append(outputs[main][valid][: max(0, keep - measured)])
-            measured += int(valid.sum())
-            progress.update(min(batch_size, images.n - progress.n))
-    if measured < 2:
-        named = f"; {len(unreadable)} cannot be read: {'; '.join(unreadable[:3])}" if unreadable else ""
-        raise ValueError(f"{images.source}: only {measured} image(s) could be measured{named}")
-    gaussians = {name: Gaussian(sums.mean, sums.covariance) for name, sums in moments.items()}
-    return Statistics(
-        images.source,
-        features.protocol,
-        gaussians,
-        measured,
-        np.concatenate(kept),
-        predictions,
-        tuple(unreadable),
-        tuple(shown),
+    gathering, unreadable, here = (
+        Gathering(features, batch_size, keep),
+        list[str](),
+        sharding.this_process(features.mesh),
     )
+    size = batch_size // here["process_count"]
+    with tqdm(total=images.n, unit="image", desc=_short(images.source), disable=quiet) as progress:
+        batches = _prepared(images, features, batch_size, size, here["process_index"])
+        for prepared, shown, problems in Prefetched(batches, depth=2):
+            unreadable += problems
+            gathering.add(prepared, shown)
+            progress.update(min(batch_size, images.n - progress.n))
+    return gathering.result(images.source, unreadable)
 
 
 def check_enough(images: ImageSet) -> None:
