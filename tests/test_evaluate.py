@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -180,6 +181,52 @@ def test_a_sweep_has_a_row_for_each_value_and_a_plot(class_dir, tmp_path, monkey
     assert "| top_k 9 |" in capsys.readouterr().out
     monkeypatch.setattr(samples.Model, "_draw", lambda *_: pytest.fail("it was drawn already"))
     run(monkeypatch, "sweep", class_dir, *options, "--top_k", "1,9", "--temperature", "0.5")
+
+
+def logged(workdir):
+    lines = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line) for line in lines if any(name.startswith("quality/") for name in line)]
+
+
+def test_a_first_stage_in_training_measures_its_reconstructions_and_is_kept_by_them(tmp_path):
+    evaluate = {"measures": ("rfid", "precision"), "features": DEMO, "batch_size": 8, "every": 1}
+    train = {"steps": 2, "evaluate": evaluate, "monitor": "quality/rfid", "monitor_mode": "min"}
+    settings = experiment("demo_vqgan", loss={"disc_weight": 0.0}, train=train)
+    assert train_vqgan.train_and_evaluate(settings, str(tmp_path / "w"))
+    found = logged(tmp_path / "w")
+    assert [step for step, _ in found] == [1, 2]
+    measuring = Measuring(open_features(DEMO, make_mesh()), 8)
+    later = reconstruction(str(tmp_path / "w"), str(tmp_path / "r.json"), measuring).figures
+    assert found[-1][1]["quality/rfid"] == pytest.approx(later["rfid"], rel=1e-3)
+    assert found[-1][1]["quality/precision"] == later["precision"]
+
+
+def test_a_second_stage_in_training_draws_and_measures(vqgan_dir, tmp_path):
+    evaluate = {"measures": ("fid", "inception_score"), "features": DEMO, "batch_size": 8, "n": N, "every": 1}
+    train = {"steps": 1, "evaluate": evaluate, "monitor": "quality/fid"}
+    assert train_transformer.train_and_evaluate(second_stage(vqgan_dir, train=train), str(tmp_path / "w"))
+    ((_, found),) = logged(tmp_path / "w")
+    measuring = Measuring(open_features(DEMO, make_mesh()), 8)
+    drawn = SampleConfig(n=N, batch_size=8)
+    later = samples.samples(str(tmp_path / "w"), drawn, "val", str(tmp_path / "r.json"), measuring).figures
+    assert found["quality/fid"] == pytest.approx(later["fid"], rel=1e-3)
+    assert found["quality/inception_score"] == pytest.approx(later["inception_score"], rel=1e-4)
+
+
+def test_what_a_training_cannot_measure_is_refused_before_it_begins(vqgan_dir, tmp_path):
+    for asked, message in (
+        ({"measures": ("sfid",), "features": DEMO}, "sfid cannot be measured here, of 1000 images on features of demo"),
+        ({"measures": ("fid_infinity",), "n": 9, "features": DEMO}, "fid_infinity cannot be .* of 9 images"),
+        ({"measures": ("recall",), "n": 3, "features": DEMO}, "recall cannot be .* of 3 images"),
+        ({"measures": ("rfid",), "features": DEMO}, "rfid cannot be measured"),
+        ({"measures": ("fid",), "features": "gone.npz"}, "there are no weights at 'gone.npz'"),
+        ({"measures": ("fid",), "features": DEMO, "reference": "gone"}, "there is no 'gone'"),
+    ):
+        settings = second_stage(vqgan_dir, train={"evaluate": asked})
+        with pytest.raises(ValueError, match=message):
+            train_transformer.train_and_evaluate(settings, str(tmp_path / "w"))
+    with pytest.raises(ValueError, match=r"evaluate\.measures=.*known are fid"):
+        second_stage(vqgan_dir, train={"evaluate": {"measures": ("beauty",)}})
 
 
 def test_what_is_swept_is_one_filter_at_a_time():

@@ -1,7 +1,7 @@
 """The figures of a set of images against a reference, from the statistics of both."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from taming_jax.metrics.distances import fid_at_infinity, frechet_distance, kernel_distance, manifold_measures
@@ -21,8 +21,10 @@ class Compared:
     details: Mapping[str, Any]
 
 
-def compare(reference: Statistics, measured: Statistics, seed: int = 0) -> Compared:
-    """What the two statistics allow, of the `measured` set:
+def compare(
+    reference: Statistics, measured: Statistics, seed: int = 0, only: Collection[str] | None = None
+) -> Compared:
+    """What the two statistics allow, of the `measured` set; only: no others than these, None for all.
 
     fid, the Frechet distance on the main feature, and sfid on the spatial one; fid_infinity, extrapolated to infinitely
     many images; precision, recall, density, coverage and kernel_distance, of features of both sets;
@@ -30,17 +32,22 @@ def compare(reference: Statistics, measured: Statistics, seed: int = 0) -> Compa
     """
     main = measured.protocol.feature
     real, fake = reference.gaussians[main], measured.gaussians[main]
-    figures = {"fid": frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)}
-    if SPATIAL in reference.gaussians and SPATIAL in measured.gaussians:
+    wanted = lambda *names: only is None or not set(names).isdisjoint(only)
+    figures = {}
+    if wanted("fid"):
+        figures["fid"] = frechet_distance(real.mean, real.covariance, fake.mean, fake.covariance)
+    if wanted("sfid") and SPATIAL in reference.gaussians and SPATIAL in measured.gaussians:
         a, b = reference.gaussians[SPATIAL], measured.gaussians[SPATIAL]
         figures["sfid"] = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
-    if measured.features is not None and len(measured.features) >= EXTRAPOLATED:
+    if wanted("fid_infinity") and measured.features is not None and len(measured.features) >= EXTRAPOLATED:
         figures["fid_infinity"] = fid_at_infinity(measured.features, real.mean, real.covariance, seed)
     pairs = [s.features for s in (reference, measured) if s.features is not None]
     if len(pairs) == 2 and min(map(len, pairs)) > NEIGHBOURS:
-        figures |= manifold_measures(pairs[0], pairs[1], NEIGHBOURS)
-        figures["kernel_distance"] = kernel_distance(pairs[0], pairs[1])
-    if measured.predictions and measured.predictions.n:
+        if wanted("precision", "recall", "density", "coverage"):
+            figures |= manifold_measures(pairs[0], pairs[1], NEIGHBOURS)
+        if wanted("kernel_distance"):
+            figures["kernel_distance"] = kernel_distance(pairs[0], pairs[1])
+    if wanted("inception_score") and measured.predictions and measured.predictions.n:
         figures["inception_score"], figures["inception_score_deviation"] = measured.predictions.score()
     details = {
         "images_in_pairs": [len(x) for x in pairs] if len(pairs) == 2 else None,

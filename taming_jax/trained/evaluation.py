@@ -136,16 +136,19 @@ class GeneratorEvaluation:
 
     def __call__(self, params: Any) -> dict[str, float]:
         """nll: nats per token; bits_per_token."""
-        stages, batches = self.sampler.stages.params, _validation(self.data, self.needs, self.mesh)
-        found = (self._evaluate(params, stages, batch) for batch in batches)
+        found = (self._evaluate(params, self.sampler.stages.params, batch) for batch in self.batches())
         return _figures(functools.reduce(TokenMetrics.merge, found, TokenMetrics()))
+
+    def batches(self) -> Iterator[dict[str, jax.Array]]:
+        """The validation split."""
+        return _validation(self.data, self.needs, self.mesh)
 
     def pictures(self, params: Any, filters: Filters) -> Pictures:
         """The "samples", below their conditions where these can be drawn and above the images that have them, and
         "completions" of the upper half of held-out images, below the originals' reconstructions."""
         params, sampler, condition = unstack_layers(params), self.sampler, self.sampler.model.condition
         first_stage = sampler.stages.first_stage
-        batch = next(_validation(self.data, self.needs, self.mesh))
+        batch = next(self.batches())
         valid = _shown(batch)
         shown = {key: whole(value)[valid][:PICTURES] for key, value in batch.items()}
         if "codes" in shown:  # in place of the images

@@ -18,6 +18,7 @@ from taming_jax import sharding
 from taming_jax.checkpoint import Checkpoints, DamagedCheckpoint, load_config, shape_difference
 from taming_jax.settings import check, check_known
 from taming_jax.training.changes import compare
+from taming_jax.training.quality import QualityConfig
 from taming_jax.training.report import Report
 
 State = Any
@@ -31,6 +32,7 @@ class TrainConfig:
 
     keep: newest checkpoints kept; keep_best: besides them the best by `monitor`, a metric of the evaluation, where
     monitor_mode (min or max) says what is better. show: the metrics beside the progress bar.
+    evaluate: distances of sets of images, see `QualityConfig`.
     allow_changes: go on with settings of data, loss and optimizer that are not those of the checkpoint.
     heartbeat_timeout: seconds after which a process that does not answer counts as dead, and the others end.
     """
@@ -46,6 +48,7 @@ class TrainConfig:
     monitor: str = ""
     monitor_mode: str = "min"
     show: tuple[str, ...] = ()
+    evaluate: QualityConfig = QualityConfig()
     allow_changes: bool = False
     heartbeat_timeout: int = 60
 
