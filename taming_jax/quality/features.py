@@ -8,12 +8,13 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from taming_jax import sharding
 from taming_jax.metrics.resizing import RESIZES, resize_for_features
-from taming_jax.models import demo_classifier, inception
+from taming_jax.models import demo_classifier, dinov2, inception
 from taming_jax.models.weights import Shapes, load_weights
 
 DEMO = "demo"  # the name of the weights that the package carries
@@ -26,6 +27,12 @@ INCEPTION_URL = (
 def signed(pixels: Array, resize: str) -> Array:
     """0 .. 255 -> [-1, 1]: pytorch-fid divides by 127.5, the first FID and clean-fid by 128 about 128."""
     return pixels / 127.5 - 1 if resize == "pytorch-fid" else (pixels - 128) / 128
+
+
+def of_imagenet(pixels: Array, resize: str) -> Array:
+    """0 .. 255 -> by the mean and deviation of ImageNet."""
+    mean, std = (jnp.array(x, jnp.float32).reshape(1, 1, 1, 3) for x in (dinov2.MEAN, dinov2.STD))
+    return (pixels / 255 - mean) / std
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +61,13 @@ class Kind:
         return tuple(filter(None, (name, self.spatial, self.predictions)))
 
 
+def dino(size: dinov2.ViTSize, side: int = dinov2.SIDE) -> Kind:
+    """A DINOv2 of this size."""
+    name = str(size.width)
+    shapes = lambda: dinov2.dinov2_shapes(size, side)
+    return Kind(dinov2.DINOv2(size), shapes, side, (name,), name, resize="clean-fid", scale=of_imagenet)
+
+
 # By the names that results give them.
 KINDS: dict[str, Kind] = {
     "inception": Kind(
@@ -73,6 +87,7 @@ KINDS: dict[str, Kind] = {
         main=demo_classifier.FEATURES,
         predictions="logits_unbiased",
     ),
+    **{name: dino(size) for name, size in dinov2.SIZES.items()},
 }
 
 
