@@ -13,6 +13,7 @@ import taming_jax
 import train_transformer
 import train_vqgan
 from taming_jax import evaluate
+from taming_jax.data import pipeline
 from taming_jax.experiment import SampleConfig
 from taming_jax.metrics.distances import frechet_distance
 from taming_jax.metrics.image import psnr
@@ -76,6 +77,21 @@ def test_samples_are_those_of_the_model_and_their_distance_is_that_of_the_files(
     assert again.figures["fid"] < 1e-3 * found["fid"]
     with Image.open(drawn.with_suffix(".png")) as sheet:
         assert sheet.width > 8 * 96
+
+
+def test_the_figures_of_each_class(class_dir, tmp_path):
+    measuring, out = Measuring(open_features(DEMO, make_mesh()), 8), tmp_path / "r.json"
+    settings = SampleConfig(n=N * 4, batch_size=16)
+    samples.samples(class_dir, settings, "train", str(out), measuring, by_class=True)
+    found = json.loads(out.read_text())["by_class"]  # 32 scenes are 3 or 4 a class, of which 4 are needed
+    scenes = pipeline.make_crops(experiment("demo_vqgan").data, "train", 0, 32, 0, 32)
+    labels = next(scenes)["class_label"]
+    assert found and {int(name) for name in found} == {k for k in range(10) if (labels == k).sum() > 3}
+    assert all(row["images"] == (np.arange(N * 4) % 10 == int(name)).sum() for name, row in found.items())
+    assert all(row["of_reference"] == (labels == int(name)).sum() for name, row in found.items())
+    assert "| by_class | images |" in out.with_suffix(".md").read_text()
+    with pytest.raises(ValueError, match="--by_class needs"):
+        samples.samples(class_dir, settings, str(out.with_suffix(".npz")), str(out), measuring, by_class=True)
 
 
 def test_drawing_that_was_killed_goes_on_and_other_settings_are_refused(class_dir, tmp_path, monkeypatch):

@@ -92,13 +92,16 @@ def _samples_options(parser: Parser) -> None:
     parser.add_argument("--top_p", type=float)
     parser.add_argument("--guidance", type=float)
     parser.add_argument("--guidance_schedule")
+    parser.add_argument("--by_class", action="store_true", help="also FID, precision and recall of each class")
     parser.add_argument("--export-npz", type=HOME, default="", help="write the images for ADM's evaluator, too")
 
 
 def _samples(given: Given) -> Compared:
     filters = {name: getattr(given, name) for name in (*SWEPT, "guidance_schedule")}
     settings = _drawn(given, filters)
-    return samples(given.workdir, settings, given.reference, given.out, _measuring(given), given.export_npz)
+    measuring = _measuring(given)
+    more = {"export": given.export_npz, "by_class": given.by_class}
+    return samples(given.workdir, settings, given.reference, given.out, measuring, **more)
 
 
 def _reconstruction_options(parser: Parser) -> None:

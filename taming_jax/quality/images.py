@@ -27,7 +27,7 @@ class ImageSet:
     source: str
     n: int
     read: Callable[[int, int], Iterator[np.ndarray | str]]
-    labels: np.ndarray | None = None  # int (n,), the class of each, where they are known
+    labels: np.ndarray | None = None  # int (n,), the class of each where it is known, -1 until it has been read
 
     def first(self, n: int) -> "ImageSet":
         """The first n of them, all where there are fewer."""
@@ -77,17 +77,19 @@ def of_data(data: DataConfig, split: str) -> ImageSet:
     """The images of a split as trainings see them, at their size and without what training varies; the first three
     channels, or grey."""
     source = pipeline.opened(data, split, Needs(annotations=()))
-    size = min(64, len(source))
+    size, labels = min(64, len(source)), np.full(len(source), -1)
 
     def read(start: int, stop: int) -> Iterator[np.ndarray | str]:
         number = start
         for batch in pipeline.make_crops(data, split, start, stop, 0, size, Needs(annotations=())):
-            for image, valid in zip(to_pixels(colours(batch["image"])), batch["valid"]):
+            rows = zip(to_pixels(colours(batch["image"])), batch["valid"], batch["class_label"])
+            for image, valid, label in rows:
                 if number < stop:
+                    labels[number] = label
                     yield image if valid else f"image {number} of {split}"
                 number += 1
 
-    return ImageSet(f"{data.source} {data.path} ({split})".replace("  ", " "), len(source), read)
+    return ImageSet(f"{data.source} {data.path} ({split})".replace("  ", " "), len(source), read, labels)
 
 
 def array_names(path: str) -> list[str]:

@@ -4,7 +4,9 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from taming_jax.metrics.distances import fid_at_infinity, frechet_distance, kernel_distance, manifold_measures
+import numpy as np
+
+from taming_jax.metrics.distances import Moments, fid_at_infinity, frechet_distance, kernel_distance, manifold_measures
 from taming_jax.quality.statistics import SPATIAL, Statistics
 
 NEIGHBOURS = 3  # of precision and recall, as ADM's evaluator has it
@@ -57,6 +59,26 @@ def compare(
         "seed_of_the_extrapolation": seed,
     }
     return Compared(figures, _warnings(reference, measured), details)
+
+
+def compare_by_class(reference: Statistics, measured: Statistics) -> dict[str, dict[str, float]]:
+    """Of each class that has enough images in both sets, by its number: how many there are of it, fid, precision,
+    recall, on the features that are in memory. Raises ValueError where the classes of a set are not known."""
+    for one in (reference, measured):
+        if one.features is None or one.labels is None:
+            raise ValueError(f"{one.source}: the classes of its images are not known, so nothing is measured by class.")
+    assert reference.features is not None and measured.features is not None
+    assert reference.labels is not None and measured.labels is not None
+    found: dict[str, dict[str, float]] = {}
+    for label in np.intersect1d(reference.labels, measured.labels):
+        real, fake = reference.features[reference.labels == label], measured.features[measured.labels == label]
+        if min(len(real), len(fake)) > NEIGHBOURS:
+            a, b = Moments.of(real, real[0]), Moments.of(fake, fake[0])
+            fid = frechet_distance(a.mean, a.covariance, b.mean, b.covariance)
+            shares = manifold_measures(real, fake, NEIGHBOURS)
+            about = {"images": len(fake), "of_reference": len(real), "fid": fid}
+            found[str(label)] = {**about, "precision": shares["precision"], "recall": shares["recall"]}
+    return found
 
 
 def _warnings(reference: Statistics, measured: Statistics) -> tuple[str, ...]:

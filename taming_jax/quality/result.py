@@ -99,7 +99,12 @@ def sheet(rows: Mapping[str, Sequence[np.ndarray]]) -> Image.Image | None:
 def table(figures: Mapping[str, Any], warnings: Sequence[str], protocol: Mapping[str, Any]) -> str:
     """The figures and the protocol in Markdown."""
     lines = ["| measure | value |", "|---|---|"]
-    lines += [f"| {name} | {_text(value)} |" for name, value in figures.items()]
+    lines += [f"| {name} | {_text(value)} |" for name, value in figures.items() if not isinstance(value, Mapping)]
+    for name, rows in figures.items():
+        if isinstance(rows, Mapping) and rows:
+            columns = list(next(iter(rows.values())))
+            lines += ["", f"| {name} | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+            lines += [f"| {key} | {' | '.join(_text(row[c]) for c in columns)} |" for key, row in rows.items()]
     lines += ["", *[f"**Warning:** {warning}\n" for warning in warnings], "## Protocol", "", "```json"]
     return "\n".join([*lines, json.dumps(protocol, indent=2), "```", ""])
 

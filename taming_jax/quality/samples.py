@@ -18,7 +18,7 @@ from taming_jax.files import whole
 from taming_jax.pictures import colours, to_pixels
 from taming_jax.quality.distance import Measuring, Opened, open_set, statistics_file
 from taming_jax.quality.images import ImageSet, of_data
-from taming_jax.quality.measures import Compared, compare
+from taming_jax.quality.measures import Compared, compare, compare_by_class
 from taming_jax.quality.result import Clock, check_out, checkpoint_of, described, environment, sheet, write_result
 from taming_jax.quality.statistics import Statistics, check_enough, write_statistics
 from taming_jax.quality.store import Store
@@ -147,16 +147,29 @@ def protocol_of(model: Model, measuring: Measuring, details: Mapping[str, Any]) 
 
 
 def samples(
-    workdir: str, settings: SampleConfig, reference: str, out: str, measuring: Measuring, export: str = ""
+    workdir: str,
+    settings: SampleConfig,
+    reference: str,
+    out: str,
+    measuring: Measuring,
+    export: str = "",
+    by_class: bool = False,
 ) -> Compared:
     """Draw `settings.n` images, compare them with the reference, and write the result with its statistics; the images
-    stay in OUT_images. export: an npz for them, "" for none. Raises ValueError before anything is drawn."""
+    stay in OUT_images. export: an npz for them, "" for none. by_class: also the figures of each class. Raises
+    ValueError before anything is drawn."""
     clock = Clock()
     check_out(out)
     if settings.n < 2:
         raise ValueError(f"--n={settings.n}: a distance needs at least 2 images.")
     model = Model.open(workdir, settings)
     opened = open_reference(reference, model.saved, measuring)
+    if by_class and not (
+        model.generator.model.condition.by_class and opened.images and opened.images.labels is not None
+    ):
+        raise ValueError(
+            "--by_class needs a model of classes, and a reference with them: train, val, or npz with arr_1."
+        )
     real = opened.measure(measuring)
     images = model.draw(images_folder(out))
     compared, statistics = measured_samples(model, images, real, measuring)
@@ -168,8 +181,11 @@ def samples(
         if export:
             export_npz(images, export)
             protocol["exported"] = export
+    figures: dict[str, Any] = dict(compared.figures)
+    if by_class:
+        figures["by_class"] = compare_by_class(real, statistics)
     picture = sheet({"reference": real.shown, "samples": statistics.shown})
-    write_result(out, compared.figures, compared.warnings, {**protocol, **environment(clock)}, picture)
+    write_result(out, figures, compared.warnings, {**protocol, **environment(clock)}, picture)
     return compared
 
 

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -33,8 +34,8 @@ class Statistics:
     """Of a set of images.
 
     n: images that were measured; None where a file does not say. gaussians: by feature. features: the main feature of
-    the first of them, float32 (m, d), for what needs pairs. predictions: for the Inception score. unreadable: what was
-    left out, and why. shown: a few of the images, uint8 (H, W, 3).
+    the first of them, float32 (m, d), for what needs pairs; labels: their classes, int (m,). predictions: for the
+    Inception score. unreadable: what was left out, and why. shown: a few of the images, uint8 (H, W, 3).
     """
 
     source: str
@@ -42,6 +43,7 @@ class Statistics:
     gaussians: Mapping[str, Gaussian]
     n: int | None = None
     features: np.ndarray | None = None
+    labels: np.ndarray | None = None
     predictions: PredictionSums | None = None
     unreadable: tuple[str, ...] = ()
     shown: tuple[np.ndarray, ...] = ()
@@ -63,8 +65,9 @@ class Gathering:
         self._scored = features.kind.predictions if features.kind.predictions in features.outputs else ""
         self._predictions, self.n = PredictionSums() if self._scored else None, 0
 
-    def add(self, prepared: Sequence[np.ndarray | None], shown: Sequence[np.ndarray] = ()) -> None:
-        """This process's share of a batch, see `Features.prepare`, None for what is no image; some to be shown."""
+    def add(self, prepared: Sequence[np.ndarray | None], shown: Sequence[np.ndarray] = ()) -> np.ndarray:
+        """This process's share of a batch, see `Features.prepare`, None for what is no image; some to be shown. Returns
+        which images of the whole batch there are, bool (b,)."""
         self._shown += shown[: SHOWN - len(self._shown)]
         outputs, valid = self.features(prepared, self._size)
         for name in outputs.keys() - {self._scored}:
@@ -77,6 +80,7 @@ class Gathering:
             self._predictions.add(outputs[self._scored][valid])
         self._kept.append(outputs[self.features.protocol.feature][valid][: max(0, self.keep - self.n)])
         self.n += int(valid.sum())
+        return valid
 
     def add_pixels(self, pixels: np.ndarray, valid: np.ndarray) -> None:
         """A whole batch, the same in every process: uint8 (b, H, W, 3), of which those count that are valid."""
@@ -105,19 +109,28 @@ class Gathering:
 def gather(images: ImageSet, features: Features, batch_size: int, keep: int, quiet: bool = False) -> Statistics:
     """The statistics of a set, read once in order. Raises ValueError for fewer than two images."""
     check_enough(images)
-    gathering, unreadable, here = (
-        Gathering(features, batch_size, keep),
-        list[str](),
-        sharding.this_process(features.mesh),
-    )
+    gathering, unreadable, measured = Gathering(features, batch_size, keep), list[str](), list[int]()
+    here = sharding.this_process(features.mesh)
     size = batch_size // here["process_count"]
     with tqdm(total=images.n, unit="image", desc=_short(images.source), disable=quiet) as progress:
         batches = _prepared(images, features, batch_size, size, here["process_index"])
-        for prepared, shown, problems in Prefetched(batches, depth=2):
+        for number, (prepared, shown, problems) in enumerate(Prefetched(batches, depth=2)):
             unreadable += problems
-            gathering.add(prepared, shown)
-            progress.update(min(batch_size, images.n - progress.n))
-    return gathering.result(images.source, unreadable)
+            measured += [number * batch_size + int(i) for i in np.flatnonzero(gathering.add(prepared, shown))]
+            progress.update(min(batch_size, images.n - number * batch_size))
+    found = gathering.result(images.source, unreadable)
+    if images.labels is None:
+        return found
+    return dataclasses.replace(found, labels=_of_all_processes(images.labels)[measured[:keep]])
+
+
+def _of_all_processes(labels: np.ndarray) -> np.ndarray:
+    """Labels of which each process may know those that it has read, and has -1 for the others."""
+    if jax.process_count() == 1:
+        return labels
+    from jax.experimental import multihost_utils
+
+    return np.max(multihost_utils.process_allgather(labels), axis=0)
 
 
 def check_enough(images: ImageSet) -> None:
