@@ -59,10 +59,15 @@ class TokenModel:
             raise ValueError(
                 f"ids have shape {ids.shape} and type {ids.dtype}; expected integers (b, l), l and n from 1."
             )
-        if ids.size and (ids.min() < 0 or ids.max() >= config.vocab_size):
-            raise ValueError(
-                f"ids reach from {ids.min()} to {ids.max()}; this transformer knows 0..{config.vocab_size - 1}."
-            )
+        before = min(config.conditions, ids.shape[1]) if config.condition_table else 0
+        for part, known, what in (
+            (ids[:, :before], config.condition_size, "ids of the condition"),
+            (ids[:, before:], config.vocab_size, "ids"),
+        ):
+            if part.size and (part.min() < 0 or part.max() >= known):
+                raise ValueError(
+                    f"{what} reach from {part.min()} to {part.max()}; this transformer knows 0..{known - 1}."
+                )
         if ids.shape[1] + further > config.block_size:
             raise ValueError(f"{ids.shape[1] + further} tokens do not fit transformer.block_size={config.block_size}.")
         return ids.astype(np.int32)
