@@ -45,6 +45,8 @@ class Generator:
         top_p: float | None = None,
         guidance: float = 1.0,
         guidance_schedule: str = "constant",
+        guidance_power: float = 1.0,
+        guidance_interval: tuple[int, ...] = (),
         stride: int = 1,
         given: Any = None,
         keep: Any = None,
@@ -58,7 +60,9 @@ class Generator:
         images; anything else than the training size is drawn by a sliding window.
         temperature 0 is greedy; top_k and top_p each work alone or together (see `sampling.filters`).
         guidance: above 1 the condition is obeyed more and images vary less; for models trained with condition dropout.
-        guidance_schedule: "constant", or from 1 up to it along the drawing, "linear" or "cosine".
+        guidance_schedule: "constant", or from 1 up to it along the drawing, "linear", "cosine" or "power-cosine", the
+        last with guidance_power. guidance_interval: (first, end) of the tokens that are guided, in the order of
+        drawing; see `sampling.filters`.
         stride: rows and columns that a sliding window moves at a time; above 1 faster, but an approximation.
         given, int (h, w) or (n, h, w), with keep, bool of the same shape: ids that stay, for completing an image.
         first: the number of the first image; image i of a seed is the same in whatever batch it is drawn.
@@ -68,7 +72,9 @@ class Generator:
         """
         if n < 1:
             raise ValueError(f"n={n} images were asked for; give 1 or more.")
-        filters = Filters(temperature, top_k, top_p, guidance, guidance_schedule)
+        filters = Filters(
+            temperature, top_k, top_p, guidance, guidance_schedule, guidance_power, tuple(guidance_interval)
+        )
         pixels = self._pixels(size, given, condition)
         batch = self.parse_condition(n, pixels, **condition)
         return self.draw(Request(batch, n, pixels, filters, given, keep, seed, first, stride), progress)
