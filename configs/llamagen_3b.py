@@ -4,8 +4,8 @@ python train_transformer.py --config=configs/llamagen_3b.py --config.data.path=g
     --config.mesh.fsdp=-1 --config.mesh.data=1
 python sample.py --config=configs/llamagen_3b.py --config.sample.classes="n02119022,282" --config.sample.per_class=8
 
-Needs the first stage of configs/llamagen_vqgan.py. Hardware: 32 GPUs with 80 GB at the global batch of 256. Published
-result: FID 2.18 at 384 x 384, shown at 256, with guidance 1.65.
+Needs the first stage of configs/llamagen_vqgan.py. Hardware: 32 GPUs with 80 GB at the global batch of 256.
+Published result: FID 2.18 at 384 x 384, shown at 256, with guidance 1.65.
 """
 
 from ml_collections import ConfigDict

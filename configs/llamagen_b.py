@@ -3,8 +3,8 @@
 python train_transformer.py --config=configs/llamagen_b.py --config.data.path=gs://BUCKET/tfds
 python sample.py --config=configs/llamagen_b.py --config.sample.classes="n02119022,282" --config.sample.per_class=8
 
-Needs the first stage of configs/llamagen_vqgan.py. Hardware: 8 GPUs with 40 GB at the global batch of 256. Published
-result: FID 5.46 at 256 x 256 with guidance 2.
+Needs the first stage of configs/llamagen_vqgan.py. Hardware: 8 GPUs with 40 GB at the global batch of 256.
+Published result: FID 5.46 at 256 x 256 with guidance 2.
 
 The recipe is the published one: AdamW, weight decay on all matrices, one class in ten hidden, images as codes of ten
 crops each, written once (`python -m taming_jax.encode_dataset --config=configs/llamagen_b.py --out=CODES --crops=10`,

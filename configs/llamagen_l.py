@@ -3,8 +3,8 @@
 python train_transformer.py --config=configs/llamagen_l.py --config.data.path=gs://BUCKET/tfds
 python sample.py --config=configs/llamagen_l.py --config.sample.classes="n02119022,282" --config.sample.per_class=8
 
-Needs the first stage of configs/llamagen_vqgan.py. Hardware: 8 GPUs with 40 GB at the global batch of 256. Published
-result: FID 3.80 at 256 x 256 (3.07 at 384 x 384, shown at 256) with guidance 2.
+Needs the first stage of configs/llamagen_vqgan.py. Hardware: 8 GPUs with 40 GB at the global batch of 256.
+Published result: FID 3.80 at 256 x 256 (3.07 at 384 x 384, shown at 256) with guidance 2.
 """
 
 from ml_collections import ConfigDict
