@@ -20,7 +20,7 @@ EMA = "model_ema."
 
 def _find_project(source: Path) -> Path:
     """The original's training writes RUN/checkpoints/last.ckpt and RUN/configs/DATE-project.yaml; the export here
-    NAME.ckpt and NAME-project.yaml; latent-diffusion publishes model.ckpt and config.yaml."""
+    NAME.ckpt and NAME-project.yaml; published are also NAME.ckpt with NAME.yaml, and model.ckpt with config.yaml."""
     own = source.with_name(f"{source.stem}-project.yaml")
     if own.is_file():
         return own
@@ -29,9 +29,9 @@ def _find_project(source: Path) -> Path:
         found = sorted(folder.glob("*project.yaml"))
         if found:
             return found[-1]  # they begin with their date
-    published = source.with_name("config.yaml")
-    if published.is_file():
-        return published
+    for published in (source.with_suffix(".yaml"), source.with_name("config.yaml")):
+        if published.is_file():
+            return published
     raise ValueError(f"no *project.yaml lies with {source}, and no config.yaml; name it with --config")
 
 
