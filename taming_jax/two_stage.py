@@ -58,6 +58,7 @@ class TwoStage:
         """Fill in the sizes of its tables where they are open, and refuse those that are too small."""
         settings, codes, ids = self.gpt.config, self.n_codes, self.condition.vocabulary
         own, hidden = settings.condition_table, bool(self.condition_dropout)
+        listed = " in its list of used ones, remap," if self.first_stage.config.remap else ""
         needed = {
             "vocab_size": codes if own else max(codes, ids + hidden),
             "block_size": self.condition.length + self.length - 1,
@@ -75,7 +76,7 @@ class TwoStage:
             )
         if settings.vocab_size < needed["vocab_size"]:
             raise ValueError(
-                f"config.transformer.vocab_size={settings.vocab_size}, but the first stage has {codes} codes"
+                f"config.transformer.vocab_size={settings.vocab_size}, but the first stage has {codes} codes{listed}"
                 + ("" if own else f" and the condition {ids} ids{one_more}")
                 + f"; set it to at least {needed['vocab_size']}, or to 0."
             )
