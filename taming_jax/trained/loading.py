@@ -22,6 +22,8 @@ def load(
 ) -> FirstStage | Generator | TokenModel:
     """Open a checkpoint directory; what is in it decides: a first stage, a two-stage generator, a transformer alone.
 
+    path: what a training or a conversion has written, or a model as hubs keep it (config.json, model.safetensors), in a
+    directory or as hf://OWNER/NAME[@REVISION], which huggingface_hub fetches.
     step: which checkpoint, default the newest; "best" for the best by its monitored metric.
     dtype: keep the parameters in this type, such as jnp.bfloat16, in half the memory.
     mesh: where to work, default all devices.
@@ -35,6 +37,12 @@ def load_saved(
     saved: Saved, *, dtype: Any = None, mesh: jax.sharding.Mesh | None = None
 ) -> FirstStage | Generator | TokenModel:
     """`load` of a checkpoint whose configuration has been read already."""
+    loaded = _loaded(saved, dtype, mesh)
+    loaded.saved = saved
+    return loaded
+
+
+def _loaded(saved: Saved, dtype: Any, mesh: jax.sharding.Mesh | None) -> FirstStage | Generator | TokenModel:
     path, config = saved.path, saved.config
     if saved.kind == "vqgan":
         return FirstStage(vqgan_of(saved), saved.load_params(dtype), mesh)
