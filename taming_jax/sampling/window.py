@@ -75,7 +75,8 @@ def go_on(
         for kind, passes in enumerate(schedule.passes):
             ops, bounds = jax.tree.map(jnp.asarray, (passes.ops, passes.bounds))
             chunk = lambda c, walk, kind=kind, ops=ops: run(kind, jax.tree.map(lambda field: field[c], ops), walk)
-            walk = jax.lax.fori_loop(bounds[t], bounds[t + 1], chunk, walk)
+            with jax.named_scope(f"pass_{kind}"):
+                walk = jax.lax.fori_loop(bounds[t], bounds[t + 1], chunk, walk)
         return walk
 
     return jax.lax.fori_loop(first, last, step, walk)
