@@ -12,7 +12,8 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
-from taming_jax.nn.attention import Block, Cache, Position, layer_norm, linear
+from taming_jax.nn.attention import Block, Position, layer_norm, linear
+from taming_jax.nn.cache import Cache, heads_in_row
 from taming_jax.settings import check, check_known
 from taming_jax.sharding import split_by_image, split_by_row
 
@@ -161,7 +162,8 @@ class GPT(nn.Module):
     def init_cache(self, batch: int, length: int, dtype: DTypeLike | None = None) -> tuple[Cache, ...]:
         """An empty cache for `batch` sequences of up to `length` tokens, in the compute type unless told otherwise."""
         config = self.config
-        shape = (batch, config.n_head, length, config.n_embd // config.n_head)
+        rows = config.n_head // heads_in_row(config.n_head, config.n_embd // config.n_head)
+        shape = (batch, rows, length, config.n_embd // rows)
         zeros = jnp.zeros(shape, dtype or config.dtype)
         return tuple(Cache(zeros, zeros) for _ in range(config.n_layer))
 
