@@ -82,9 +82,10 @@ def make_program(settings: dict[str, Any], devices: list[Any], name: str) -> tup
         sharding.check_batch(first.data.batch_size, mesh, first.optimizer.accumulate)
         return programs.first_stage_program(first, mesh, name), first.data.batch_size
     second = programs.with_classes_assumed(from_dict(TransformerExperiment, settings))
-    mesh = sharding.make_mesh(second.mesh, devices)
-    batch = second.sample.batch_size if name in ("sample", "window") else second.data.batch_size
-    if name in ("train", "eval"):
+    draws = name in ("sample", "window")
+    mesh = sharding.make_mesh(second.sample.mesh if draws else second.mesh, devices)
+    batch = second.sample.batch_size if draws else second.data.batch_size
+    if not draws:
         sharding.check_batch(second.data.batch_size, mesh, second.optimizer.accumulate)
     network = _network(second.first_stage, "config.first_stage")
     of_condition = None

@@ -17,13 +17,14 @@ from taming_jax import sharding
 from taming_jax.data.config import DataConfig
 from taming_jax.data.records import blank_record
 from taming_jax.experiment import SampleConfig, TransformerExperiment, VQGANExperiment, saved_form
-from taming_jax.models.gpt import with_layers_apart
+from taming_jax.models.gpt import cast_layers, with_layers_apart
 from taming_jax.models.lpips import LPIPS, SMALLEST
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.sampling.decode import Job, sample
 from taming_jax.sampling.window import go_on, schedule_for, start_walk
 from taming_jax.trained.evaluation import make_image_eval, make_token_eval
 from taming_jax.trained.loading import two_stage
+from taming_jax.trained.sampler import rows_at_once
 from taming_jax.trained.stages import condition_needs
 from taming_jax.two_stage import TwoStage
 
@@ -131,11 +132,11 @@ def _window_program(model: TwoStage, settings: SampleConfig, mesh: jax.sharding.
 
 def _job(model: TwoStage, settings: SampleConfig, mesh: jax.sharding.Mesh, grid: tuple[int, int]) -> Job:
     """What is drawn at once, `batch_size` images of a grid."""
-    shares = sharding.batch_shares(mesh)
-    n = -(-settings.batch_size // shares) * shares
-    where = sharding.batch_sharding(mesh)
+    sliding, where = grid != model.grid, sharding.batch_sharding(mesh)
+    with jax.set_mesh(mesh):
+        n = sharding.filled_up(settings.batch_size, mesh, 1 if sliding else rows_at_once())
     array: Any = lambda shape, dtype: jax.ShapeDtypeStruct((n, *shape), dtype, sharding=where)
-    sliding, places = grid != model.grid, model.condition.grid
+    places = model.condition.grid
     order = np.arange(grid[0] * grid[1]) if sliding else model.sequence_order()
     condition = (model.condition.length,) if places is None else grid if sliding else places
     return Job(
@@ -189,7 +190,7 @@ def _with(tree: Any, shardings: Any) -> Any:
 def _drawing_params(model: TwoStage, mesh: jax.sharding.Mesh) -> Any:
     """The transformer's parameters as `sample.py` holds them."""
     params = jax.eval_shape(model.gpt.init, _key(), jax.ShapeDtypeStruct((1, 1), jnp.int32))["params"]
-    return placed(params, mesh)
+    return placed(jax.eval_shape(lambda params: cast_layers(params, model.gpt.config.dtype), params), mesh)
 
 
 def _params(network: VQGAN) -> Any:

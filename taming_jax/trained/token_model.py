@@ -47,7 +47,8 @@ class TokenModel:
             key=jax.random.key(seed),
             filters=filters.traced(np.arange(n)),
         )
-        return self._extend(self.params, job)[: len(ids)]
+        with jax.set_mesh(self.mesh):
+            return self._extend(self.params, job)[: len(ids)]
 
     def _draw(self, params: Any, job: Job) -> Int[Array, "b l"]:
         choose, places = token_chooser(job, self.model.config.vocab_size), jnp.arange(job.given.shape[1])

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from taming_jax import sharding
 from taming_jax.checkpoint import Checkpoints, DamagedCheckpoint, load_config, shape_difference
-from taming_jax.settings import check, check_known
+from taming_jax.settings import PathText, check, check_known
 from taming_jax.training.changes import compare
 from taming_jax.training.report import Report
 
@@ -33,6 +33,8 @@ class TrainConfig:
     monitor_mode (min or max) says what is better. show: the metrics beside the progress bar.
     allow_changes: go on with settings of data, loss and optimizer that are not those of the checkpoint.
     heartbeat_timeout: seconds after which a process that does not answer counts as dead, and the others end.
+    compilation_cache: where compiled programs are kept, so that a training that goes on need not compile again: "" for
+    `compilation_cache` in the working directory, on accelerators; "none" for nowhere.
     """
 
     steps: int = 100_000
@@ -48,6 +50,7 @@ class TrainConfig:
     show: tuple[str, ...] = ()
     allow_changes: bool = False
     heartbeat_timeout: int = 60
+    compilation_cache: PathText = ""
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "eval_every", "image_every", "save_every", "keep", "heartbeat_timeout"):
@@ -104,6 +107,7 @@ def train(
     a checkpoint of another configuration, and OSError where one could not be saved.
     """
     _check_monitor(config, hooks)
+    keep_compiled(config.compilation_cache, workdir, mesh)
     with _StopSignal() as stop, _open(workdir, config) as checkpoints:
         state, shardings, start = _initial_state(training, config, checkpoints, saved_config, workdir, mesh)
         update = jax.jit(training.step, donate_argnums=0, out_shardings=(shardings, None))
@@ -136,6 +140,16 @@ def train(
     if not finished:
         logging.warning("Stopped by a signal at step %d, saved; the same command goes on from there.", number)
     return state, finished
+
+
+def keep_compiled(where: str, workdir: str, mesh: jax.sharding.Mesh) -> None:
+    """Keep what is compiled from here on, see `TrainConfig.compilation_cache`; where JAX has a place already, such as
+    by JAX_COMPILATION_CACHE_DIR, it stays there."""
+    on_accelerator = mesh.devices.flat[0].platform != "cpu"  # whose programs may not run on the next CPU
+    chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # it has every setting
+    if where == "none" or chosen or not (where or on_accelerator):
+        return
+    jax.config.update("jax_compilation_cache_dir", where or f"{workdir.rstrip('/')}/compilation_cache")
 
 
 def _check_monitor(config: TrainConfig, hooks: Sequence[Hook]) -> None:
