@@ -246,13 +246,6 @@ def bytes_held(state: Any) -> tuple[int, int]:
     return held, sum(x.dtype.itemsize * x.size for x in arrays)
 
 
-def on_tpu() -> bool:
-    """Whether what is traced here is for TPUs: those of the mesh under `jax.set_mesh`, else the default devices."""
-    mesh = jax.sharding.get_abstract_mesh()
-    device = None if mesh.empty else mesh.abstract_device
-    return jax.default_backend() == "tpu" if device is None else device.device_kind.startswith("TPU")
-
-
 def _constrained(x: jax.Array, spec: P) -> jax.Array:
     return x if jax.sharding.get_abstract_mesh().empty else jax.lax.with_sharding_constraint(x, spec)
 

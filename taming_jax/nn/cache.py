@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float
 
-from taming_jax.sharding import on_tpu
+from taming_jax.nn.devices import on_tpu
 
 LANES = 128  # of a TPU's registers and of its tiles in memory; shorter rows are filled up with nothing
 

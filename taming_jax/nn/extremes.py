@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, Int
 
-from taming_jax.sharding import on_tpu
+from taming_jax.nn.devices import on_tpu
 
 
 def argmin(x: Float[Array, "*b n"]) -> Int[Array, "*b"]:

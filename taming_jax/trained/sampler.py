@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from taming_jax import sharding
 from taming_jax.models.gpt import token_cross_entropy, with_layers_apart
 from taming_jax.nn import orders
+from taming_jax.nn.devices import on_tpu
 from taming_jax.sampling.decode import Job, sample
 from taming_jax.sampling.filters import Filters, check_guidance
 from taming_jax.sampling.wavefront import Schedule, wavefront_steps
@@ -178,7 +179,7 @@ class Sampler:
 
 def rows_at_once() -> int:
     """Images that a device draws at least: fewer rows are no faster on a TPU, whose tiles have eight."""
-    return sharding.TPU_TILE if sharding.on_tpu() else 1
+    return sharding.TPU_TILE if on_tpu() else 1
 
 
 def _completion(grid: tuple[int, int, int], given: Any, keep: Any, n_codes: int) -> tuple[np.ndarray, np.ndarray]:
