@@ -1,11 +1,12 @@
 """Compile a training, an evaluation or a drawing for accelerators that are not there, and tell what it would take.
 
 python -m taming_jax.compile_for --slice=v5litepod-16 --config=configs/imagenet_cond.py
-    [--program=train|eval|sample|window] [--config.a.b=value ...] [--save=FOLDER]
+    [--program=train|eval|sample|window] [--config.a.b=value ...] [--save=FOLDER] [--find]
 
 No data, checkpoint or weights are needed, only the TPU's compiler (pip install 'taming-jax[pods]'). The first stage of
 a second one is read from `config.first_stage` where that is a checkpoint, else from the configuration of that workdir.
-The last line is JSON. The exit status is 1 where the program does not fit into the devices' memory.
+--find tries remat, accumulation and meshes, and tells the best first. The last line is JSON. The exit status is 1 where
+the program does not fit into the devices' memory.
 """
 
 import importlib.metadata
@@ -19,7 +20,7 @@ import jax
 
 from taming_jax import checkpoint, sharding
 from taming_jax.cli import config_named, run
-from taming_jax.compiling import programs, report, slices
+from taming_jax.compiling import programs, report, search, slices
 from taming_jax.compiling.programs import Program
 from taming_jax.conditioning import has_stage
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
@@ -31,19 +32,30 @@ OPTIONS = {
     "slice": ("", "The devices: v5litepod-16, v4-32, v5p-64, v6e-16, 2xv5p-64 for two slices, or chips as v5e:2x2."),
     "program": ("train", f"What to compile: {', '.join(programs.PROGRAMS)}."),
     "save": ("", "A folder for the program's text (HLO) and the report."),
+    "find": (False, "Try remat, accumulation and meshes of a training; minutes for each."),
 }
 DOES_NOT_FIT = 1
 
 
-def main(config: Any, slice: str, program: str, save: str) -> bool:
+def main(config: Any, slice: str, program: str, save: str, find: bool) -> bool:
     if not slice:
         raise ValueError("--slice is missing, such as --slice=v5litepod-16.")
     jax.config.update("jax_platforms", "cpu")  # no device is asked for, not even one that is there
+    if find and (program != "train" or save):
+        raise ValueError("--find goes with --program=train, and without --save.")
     where = slices.slice_of(slice)
-    found = compile_one(config.to_dict(), where, slices.devices(where), program, save)
-    print(report.table(found))
-    print(json.dumps(found))
-    if not found["fits"]:
+    devices, settings = slices.devices(where), config.to_dict()
+    if find:
+        found = search.find(settings, lambda changed: compile_one(changed, where, devices, program), print)
+        print("\nThe best first:", *map(search.line, found), sep="\n")
+        print(json.dumps(found))
+        fits = any(row["fits"] for row in found)
+    else:
+        one = compile_one(settings, where, devices, program, save)
+        print(report.table(one))
+        print(json.dumps(one))
+        fits = one["fits"]
+    if not fits:
         sys.exit(DOES_NOT_FIT)
     return True
 

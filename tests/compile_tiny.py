@@ -50,7 +50,14 @@ def main(folder: Path) -> None:
     for name, program in made.items():
         found[name], text = report.measure(program, slices.KINDS[where.kind].clock)
         (folder / f"{name}.hlo").write_text(text)
-    print(json.dumps(found))
+    print(json.dumps({**found, "hops": hops(sharding.MeshConfig(data=1, fsdp=-1), "v5e:4x4")}))
+
+
+def hops(config: MeshConfig, name: str) -> int:
+    """The longest way between neighbours of a ring over all devices of a slice."""
+    mesh = sharding.make_mesh(config, slices.devices(slices.slice_of(name)))
+    places = [device.coords for device in mesh.devices.flat]
+    return max(sum(abs(a - b) for a, b in zip(*pair)) for pair in zip(places, places[1:] + places[:1]))
 
 
 if __name__ == "__main__":
