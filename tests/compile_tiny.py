@@ -5,6 +5,8 @@ import json
 import sys
 from pathlib import Path
 
+import jax
+
 from taming_jax import sharding
 from taming_jax.compiling import programs, report, slices
 from taming_jax.conditioning import ConditionConfig
@@ -40,6 +42,8 @@ SECOND = TransformerExperiment(
 
 
 def main(folder: Path) -> None:
+    for effort in ("jax_exec_time_optimization_effort", "jax_memory_fitting_effort"):
+        jax.config.update(effort, -1.0)  # quick rather than thorough
     where = slices.slice_of("v5e:2x2")
     devices = slices.devices(where)
     by_data, by_fsdp = (sharding.make_mesh(mesh, devices) for mesh in (FIRST.mesh, SECOND.mesh))

@@ -165,9 +165,8 @@ def test_no_collective_of_an_evaluation_carries_activations(tiny):
     found, _ = tiny
     moved = {name: sum(row["bytes"] for row in found[name]["collectives"]) for name in ("first eval", "second eval")}
     assert moved["first eval"] < 16e3  # sums of what is measured, and of how often codes occur
-    parameters = 2 * 12 * 128**2 + 3 * 256 * 128
-    assert moved["second eval"] < 1.2 * 4 * parameters < 8 * 256 * 128 * 4 * 2
-    kinds = {row["kind"] for row in found["second eval"]["collectives"] if row["bytes"] > 1e3}
+    assert moved["second eval"] < 3 * (2 * 12 * 128**2 + 3 * 256 * 128)  # bytes of each parameter, which are gathered
+    kinds = {row["kind"] for row in found["second eval"]["collectives"] if row["bytes"] > 1e4}
     assert kinds == {"all-gather"}
 
 
