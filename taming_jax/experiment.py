@@ -45,7 +45,7 @@ class SampleConfig:
     scorer, accept: rejection sampling by a function "module:function" that keeps the best share `accept` of the images
     of a condition (see taming_jax.sampling.rejection). animate: also a GIF of the order in which each image was drawn.
     out: the folder, empty for `samples` in the working directory. step: the checkpoint, "" for the newest, "best" for
-    the best by its metric.
+    the best by its metric. mesh: of the devices that draw; `tensor` for a transformer that is too large for one.
     """
 
     n: int = 16
@@ -71,6 +71,7 @@ class SampleConfig:
     animate: bool = False
     out: PathText = ""
     step: str = ""
+    mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:
         self.filters()  # refuses what cannot be drawn with

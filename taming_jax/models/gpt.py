@@ -12,7 +12,8 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
-from taming_jax.nn.attention import MLPS, NORMS, Block, Cache, Position, Rate, make_norm
+from taming_jax.nn.attention import MLPS, NORMS, Block, Position, Rate, make_norm
+from taming_jax.nn.cache import Cache, heads_in_row
 from taming_jax.nn.rotary import Layout, Turns, rotary_turns, sequence_layout
 from taming_jax.settings import check, check_known
 from taming_jax.sharding import split_by_image, split_by_row
@@ -273,7 +274,9 @@ class GPT(nn.Module):
     def init_cache(self, batch: int, length: int, dtype: DTypeLike | None = None) -> tuple[Cache, ...]:
         """An empty cache for `batch` sequences of up to `length` tokens, in the compute type unless told otherwise."""
         config = self.config
-        shape = (batch, config.kv_heads or config.n_head, length, config.n_embd // config.n_head)
+        heads, width = config.kv_heads or config.n_head, config.n_embd // config.n_head
+        rows = heads // heads_in_row(heads, width)
+        shape = (batch, rows, length, heads * width // rows)
         zeros = jnp.zeros(shape, dtype or config.dtype)
         return tuple(Cache(zeros, zeros) for _ in range(config.n_layer))
 

@@ -15,6 +15,8 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int, Key, Shaped
 
+from taming_jax.nn.extremes import argmax, argmin
+
 Latents = Float[Array, "*grid d"]
 Temperature = Float[Array, ""] | float
 
@@ -34,7 +36,7 @@ def nearest(z: Float[Array, "*b c"], codebook: Float[Array, "n c"]) -> Int[Array
     # with thousands of near entries that changes ids.
     dots = jnp.einsum("...c,nc->...n", z, codebook, precision=lax.Precision.HIGHEST)
     lengths = jnp.sum(codebook**2, axis=-1).reshape((1,) * (z.ndim - 1) + (-1,))
-    return jnp.argmin(lengths - 2 * dots, axis=-1).astype(jnp.int32)
+    return argmin(lengths - 2 * dots)
 
 
 def count_codes(
@@ -202,11 +204,11 @@ class GumbelQuantizer(nn.Module):
         metrics = {"kl": divergence}
         loss = self.kl_weight * divergence
         if not train:
-            ids = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            ids = argmax(logits)
             return Quantized(self.lookup(ids), ids, loss, metrics)
         noise = jax.random.gumbel(self.make_rng("quantize"), logits.shape)
         soft = jax.nn.softmax((logits + noise) / temperature)
-        ids = jnp.argmax(soft, axis=-1).astype(jnp.int32)
+        ids = argmax(soft)
         hard = soft + lax.stop_gradient(jax.nn.one_hot(ids, self.n_embed) - soft)
         metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
         return Quantized(jnp.einsum("bhwn,nc->bhwc", hard, self.codebook), ids, loss, metrics)

@@ -118,6 +118,6 @@ def cache_lengths(prefix: int, tokens: int) -> list[int]:
     return [prefix + round(tokens * part / parts) for part in range(1, parts + 1)]
 
 
-def _longer(kept: Float[Array, "b heads L c"], length: int) -> Float[Array, "b heads {length} c"]:
+def _longer(kept: Float[Array, "b rows L c"], length: int) -> Float[Array, "b rows {length} c"]:
     """A cache with room for `length` positions."""
     return jnp.pad(kept, ((0, 0), (0, 0), (0, length - kept.shape[2]), (0, 0)))

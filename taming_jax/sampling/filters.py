@@ -12,6 +12,7 @@ from flax import struct
 from jax import Array
 from jaxtyping import Float, Int, Key
 
+from taming_jax.nn.extremes import argmax
 from taming_jax.settings import check_known
 
 Number = Float[Array, ""] | float
@@ -169,10 +170,11 @@ def draw(
     """
     logits = logits.astype(jnp.float32)
     if greedy:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return argmax(logits)
     # Shifted first, so that dividing by a tiny temperature overflows towards -inf only.
     logits = (logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature
-    return jax.vmap(jax.random.categorical)(keys, filter_logits(logits, top_k, top_p)).astype(jnp.int32)
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)  # as jax.random.categorical draws it
+    return argmax(noise + filter_logits(logits, top_k, top_p))
 
 
 def _is(value: object, kind: type) -> bool:

@@ -52,7 +52,8 @@ class TokenModel:
             key=jax.random.key(seed),
             filters=filters.traced(np.arange(n)),
         )
-        return self._extend(self.params, job)[: len(ids)]
+        with jax.set_mesh(self.mesh):
+            return self._extend(self.params, job)[: len(ids)]
 
     def save_pretrained(self, folder: str | Path, **card: Any) -> None:
         """Write the model as hubs keep it: config.json, model.safetensors and a model card,
