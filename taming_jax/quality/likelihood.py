@@ -1,7 +1,5 @@
 """`evaluate likelihood`: how well a second stage predicts the codes of held-out images."""
 
-import jax
-
 from taming_jax import sharding
 from taming_jax.checkpoint import open_saved
 from taming_jax.data import pipeline
@@ -32,8 +30,7 @@ def likelihood(workdir: str, out: str, batch_size: int = 0, step: str = "") -> C
     batch_size = batch_size or 8 * sharding.batch_shares(model.mesh)
     sharding.check_batch(batch_size, model.mesh, name="--batch_size")
     data = from_dict(DataConfig, {**saved.config["data"], "batch_size": batch_size}, "config.data")
-    with jax.set_mesh(model.mesh):
-        figures = GeneratorEvaluation(model.sampler, data)(model.params)
+    figures = GeneratorEvaluation(model.sampler, data)(model.params)
     if not figures:
         raise ValueError("no image of the validation split could be read; nothing was measured")
     pixels, tokens = model.training_pixels, model.model.length

@@ -67,8 +67,7 @@ class ReconstructionMeasure:
     def _batches(self, params: Any) -> Iterator[tuple[dict[str, jax.Array], FirstStageMetrics, jax.Array]]:
         with tqdm(total=self.n, unit="image", desc="reconstructing") as progress:
             for batch in self.measure.batches():
-                with jax.set_mesh(self.measure.mesh):
-                    metrics, reconstruction = self.measure.evaluate(params, batch)
+                metrics, reconstruction = self.measure.evaluate(params, batch)
                 yield batch, metrics, reconstruction
                 progress.update(min(self.measure.data.batch_size, self.n - progress.n))
 

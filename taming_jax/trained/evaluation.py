@@ -99,7 +99,7 @@ class FirstStageEvaluation:
         """Means over the images: psnr (dB), ssim, l1, and lpips where its weights are there; for label maps accuracy,
         the share of pixels of the right label. Of the codes: usage (share of the codebook that occurs) and
         perplexity."""
-        found = (self.evaluate(params, batch)[0] for batch in self.batches())
+        found = [self.evaluate(params, batch)[0] for batch in self.batches()]
         return _figures(functools.reduce(FirstStageMetrics.merge, found))
 
     def batches(self) -> Iterator[dict[str, jax.Array]]:
@@ -108,14 +108,16 @@ class FirstStageEvaluation:
 
     def evaluate(self, params: Any, batch: Mapping[str, jax.Array]) -> tuple[FirstStageMetrics, jax.Array]:
         """(what is measured of a batch, its reconstruction (b, H, W, c)), see `make_image_eval`."""
-        return self._evaluate(params, batch, self.lpips_params)
+        with jax.set_mesh(self.mesh):  # see `sharding.split_by_image`
+            return self._evaluate(params, batch, self.lpips_params)
 
     def pictures(self, params: Any) -> Pictures:
         """Held-out images and their "reconstructions", alternating rows of `columns`."""
         batch = next(self.batches())
         _, reconstruction = self.evaluate(params, batch)
-        valid = _shown(batch)
-        inputs = whole(self._read(batch))
+        with jax.set_mesh(self.mesh):
+            inputs = self._read(batch)
+        valid, inputs = _shown(batch), whole(inputs)
         images = _rows(*(self.model.config.reads.picture(x[valid]) for x in (inputs, whole(reconstruction))))
         return {"reconstructions": (images, None)}
 
@@ -136,7 +138,9 @@ class GeneratorEvaluation:
 
     def __call__(self, params: Any) -> dict[str, float]:
         """nll: nats per token; bits_per_token."""
-        found = (self._evaluate(params, self.sampler.stages.params, batch) for batch in self.batches())
+        stages, batches = self.sampler.stages.params, self.batches()
+        with jax.set_mesh(self.mesh):  # see `sharding.split_by_image`
+            found = [self._evaluate(params, stages, batch) for batch in batches]
         return _figures(functools.reduce(TokenMetrics.merge, found, TokenMetrics()))
 
     def batches(self) -> Iterator[dict[str, jax.Array]]:
