@@ -82,9 +82,8 @@ class DrawnInTraining:
         gathering = Gathering(self.measuring.features, size, self.measuring.keep)
         sampler, params = self.measure.sampler, unstack_layers(params)
         for first, batch in self._conditions(size):
-            with jax.set_mesh(self.measure.mesh):
-                ids = sampler.draw(params, Request(batch, size, sampler.training_pixels, self.filters, first=first))
-                images = sampler.stages.first_stage.decode(ids)
+            ids = sampler.draw(params, Request(batch, size, sampler.training_pixels, self.filters, first=first))
+            images = sampler.stages.first_stage.decode(ids)
             valid = first + np.arange(size) < settings.n
             gathering.add_pixels(to_pixels(colours(np.asarray(images))), valid)
         figures = compare(self.reference, gathering.result("samples"), only=set(settings.measures)).figures

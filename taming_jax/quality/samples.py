@@ -96,9 +96,8 @@ class Model:
         return store.images(counts, f"samples of {self.saved.path}", self.labels if by_class else None)
 
     def _draw(self, wanted: Wanted, first: int) -> np.ndarray:
-        with jax.set_mesh(self.generator.mesh):
-            ids = self.generator.draw(wanted.filled(self.settings.batch_size, first))
-            return to_pixels(colours(np.asarray(self.generator.decode(ids))))
+        ids = self.generator.draw(wanted.filled(self.settings.batch_size, first))
+        return to_pixels(colours(np.asarray(self.generator.decode(ids))))
 
 
 def open_reference(path: str, saved: Saved, measuring: Measuring) -> Opened:

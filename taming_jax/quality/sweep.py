@@ -45,7 +45,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         for j, measure in enumerate(measures):
             places = [row["value"] for row in here if measure in row["figures"]]
             axes[i, j].plot(places, [row["figures"][measure] for row in here if measure in row["figures"]], "o-")
-            axes[i, j].set(xlabel=name, title=measure)
+            axes[i, j].set(xlabel=name, title=measure, xscale="log" if name == "top_k" else "linear")
             axes[i, j].grid(alpha=0.3)
     with whole(path) as unfinished, unfinished.open("wb") as file:
         figure.savefig(file, format="png", dpi=110)
