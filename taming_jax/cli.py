@@ -17,6 +17,7 @@ from ml_collections import ConfigDict, config_flags
 
 from taming_jax.checkpoint import quiet_orbax
 
+CONFIG = re.compile(r"^(--?config=)(~.*)")
 NONE = re.compile(r"--config\.([\w.]+)=none$", re.IGNORECASE)  # which the flags of numbers cannot read
 
 
@@ -72,7 +73,8 @@ def run(
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            rest = app.parse_flags_with_usage([flag for flag in argv if not NONE.match(flag)])
+            plain = [CONFIG.sub(lambda found: found[1] + _home(found[2]), flag) for flag in argv]
+            rest = app.parse_flags_with_usage([flag for flag in plain if not NONE.match(flag)])
             for path in (found[1] for flag in argv if (found := NONE.match(flag))):
                 _set_to_none(config.value, path)
             return rest

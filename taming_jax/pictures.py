@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, PngImagePlugin
+
+from taming_jax.lettering import lettering
 
 PAD = 4  # pixels around each cell of a grid
 VISIBLE = 96  # smaller pictures are enlarged to at least this many pixels on their longer side
@@ -42,13 +44,14 @@ def grid(images: Any, columns: int | None = None, labels: Sequence[str] | None =
     cell_h, cell_w = h + PAD + (LINE if labels is not None else 0), w + PAD
 
     picture = Image.new("RGB", (columns * cell_w + PAD, math.ceil(n / columns) * cell_h + PAD), "white")
-    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_SIZE)
+    pen = ImageDraw.Draw(picture)
     for i in range(n):
         row, column = divmod(i, columns)
         top, left = PAD + row * cell_h, PAD + column * cell_w
         picture.paste(Image.fromarray(pixels[i]), (left, top))
         if labels is not None:
-            pen.text((left, top + h), _fit(labels[i], w, font), fill="black", font=font)
+            text, font = lettering(labels[i], FONT_SIZE)
+            pen.text((left, top + h), _fit(text, w, font), fill="black", font=font)
     return picture
 
 
@@ -86,7 +89,8 @@ def grey(x: np.ndarray) -> np.ndarray:
 def save(image: np.ndarray, path: epath.Path, made: Mapping[str, Any] | None = None) -> None:
     """float (H, W, c) in [-1, 1] as a PNG: 1 is grey, 2 grey and alpha, 3 RGB, 4 RGBA, and of more the first three.
 
-    `made`, what it takes to make it again, goes in as JSON.
+    `made`, what it takes to make it again, goes in as JSON. With 2, or more than 4, channels the values are written as
+    a .npy file, too: a PNG does not show them whole, or as what they are.
     """
     text = PngImagePlugin.PngInfo()
     if made is not None:
@@ -95,6 +99,9 @@ def save(image: np.ndarray, path: epath.Path, made: Mapping[str, Any] | None = N
         Image.fromarray(stored(image).squeeze(-1) if image.shape[-1] == 1 else stored(image)).save(
             file, format="PNG", pnginfo=text
         )
+    if image.shape[-1] not in (1, 3, 4):
+        with path.with_suffix(".npy").open("wb") as file:
+            np.save(file, image)
 
 
 def stored(image: np.ndarray) -> np.ndarray:

@@ -57,6 +57,7 @@ class TwoStage:
         """Fill in the sizes of its tables where they are open, and refuse those that are too small."""
         settings, codes, ids = self.gpt.config, self.n_codes, self.condition.vocabulary
         hidden = ", one more for a hidden condition" if self.condition_dropout else ""
+        listed = " in its list of used ones, remap," if self.first_stage.config.remap else ""
         needed = {
             "vocab_size": max(codes, ids + bool(hidden)),
             "block_size": self.condition.length + self.length - 1,
@@ -67,8 +68,8 @@ class TwoStage:
             object.__setattr__(self, "gpt", GPT(settings))  # frozen for everybody else
         if settings.vocab_size < needed["vocab_size"]:
             raise ValueError(
-                f"config.transformer.vocab_size={settings.vocab_size}, but the first stage has {codes} codes and the "
-                f"condition {ids} ids{hidden}; set it to at least {needed['vocab_size']}, or to 0."
+                f"config.transformer.vocab_size={settings.vocab_size}, but the first stage has {codes} codes{listed} "
+                f"and the condition {ids} ids{hidden}; set it to at least {needed['vocab_size']}, or to 0."
             )
         if settings.block_size < needed["block_size"]:
             raise ValueError(

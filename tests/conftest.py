@@ -36,8 +36,11 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _quick_garbage_collection() -> None:
-    """What earlier files have left in JAX's caches is looked through no more: it made tracing ten times as slow."""
+def _memory_of_one_file() -> None:
+    """What earlier files have compiled is forgotten, gigabytes of it; on disk it stays. And the garbage collector looks
+    no more through what is left, which made tracing ten times as slow."""
+    jax.clear_caches()
+    gc.collect()
     gc.freeze()
 
 

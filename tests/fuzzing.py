@@ -422,7 +422,7 @@ def records_of(config: DataConfig, i: int) -> None:
                 pass
         else:
             for place in range(min(3, len(source))):
-                source._read(place, i)
+                source.read(place, i)
     if len(set(found)) < len(found):
         raise AssertionError("files are listed twice")
 

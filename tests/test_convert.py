@@ -273,6 +273,50 @@ def test_masks_and_counters_may_be_missing_and_stay_so(tmp_path, small):
         assert set(read_state(tmp_path / f"{name}_back.ckpt")[0]) == set(given)
 
 
+@pytest.mark.parametrize("wrap", ["module.{}", "_orig_mod.{}", "module._orig_mod.{}"])
+def test_what_parallel_and_compiled_training_put_before_names_is_left_out(tmp_path, small, wrap):
+    settings, state = small
+    wrapped = {wrap.format(name): array for name, array in state.items()}
+    plain = taming_jax.load(convert(tmp_path, state, settings, "plain")).params
+    loaded = taming_jax.load(convert(tmp_path, wrapped, settings, "wrapped")).params
+    jax.tree.map(np.testing.assert_array_equal, loaded, plain)
+
+
+def test_a_part_that_was_compiled_by_itself(tmp_path, small):
+    settings, state = small
+    state = {name.replace("transformer.", "transformer._orig_mod."): array for name, array in state.items()}
+    assert checkpoint.load_config(convert(tmp_path, state, settings))["kind"] == "transformer"
+
+
+def test_labels_that_the_original_colours_go_there_and_back(tmp_path):
+    settings = project(vq(dd=network(ch=32), colorize_nlabels=9))
+    state = random_state(translate(settings, {}).networks)
+    state["colorize"] = np.random.RandomState(1).randn(3, 9, 1, 1).astype(np.float32)
+    export_checkpoint(convert(tmp_path, state, settings), tmp_path / "back.ckpt")
+    np.testing.assert_array_equal(read_state(tmp_path / "back.ckpt")[0]["colorize"], state["colorize"])
+    project_back = yaml.safe_load((tmp_path / "back-project.yaml").read_text())
+    assert project_back["model"]["params"]["colorize_nlabels"] == 9
+
+
+def test_a_file_of_a_part_of_the_model_says_so(tmp_path):
+    settings = two_stage()
+    state = random_state(translate(settings, {"first_stage_model.": 0}).networks)
+    first = {name: array for name, array in state.items() if name.startswith("first_stage_model.")}
+    with pytest.raises(ValueError, match=r"nothing below 'transformer' is there, where \d+ arrays should be"):
+        convert(tmp_path, first, settings)
+    alone = {name.removeprefix("first_stage_model."): array for name, array in first.items()}
+    with pytest.raises(ValueError, match="the file seems to hold 'first_stage_model' alone: give the configuration of"):
+        convert(tmp_path, alone, settings)
+    with pytest.raises(ValueError, match="holds what is asked for below 'first_stage_model': give the configuration"):
+        convert(tmp_path, first, project(vq()))
+
+
+def test_a_list_of_used_codes_that_the_transformer_has_no_ids_for(tmp_path):
+    settings = two_stage(first=vq(remap="used.npy"), transformer=gpt(vocab_size=8, block_size=256))
+    with pytest.raises(ValueError, match="vocab_size=8"):
+        convert(tmp_path, {"first_stage_model.quantize.used": np.arange(12)}, settings)
+
+
 def test_a_folder_in_use_is_refused_and_stays_as_it_is(tmp_path, small):
     settings, state = small
     (tmp_path / "made").mkdir()

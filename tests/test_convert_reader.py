@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from conftest import GOLDENS
+from safetensors.numpy import save_file
 
 from taming_jax.convert.reader import read_state
 from taming_jax.convert.writer import write_checkpoint
@@ -175,7 +176,7 @@ def test_other_files_are_refused_with_what_they_are(tmp_path):
         "holds no state dict, but list": archive(tmp_path / "d.ckpt", {"a/data.pkl": pickled([1])}),
     }
     text = tmp_path / "e.ckpt"
-    text.write_text("<html>404 not found</html>")
+    text.write_text("404 not found")
     cases["not a PyTorch checkpoint"] = text
     packed = tmp_path / "f.ckpt"
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
@@ -190,3 +191,43 @@ def test_hyper_parameters_of_unknown_packages_are_refused_by_name(tmp_path):
     data = pickled({"state_dict": {}, "x": collections.Counter})
     with pytest.raises(ValueError, match=r"it names collections\.Counter"):
         read_state(archive(tmp_path / "a.ckpt", {"a/data.pkl": data}))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "it is empty"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of git LFS.*`git lfs pull`"),
+        (b"\n <!DOCTYPE html><html>Sign in", "a page of HTML"),
+        (b"\xef\xbb\xbf<html>", "a page of HTML"),
+        (b'{"error": "not found"}', "a text of JSON"),
+        (b"\x1f\x8b\x08rest", "compressed with gzip"),
+        (b"7z\xbc\xaf\x27\x1c", "7-Zip"),
+        (b"\x89HDF\r\n", "HDF5"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_people_take_for_a_checkpoint_is_called_what_it_is(tmp_path, data, message):
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=rf"last\.ckpt: .*{message}"):
+        read_state(path)
+
+
+def test_a_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(ValueError, match="is a folder; name the checkpoint's file in it"):
+        read_state(tmp_path)
+
+
+def test_safetensors_whatever_the_file_is_called(tmp_path):
+    arrays = {"a.weight": STEPS, "n": np.array(-3), "half": STEPS[0].astype(ml_dtypes.bfloat16)}
+    path = tmp_path / "model.ckpt"
+    save_file(arrays, path)
+    state, extras = read_state(path)
+    assert (set(state), extras) == (set(arrays), {})
+    for name, array in arrays.items():
+        assert state[name].dtype == array.dtype
+        np.testing.assert_array_equal(state[name], array)
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=r"model\.ckpt: it is truncated, or not a safetensors file"):
+        read_state(path)

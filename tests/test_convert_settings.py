@@ -199,7 +199,8 @@ def test_a_remap_comes_from_the_checkpoint():
         (project(vqgan(beta=0.5)), r"does not know: model\.params\.beta=0.5"),
         (project(vqgan(part("modules.losses.vqperceptual.Other"))), "the loss Other is not supported; known: VQLPIPS"),
         (project(vqgan(part("modules.losses.segmentation.BCELossWithQuant"))), "not supported for a first stage that"),
-        (project(vqgan(image_key="sound")), "image_key='sound' is unknown; known: image, segmentation"),
+        (project(vqgan(image_key="sound", dd={"in_channels": 5})), "image_key='sound' is unknown; known: image, segm"),
+        (project(vqgan(colorize_nlabels="many")), "colorize_nlabels='many', but it must be a number of labels"),
         (faces(sos_token=3, unconditional=True), "sos_token=3 is not supported"),
         (faces(pkeep=0.0), r"pkeep=0.0 is not supported: it must be in \(0, 1\]"),
         (faces(cond_stage_config=vqgan(), cond_stage_key="audio"), "cond_stage_key='audio' is unknown; known: segm"),
@@ -215,6 +216,12 @@ def test_a_remap_comes_from_the_checkpoint():
 def test_what_would_change_the_result_is_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         translate(settings, {})
+
+
+def test_images_may_have_another_name():
+    plan = translate(project(vqgan(image_key="jpg")), {})
+    assert plan.networks.first_stage.config.content == "image"
+    assert any("image_key='jpg' with three channels: taken for images" in note for note in plan.notes)
 
 
 def test_what_has_no_meaning_here_is_named():

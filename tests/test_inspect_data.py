@@ -2,6 +2,10 @@
 
 import importlib
 import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,7 +140,7 @@ def test_the_command_reports_and_draws(tmp_path, capsys):
     assert main(config, str(tmp_path / "new/sheet.png"), 0)
     told = capsys.readouterr().out
     assert "folder: train 11, validation 4 images; passed over: 1 .doc" in told
-    assert "read 15 of 15 images" in told and "9 to 20 pixels" in told and "1 below size=16" in told
+    assert "read 15 of 15 images" in told and "9 to 20 pixels" in told and "1 below 16, to be enlarged" in told
     assert "unreadable: 1 file(s)" in told and "broken.png: UnidentifiedImageError" in told
     assert "1 of the images that were read are of one colour all over" in told and "black.png" in told
     with Image.open(tmp_path / "new/sheet.png") as sheet:
@@ -225,3 +229,14 @@ def test_nothing_readable_no_classes_and_codes_are_refused(tmp_path):
         inspect_data(experiment_of(settings_of("folder_vqgan", tmp_path / "x", "small")), str(tmp_path / "sheet.png"))
     with pytest.raises(ValueError, match="read=-1"):
         main(settings_of("folder_vqgan", tmp_path / "x", "small"), "", -1)
+
+
+def test_the_home_folder_in_every_flag_of_a_program(tmp_path):
+    """`~` behind a `=`, which a shell leaves as it is."""
+    (tmp_path / "mine.py").write_text("from configs.demo_vqgan import get_config\n")
+    flags = ["--config=~/mine.py:tiny", "--out=~/sheets/first.png", "--config.data.n_train=8", "--config.data.n_val=8"]
+    command = [sys.executable, "-m", "taming_jax.inspect_data", *flags, "--read=4"]
+    root = Path(__file__).parent.parent
+    ended = subprocess.run(command, env={**os.environ, "HOME": str(tmp_path)}, cwd=root, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "sheets" / "first.png").is_file() and not (root / "~").exists()

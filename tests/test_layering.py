@@ -15,7 +15,16 @@ SCRIPTS = ("train_vqgan.py", "train_transformer.py", "sample.py")
 # The one table of levels, lowest first; README's layout shows the same, with the job of each. Looked up by the exact
 # file first, then by its folder.
 TABLE: tuple[tuple[int, tuple[str, ...]], ...] = (
-    (0, ("taming_jax/settings.py", "taming_jax/sharding.py", "taming_jax/pictures.py", "taming_jax/nn")),
+    (
+        0,
+        (
+            "taming_jax/settings.py",
+            "taming_jax/sharding.py",
+            "taming_jax/lettering.py",
+            "taming_jax/pictures.py",
+            "taming_jax/nn",
+        ),
+    ),
     (0, ("taming_jax/files.py", "taming_jax/differences.py", "taming_jax/data/demo")),
     (1, ("taming_jax/models", "taming_jax/metrics", "taming_jax/data", "taming_jax/checkpoint")),
     (2, ("taming_jax/conditioning", "taming_jax/cli.py", "taming_jax/data/sources")),

@@ -62,7 +62,8 @@ def tiff(values, apart=False, order="<", rows=1000):
 def values_of(photo):
     """Whole, float32 (H, W, c)."""
     assert photo.width == photo.height
-    return cut_photo(photo, choose_window(photo, photo.width, None), photo.width)
+    whole = (photo.height, photo.width)
+    return cut_photo(photo, choose_window(photo, whole, None), whole)
 
 
 NOISE = np.random.default_rng(0).integers(0, 1 << 16, (40, 40, 4), np.uint16)

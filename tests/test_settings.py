@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from taming_jax.data.config import DataConfig
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
 from taming_jax.settings import check, from_dict, to_dict
 
@@ -36,6 +37,22 @@ def test_numbers_and_lists_are_fitted():
     settings = from_dict(Outer, {"name": "a", "inner": {"rate": 1, "mult": [1, 2, 4], "limit": None}})
     assert settings.inner == Inner(rate=1.0, mult=(1, 2, 4))
     assert isinstance(settings.inner.rate, float)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("~/photos", "/home/me/photos"),
+        ("~", "/home/me"),
+        ("a/~b", "a/~b"),
+        ("gs://bucket/~", "gs://bucket/~"),
+        ("", ""),
+    ],
+)
+def test_the_home_folder_in_paths(monkeypatch, given, expected):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert from_dict(DataConfig, {"path": given}).path == expected
+    assert DataConfig(path="~").path == "~"  # of Python code nothing is expanded behind its back
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from taming_jax.models.vqgan import VQGAN
 from taming_jax.nn import conv
 from taming_jax.sharding import MeshConfig, make_mesh
 from taming_jax.trained import tiles
-from taming_jax.trained.first_stage import FirstStage
+from taming_jax.trained.first_stage import FirstStage, pad_to_multiple
 
 CONFIG = dataclasses.replace(TINY, ch_mult=(1, 1, 2))
 
@@ -122,3 +122,27 @@ def test_what_does_not_fit_is_decoded_in_parts(first, monkeypatch, caplog):
     images, seam = first.decode_tiles(ids, (12, 16))
     np.testing.assert_allclose(images, whole, atol=1e-4)
     assert seam == 0
+
+
+@pytest.mark.parametrize("sides", [(17, 30), (16, 16), (1, 3), (5, 1)])
+def test_images_of_any_size_are_reconstructed(first, sides):
+    images = np.random.default_rng(0).uniform(-1, 1, (2, *sides, 3)).astype(np.float32)
+    whole = [-(-side // 4) * 4 for side in sides]
+    found = first.reconstruct(images)
+    assert found.shape == images.shape
+    padded = images
+    while padded.shape[1:3] != tuple(whole):  # reflections one after the other
+        more = [min(max(n - 1, 1), side - n) for n, side in zip(padded.shape[1:3], whole)]
+        parts = [(0, 0), (0, more[0]), (0, more[1]), (0, 0)]
+        padded = np.pad(padded, parts, mode="edge" if 1 in padded.shape[1:3] else "reflect")
+    if 1 not in sides:
+        np.testing.assert_array_equal(pad_to_multiple(images, 4), padded)
+    expected = first.decode(first.encode(pad_to_multiple(images, 4)))
+    np.testing.assert_array_equal(found, expected[:, : sides[0], : sides[1]])
+
+
+def test_encode_says_what_to_do_with_a_side_that_does_not_fit(first):
+    with pytest.raises(
+        ValueError, match=r"15 x 16 pixels .* multiples of 4, or continue it by reflection: .*\(images, 4\)"
+    ):
+        first.encode(np.zeros((1, 15, 16, 3), np.float32))

@@ -305,7 +305,8 @@ NAMES = (
 @pytest.mark.parametrize(
     ("text", "place"),
     [("cardigan", 1), (" cardigan ", 1), ("CARDIGAN", 1), ("Cardigan, Cardigan Welsh corgi", 0), ("red fox", 2)]
-    + [("cardigan welsh corgi", 0), ("vulpes  MACROTIS", 3), (NFD.upper(), 4), ("7", 5), ("3", 3), (2, 2)],
+    + [("cardigan welsh corgi", 0), ("vulpes  MACROTIS", 3), (NFD.upper(), 4), ("7", 5), ("3", 3), (2, 2)]
+    + [("corgi", 0)],
 )
 def test_a_class_is_its_name_then_an_unambiguous_part_then_a_number(text, place):
     assert class_number(text, NAMES, 6) == place
@@ -320,6 +321,8 @@ def test_names_that_are_not_clear_are_listed():
         class_number("fox", NAMES, 6)
     with pytest.raises(ValueError, match=r"class 'tiger' is unknown; known: Cardigan"):
         class_number("tiger", NAMES, 6)
+    with pytest.raises(ValueError, match=r"class 'cardi' is unknown; names with it: Cardigan, Card"):
+        class_number("cardi", NAMES, 6)  # no word of its own
     assert look_up("red fox", NAMES, parts=False) is None and look_up("", ("a, ", "b")) == 0
 
 

@@ -79,7 +79,8 @@ class ClassLabel(NotFromFiles):
 
 
 def class_number(value: Any, names: Sequence[str], n_classes: int) -> int:
-    """A class by number or name. A text is a name first, since folders may be named by digits, and then a number.
+    """A class by number or name. A text is a name first, since folders may be named by digits, then a number, and then
+    words of one name alone, such as "corgi" of "Cardigan Welsh corgi".
 
     Raises ValueError for what is neither, and for a text that may be several names.
     """
@@ -95,6 +96,8 @@ def class_number(value: Any, names: Sequence[str], n_classes: int) -> int:
         number = int(text)
     except ValueError:
         near = containing(text, names)
+        if len(whole := containing(text, names, words=True)) == 1:
+            return names.index(whole[0])
         known = f"names with it: {few(near)}" if near else f"known: {few(names)}"
         known = known if names else "this model was saved without class names, use numbers"
         raise ValueError(f"class {text[:100]!r} is unknown; {known}.") from None

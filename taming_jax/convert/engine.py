@@ -103,10 +103,13 @@ class Brought:
 def bring(table: Table, state: Mapping[str, np.ndarray]) -> Brought:
     """The arrays of a state dict. Raises one ValueError that names everything that does not fit."""
     _check_table(table)
-    wrong: list[str] = []
+    known = {entry.source for entry in table.entries} | {passive.source for passive in table.passive}
+    wrong, lacking = _other_parts(table, state, known)
     found = Brought(dict(table.constants))
     for entry in table.entries:
         array = state.get(entry.source)
+        if _part(entry.source) in lacking:
+            continue
         if array is None:
             wrong.append(f"{entry.source} is missing")
         elif array.shape != entry.source_shape:
@@ -129,12 +132,43 @@ def bring(table: Table, state: Mapping[str, np.ndarray]) -> Brought:
             found.kept[passive.source] = array
         if passive.use != "dropped" and array.dtype != passive.like.dtype:
             found.dtypes[passive.source] = str(array.dtype)
-    known = {entry.source for entry in table.entries} | {passive.source for passive in table.passive}
-    in_line = lambda name: " ".join(name[:200].split())  # a file may name its arrays as it likes
-    wrong += [f"{in_line(name)} {state[name].shape} is unknown" for name in state if name not in known]
+    parts = {_part(name) for name in known}
+    wrong += [f"{_in_line(n)} {state[n].shape} is unknown" for n in state if n not in known and _part(n) in parts]
     if wrong:
         raise ValueError(f"checkpoint and configuration do not fit: {few(wrong, most=12)}")
     return found
+
+
+def _part(name: str) -> str:
+    """The network that an array belongs to, by the beginning of its name."""
+    return name.split(".", 1)[0]
+
+
+def _in_line(name: str) -> str:
+    return " ".join(name[:200].split())  # a file may name its arrays as it likes
+
+
+def _other_parts(table: Table, state: Mapping[str, np.ndarray], known: set[str]) -> tuple[list[str], set[str]]:
+    """(in words, networks that one side alone has, as where a file holds a part of a model; those that it lacks)."""
+    wanted = Counter(_part(entry.source) for entry in table.entries)
+    there = Counter(map(_part, state))
+    lacking = {part for part in wanted if part not in there}
+    wrong = [
+        f"nothing below {part!r} is there, where {wanted[part]} arrays should be" for part in wanted if part in lacking
+    ]
+    strange = {part: n for part, n in there.items() if part not in {_part(name) for name in known}}
+    wrong += [f"{n} arrays below {_in_line(part)!r} are unknown" for part, n in strange.items()]
+    for part in lacking:
+        inner = {_part(name.removeprefix(f"{part}.")) for name in known if _part(name) == part}
+        if strange and set(strange) <= inner:
+            wrong.append(f"the file seems to hold {part!r} alone: give the configuration of that part")
+    for part in strange:
+        inner = {_part(name.removeprefix(f"{part}.")) for name in state if _part(name) == part}
+        if lacking and lacking <= inner:
+            wrong.append(
+                f"the file holds what is asked for below {_in_line(part)!r}: give the configuration of all of it"
+            )
+    return wrong, lacking
 
 
 def send(table: Table, brought: Brought) -> dict[str, np.ndarray]:

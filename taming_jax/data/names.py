@@ -31,9 +31,11 @@ def look_up(text: str, names: Sequence[str], parts: bool = True) -> int | None:
     return None
 
 
-def containing(text: str, names: Sequence[str]) -> list[str]:
-    """The names that contain a text, for an error that lists what may have been meant."""
-    return [name for name in names if _loose(text) and _loose(text) in _loose(name)]
+def containing(text: str, names: Sequence[str], words: bool = False) -> list[str]:
+    """The names that contain a text, or, with `words`, whose words it is: what may have been meant."""
+    edge = r"(?<!\w){}(?!\w)" if words else "{}"
+    pattern = re.compile(edge.format(re.escape(_loose(text))))
+    return [name for name in names if _loose(text) and pattern.search(_loose(name))]
 
 
 def split_names(text: str, names: Sequence[str]) -> list[str]:

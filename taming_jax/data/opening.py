@@ -66,7 +66,8 @@ def opened(
     except BrokenImage:
         raise
     except Exception as error:  # damaged files make Pillow's decoders raise nearly anything
-        raise BrokenImage(f"{type(error).__name__}: {error}") from error
+        text = str(error).split(" <_io.")[0]  # the name of the file is told by who asks for it
+        raise BrokenImage(f"{type(error).__name__}: {text}") from error
 
 
 def read_array(path: str, expected: str) -> np.ndarray:

@@ -120,9 +120,6 @@ def _write(
     for i, image in enumerate(drawn.images):
         name = _safe("_".join([f"{first + i:05d}", *wanted.labels[i].split()]))
         pictures.save(image, out / f"{name}.png", {**made, "number": int(drawn.numbers[i])})
-        if image.shape[-1] not in (1, 3, 4):  # which a PNG does not show whole, or as what they are
-            with (out / f"{name}.npy").open("wb") as file:
-                np.save(file, image)
         if animated:
             pictures.animate(image, generator.drawing_steps(wanted.request.pixels), out / f"{name}.gif")
         rows.append(np.concatenate([images[i] for images in beside], axis=1))

@@ -40,7 +40,11 @@ class FirstStage:
         depth or edges float32 (b, H, W) in [-1, 1]. Raises ValueError for another shape or range."""
         config = self.config
         batch = {config.content: config.reads.check(images, config.in_channels, config.content)}
-        config.grid(*batch[config.content].shape[1:3])
+        try:
+            config.grid(*batch[config.content].shape[1:3])
+        except ValueError as error:
+            here = f"{__name__}.{pad_to_multiple.__name__}"
+            raise ValueError(f"{error}, or continue it by reflection: {here}(images, {config.factor})") from error
         return sharding.in_shares(self._encode, self.params, batch, self.mesh)
 
     def decode(self, ids: Any) -> Float[Array, "b H W c"]:
