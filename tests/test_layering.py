@@ -37,7 +37,7 @@ TABLE: tuple[tuple[int, tuple[str, ...]], ...] = (
     (7, ("taming_jax/drawing",)),
     (8, ("taming_jax/evaluate.py", "taming_jax/encode_dataset.py", "taming_jax/codes_used.py")),
     (8, ("taming_jax/inspect_data.py",)),
-    (8, ("taming_jax/convert/__main__.py",)),
+    (8, ("taming_jax/convert/__main__.py", "taming_jax/page")),
     (8, ("taming_jax/__init__.py",)),  # lazily: importing the package must cost nothing
     (9, (*SCRIPTS, "configs")),
 )

@@ -134,8 +134,9 @@ def test_the_wheel_is_what_is_imported(unpacked_wheel, tmp_path):
 
 
 def test_the_wheel_holds_every_file_of_the_package(unpacked_wheel):
-    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "taming_jax").rglob("*.py")}
-    assert {path.relative_to(unpacked_wheel).as_posix() for path in unpacked_wheel.rglob("*.py")} == files
+    for kind in ("*.py", "*.html"):
+        files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "taming_jax").rglob(kind)}
+        assert files and {path.relative_to(unpacked_wheel).as_posix() for path in unpacked_wheel.rglob(kind)} == files
 
 
 @pytest.mark.parametrize(
@@ -146,6 +147,7 @@ def test_the_wheel_holds_every_file_of_the_package(unpacked_wheel):
         ("codes_used", "--min_count"),
         ("convert", "--export"),
         ("data.prepare", "--images"),
+        ("page", "--port"),
     ],
 )
 def test_commands_work_without_the_checkout(unpacked_wheel, tmp_path, module, option):
