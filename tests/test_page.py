@@ -62,10 +62,11 @@ class Slow(Painter):
     def steps(self, asked):
         return 3
 
-    def draw(self, asked, progress):
-        for _ in range(3):
+    def draw(self, asked, progress, show):
+        for i in range(3):
             self.go.acquire()
             progress(1)
+            show(b"part %d" % i)
         if asked.seed == 13:
             raise ValueError("13 is refused")
         if asked.seed == 14:
@@ -127,12 +128,27 @@ def test_what_is_painted_is_drawn(painter):
     assert labels.shape == (16, 32) and labels.dtype == np.uint8 and len(np.unique(labels)) > 1
     asked, steps = painter.ask(labels.tobytes(), 16, 32, 5, 1.0, 0.9), []
     np.testing.assert_array_equal(asked.labels, labels)
-    with Image.open(io.BytesIO(painter.draw(asked, steps.append))) as picture:
+    with Image.open(io.BytesIO(painter.draw(asked, steps.append, lambda png: None))) as picture:
         assert picture.size == (32, 16) and picture.format == "PNG"
         drawn = np.asarray(picture)
     assert sum(steps) == painter.steps(asked)
     images = painter.generator.sample(1, segmentation=labels.astype(np.int32), seed=5, temperature=1.0, top_p=0.9)
     np.testing.assert_array_equal(drawn, np.round((np.clip(images[0], -1, 1) + 1) * 127.5).astype(np.uint8))
+
+
+def test_the_picture_is_shown_while_it_is_drawn(painter, monkeypatch):
+    """From above, on the map's colours, and what is drawn stays."""
+    monkeypatch.setattr(painting, "PAUSE", 0.0)
+    monkeypatch.setattr(painting, "REST", 0.0)
+    labels = np.full((32, 32), 7, np.uint8)
+    files = []
+    last = painter.draw(painter.ask(labels.tobytes(), 32, 32, 0, 1.0, 1.0), lambda steps: None, files.append)
+    parts = [np.asarray(Image.open(io.BytesIO(file))) for file in (*files, last)]
+    meadow = landscape_kinds.PALETTE[7]
+    undrawn = [float(np.mean((part == meadow).all(-1))) for part in parts]
+    assert len(parts) > 3 and undrawn[0] > 0.5 and undrawn[-1] < 0.1 and undrawn == sorted(undrawn, reverse=True)
+    first_row = (parts[len(parts) // 2][-1] == meadow).all(), (parts[len(parts) // 2][0] == meadow).all()
+    assert first_row == (True, False)
 
 
 def test_a_drawing_can_be_stopped_in_the_middle(painter):
@@ -143,7 +159,7 @@ def test_a_drawing_can_be_stopped_in_the_middle(painter):
         raise Stop
 
     with pytest.raises(Stop):
-        painter.draw(painter.ask(bytes(16 * 32), 16, 32, 0, 1.0, 1.0), progress)
+        painter.draw(painter.ask(bytes(16 * 32), 16, 32, 0, 1.0, 1.0), progress, None)
 
 
 def test_the_painter_knows_its_labels(painter, generator):
@@ -178,8 +194,11 @@ def test_a_picture_from_asking_to_fetching(page, slow):
     while (now := told(page, name))["done"] < 1:
         time.sleep(0.01)
     assert now["state"] == "drawing" and now["steps"] == 3 and now["ahead"] == 0
+    while told(page, name)["shown"] < 1:
+        time.sleep(0.01)
+    assert ask(page, "GET", "/picture", name=name)[:2] == (200, b"part 0")
     slow.go.release(2)
-    wait(page, name, "done")
+    assert wait(page, name, "done")["shown"] == 4
     status, body, headers = ask(page, "GET", "/picture", name=name)
     assert (status, body, headers["Content-Type"]) == (200, b"picture 7", "image/png")
 
@@ -275,7 +294,7 @@ def test_other_pages_cannot_use_it(page):
 
 
 def test_old_pictures_are_forgotten():
-    queue = Queue(lambda asked, progress: asked, waiting=50, kept=3)
+    queue = Queue(lambda asked, progress, show: asked, waiting=50, kept=3)
     drawings = []
     for i in range(8):
         drawings.append(queue.add(b"%d" % i, 1))
@@ -287,7 +306,7 @@ def test_old_pictures_are_forgotten():
 
 def test_the_queue_is_bounded():
     go = threading.Event()
-    queue = Queue(lambda asked, progress: b"%d" % go.wait(20), waiting=2)
+    queue = Queue(lambda asked, progress, show: b"%d" % go.wait(20), waiting=2)
     first = queue.add(0, 1)
     while first.state == "waiting":
         time.sleep(0.005)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,9 +12,13 @@ from PIL import Image
 from taming_jax.data import demo
 from taming_jax.data.demo import landscape_kinds
 from taming_jax.pictures import label_colours, to_pixels
+from taming_jax.sampling.filters import Filters
 from taming_jax.trained.generator import Generator
+from taming_jax.trained.sampler import Request
 
 MOST_PIXELS = 1 << 21
+PAUSE = 1.0  # seconds between pictures that are not finished, at least
+REST = 3.0  # and times as long as the last one took to be made, so that most of the time is for drawing
 # by the data of the training: names, colours (labels, 3), and what draws maps to begin with
 _KNOWN: dict[str, tuple[tuple[str, ...], np.ndarray, Any]] = {
     "demo": (demo.LABELS, demo.PALETTE, demo.DemoScenes),
@@ -88,16 +93,36 @@ class Painter:
         height, width = asked.labels.shape
         return self.generator.steps((height, width))
 
-    def draw(self, asked: Asked, progress: Callable[[int], None]) -> bytes:
-        """The picture, as a PNG."""
-        images = self.generator.sample(
-            1,
-            segmentation=asked.labels.astype(np.int32),
-            seed=asked.seed,
-            temperature=asked.temperature,
-            top_p=asked.top_p,
-            progress=progress,
-        )
-        file = io.BytesIO()
-        Image.fromarray(to_pixels(np.asarray(images)[0])).save(file, format="PNG")
-        return file.getvalue()
+    def draw(self, asked: Asked, progress: Callable[[int], None], show: Callable[[bytes], None]) -> bytes:
+        """The picture, as a PNG. show: gets what is there of it, on the map, again and again while it is drawn."""
+        generator, pixels = self.generator, asked.labels.shape
+        batch = generator.parse_condition(1, pixels, segmentation=asked.labels.astype(np.int32))
+        request = Request(batch, 1, pixels, Filters(asked.temperature, None, asked.top_p), seed=asked.seed)
+        steps, factor = generator.drawing_steps(pixels), generator.first_stage.config.factor
+        done, after = 0, time.monotonic() + PAUSE
+
+        def step(n: int) -> None:
+            nonlocal done
+            done += n
+            progress(n)
+
+        def watch(ids: np.ndarray) -> None:
+            nonlocal after
+            begun = time.monotonic()
+            if begun < after:
+                return
+            drawn = np.kron(steps < done, np.ones((factor, factor), bool))[..., None]
+            show(_png(np.where(drawn, self._decode(ids), self.colours[asked.labels])))
+            end = time.monotonic()
+            after = end + max(PAUSE, REST * (end - begun))
+
+        return _png(self._decode(generator.sampler.draw(generator.params, request, step, watch)))
+
+    def _decode(self, ids: Any) -> np.ndarray:
+        return to_pixels(np.asarray(self.generator.decode(ids))[0])
+
+
+def _png(image: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image.astype(np.uint8)).save(file, format="PNG")
+    return file.getvalue()

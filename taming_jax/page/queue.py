@@ -10,8 +10,9 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-# draws: (what was asked for, called with the steps since the last call and raising to stop) -> the file of a picture
-Draw = Callable[[Any, Callable[[int], None]], bytes]
+# draws: (what was asked for, called with the steps since the last call and raising to stop, called with the file of a
+# picture that is not finished) -> the file of the picture
+Draw = Callable[[Any, Callable[[int], None], Callable[[bytes], None]], bytes]
 
 
 class Cancelled(Exception):
@@ -24,7 +25,8 @@ class Full(ValueError):
 
 @dataclasses.dataclass
 class Drawing:
-    """One picture. state: waiting, drawing, done, failed or cancelled. steps: how many are done of how many in all."""
+    """One picture. state: waiting, drawing, done, failed or cancelled. steps: how many are done of how many in all.
+    png: what there is of it, the shown-th file."""
 
     asked: Any
     steps: int
@@ -34,6 +36,7 @@ class Drawing:
     seconds: float = 0.0
     error: str = ""
     png: bytes = b""
+    shown: int = 0
     unwanted: threading.Event = dataclasses.field(default_factory=threading.Event)
 
     @property
@@ -99,8 +102,11 @@ class Queue:
                 if drawing.unwanted.is_set():
                     raise Cancelled
 
+            def show(png: bytes, drawing: Drawing = drawing) -> None:
+                drawing.png, drawing.shown = png, drawing.shown + 1
+
             try:
-                drawing.png = self._draw(drawing.asked, progress)
+                show(self._draw(drawing.asked, progress, show))
                 drawing.state = "done"
             except Cancelled:
                 drawing.state = "cancelled"

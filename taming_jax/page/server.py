@@ -100,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _watch(self, fields: dict[str, str]) -> None:
         drawing, queue = self._find(fields), self.server.queue
-        told = {name: getattr(drawing, name) for name in ("state", "done", "steps", "seconds", "error")}
+        told = {name: getattr(drawing, name) for name in ("state", "done", "steps", "seconds", "error", "shown")}
         self._say(HTTPStatus.OK, {**told, "ahead": queue.ahead(drawing)})
 
     def _cancel(self, fields: dict[str, str]) -> None:
@@ -109,8 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _picture(self, fields: dict[str, str]) -> None:
         drawing = self._find(fields)
-        if drawing.state != "done":
-            raise ValueError(f"this picture is {drawing.state}")
+        if not drawing.png:
+            raise ValueError(f"there is nothing of this picture yet; it is {drawing.state}")
         self._send(HTTPStatus.OK, drawing.png, "image/png")
 
     def _find(self, fields: dict[str, str]) -> Any:
