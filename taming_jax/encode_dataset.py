@@ -70,7 +70,8 @@ def encode(experiment: TransformerExperiment, out: str, crops: int = 1, images_p
         for part in mine:
             batches = pipeline.make_crops(data, part.split, part.start, part.stop, part.crop, size, needs)
             rows = _rows(batches, part, lambda batch: tokens(stages.params, sharding.put_whole(batch, mesh)))
-            codes.write_part(part, _watched(rows, progress))
+            with jax.set_mesh(mesh):  # see `sharding.split_by_image`
+                codes.write_part(part, _watched(rows, progress))
     _wait_for([part.file for part in parts])
     if process == 0 and not info.exists():
         _finish(plan, out)

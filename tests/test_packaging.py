@@ -66,7 +66,7 @@ PACKAGE = ("taming_jax", "configs", "train_vqgan.py", "train_transformer.py", "s
 
 
 @pytest.mark.parametrize(
-    ("places", "extras"), [(PACKAGE, ("data", "prepare")), (("tests",), ("data", "prepare", "dev"))]
+    ("places", "extras"), [(PACKAGE, ("data", "prepare", "hub", "pods")), (("tests",), ("data", "prepare", "dev"))]
 )
 def test_what_is_imported_is_declared(places, extras):
     names = declared(*extras)
@@ -144,6 +144,7 @@ def test_the_wheel_holds_every_file_of_the_package(unpacked_wheel):
     [
         ("encode_dataset", "--crops"),
         ("evaluate", "--workdir"),
+        ("compile_for", "--slice"),
         ("codes_used", "--min_count"),
         ("convert", "--export"),
         ("data.prepare", "--images"),

@@ -100,15 +100,17 @@ class FirstStageEvaluation:
         the share of pixels of the right label. Of the codes: usage (share of the codebook that occurs) and
         perplexity."""
         batches = _validation(self.data, self.needs, self.mesh)
-        found = (self._evaluate(params, batch, self.lpips_params)[0] for batch in batches)
+        with jax.set_mesh(self.mesh):  # see `sharding.split_by_image`
+            found = [self._evaluate(params, batch, self.lpips_params)[0] for batch in batches]
         return _figures(functools.reduce(FirstStageMetrics.merge, found))
 
     def pictures(self, params: Any) -> Pictures:
         """Held-out images and their "reconstructions", alternating rows of `columns`."""
         batch = next(_validation(self.data, self.needs, self.mesh))
-        _, reconstruction = self._evaluate(params, batch, self.lpips_params)
-        valid = _shown(batch)
-        inputs = _whole(self._read(batch))
+        with jax.set_mesh(self.mesh):
+            _, reconstruction = self._evaluate(params, batch, self.lpips_params)
+            inputs = self._read(batch)
+        valid, inputs = _shown(batch), _whole(inputs)
         images = _rows(*(self.model.config.reads.picture(x[valid]) for x in (inputs, _whole(reconstruction))))
         return {"reconstructions": (images, None)}
 
@@ -130,7 +132,8 @@ class GeneratorEvaluation:
     def __call__(self, params: Any) -> dict[str, float]:
         """nll: nats per token; bits_per_token."""
         stages, batches = self.sampler.stages.params, _validation(self.data, self.needs, self.mesh)
-        found = (self._evaluate(params, stages, batch) for batch in batches)
+        with jax.set_mesh(self.mesh):  # see `sharding.split_by_image`
+            found = [self._evaluate(params, stages, batch) for batch in batches]
         return _figures(functools.reduce(TokenMetrics.merge, found, TokenMetrics()))
 
     def pictures(self, params: Any, filters: Filters) -> Pictures:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from taming_jax import sharding
 from taming_jax.models.gpt import token_cross_entropy, with_layers_apart
 from taming_jax.nn import orders
+from taming_jax.nn.devices import on_tpu
 from taming_jax.sampling.decode import Job, sample
 from taming_jax.sampling.filters import Filters, check_guidance
 from taming_jax.sampling.wavefront import Schedule, wavefront_steps
@@ -106,12 +107,24 @@ class Sampler:
         `steps(pixels)` in all. watch: called with the ids so far, (n, h, w), after each such call but where they are of
         the training's size; `drawing_steps` says which are drawn. Raises ValueError as `check`."""
         request = self.check(request)
+        with jax.set_mesh(self.mesh):  # each device draws its own images, see `sharding.split_by_image`
+            seen = watch and (lambda ids: watch(ids[: request.n]))
+            return self._draw(params, request, progress, seen)[: request.n]
+
+    def _draw(
+        self,
+        params: Any,
+        request: Request,
+        progress: Callable[[int], Any] | None,
+        watch: Callable[[np.ndarray], Any] | None,
+    ) -> Int[Array, "m h w"]:
+        """The ids of a request that is checked, and of what fills up the devices."""
         grid = request.given.shape[1:]
         sliding = grid != self.model.grid
         order = np.arange(grid[0] * grid[1]) if sliding else self.model.sequence_order()
         numbers = request.first + np.arange(request.n)
         arrays = {"number": numbers, "given": request.given, "keep": request.keep, **request.batch}
-        arrays = sharding.put_whole(arrays, self.mesh)
+        arrays = sharding.put_whole(arrays, self.mesh, 1 if sliding else rows_at_once())
         job = Job(
             condition=self._tokens(self.stages.params, {name: arrays[name] for name in ("number", *request.batch)}),
             given=arrays["given"],
@@ -122,25 +135,25 @@ class Sampler:
         )
         if sliding:
             schedule = self._schedule(job, np.all(request.keep, axis=0), request.stride)
-            seen = watch and (lambda ids: watch(ids[: request.n]))
-            return self._slide(params, job, schedule, progress, seen)[: request.n]
+            return self._slide(params, job, schedule, progress, watch)
         ids = self._sample(self.model, params, job)
         if progress:
             ids.block_until_ready()
             progress(self.model.length)
-        return ids[: request.n]
+        return ids
 
     def log_likelihood(
         self, params: Any, ids: Int[np.ndarray, "b h w"], batch: Mapping[str, np.ndarray]
     ) -> Float[Array, " b"]:
         """The natural logarithm of the probability of int32 (b, h, w) ids under the conditions of a batch, float32
         (b,)."""
-        tokens = self._tokens(self.stages.params, {"number": np.arange(len(ids)), **batch})
-        return self._log_likelihood(params, tokens, ids)
+        batch = {"number": np.arange(len(ids)), "ids": ids, **batch}
+        function = lambda params, batch: self._log_likelihood(params, self.stages.params, batch)
+        return sharding.in_shares(function, params, batch, self.mesh)
 
-    def _sequence_log_likelihood(
-        self, params: Any, condition: Int[Array, "b ..."], ids: Int[Array, "b h w"]
-    ) -> Float[Array, " b"]:
+    def _sequence_log_likelihood(self, params: Any, stages: Any, batch: Mapping[str, Array]) -> Float[Array, " b"]:
+        ids = batch["ids"]
+        condition = self.model.condition_tokens(stages, batch, len(ids))
         sequence = self.model.to_sequence(ids)
         return -token_cross_entropy(self.model.logits(params, condition, sequence), sequence).sum(axis=1)
 
@@ -184,6 +197,11 @@ class Sampler:
             if watch:
                 watch(np.array(self._whole(walk[0])))  # a copy: the walk is given away to the next part
         return self._whole(walk[0])
+
+
+def rows_at_once() -> int:
+    """Images that a device draws at least: fewer rows are no faster on a TPU, whose tiles have eight."""
+    return sharding.TPU_TILE if on_tpu() else 1
 
 
 def _completion(grid: tuple[int, int, int], given: Any, keep: Any, n_codes: int) -> tuple[np.ndarray, np.ndarray]:
