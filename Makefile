@@ -20,6 +20,7 @@ demo: $(VENV)/.base
 	$(PY) train_transformer.py --config=configs/demo_class.py --workdir=$(RUNS)/demo_class
 	$(PY) sample.py --config=configs/demo_class.py --workdir=$(RUNS)/demo_class
 	$(PY) -m taming_jax.evaluate --workdir=$(RUNS)/demo_class --out=$(RUNS)/demo_report
+	$(PY) -m taming_jax.evaluate samples $(RUNS)/demo_class --n 2000 --draw_batch 100 --out $(RUNS)/demo_report/samples.json
 
 test: $(VENV)/.dev
 	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile

@@ -1,11 +1,15 @@
 """Measure a trained model over held-out data.
 
 python -m taming_jax.evaluate --workdir=runs/demo_class [--out=DIR] [--samples=200]
+python -m taming_jax.evaluate distance A B --features weights/inception_fid.npz --out RESULT.json
+
+The second form has further commands, see docs/quality.md.
 """
 
 import argparse
 import json
 import os
+import sys
 
 import numpy as np
 from etils import epath
@@ -17,6 +21,7 @@ from taming_jax.data.config import DataConfig
 from taming_jax.data.demo import landscape_kinds, landscape_reader
 from taming_jax.experiment import SampleConfig
 from taming_jax.pictures import grid
+from taming_jax.quality import commands
 from taming_jax.sampling.filters import Filters
 from taming_jax.settings import from_dict
 from taming_jax.trained.evaluation import FirstStageEvaluation, GeneratorEvaluation, columns
@@ -80,7 +85,11 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
 
 
 def main() -> None:
+    if sys.argv[1:] and sys.argv[1] in commands.COMMANDS:
+        commands.main(sys.argv[1:])
+        return
     parser = argparse.ArgumentParser(prog="python -m taming_jax.evaluate", description=__doc__.splitlines()[0])
+    parser.epilog = f"Further commands, each with --help: {', '.join(commands.COMMANDS)}."
     parser.add_argument("--workdir", type=os.path.expanduser, required=True, help="working directory of a training")
     parser.add_argument("--out", type=os.path.expanduser, help="folder for the report; default: WORKDIR/report")
     parser.add_argument(

@@ -66,7 +66,8 @@ PACKAGE = ("taming_jax", "configs", "train_vqgan.py", "train_transformer.py", "s
 
 
 @pytest.mark.parametrize(
-    ("places", "extras"), [(PACKAGE, ("data", "prepare", "hub", "pods")), (("tests",), ("data", "prepare", "dev"))]
+    ("places", "extras"),
+    [(PACKAGE, ("data", "prepare", "hub", "pods", "plots")), (("tests",), ("data", "prepare", "dev"))],
 )
 def test_what_is_imported_is_declared(places, extras):
     names = declared(*extras)
@@ -134,7 +135,7 @@ def test_the_wheel_is_what_is_imported(unpacked_wheel, tmp_path):
 
 
 def test_the_wheel_holds_every_file_of_the_package(unpacked_wheel):
-    for kind in ("*.py", "*.html"):
+    for kind in ("*.py", "*.html", "*.npz"):
         files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "taming_jax").rglob(kind)}
         assert files and {path.relative_to(unpacked_wheel).as_posix() for path in unpacked_wheel.rglob(kind)} == files
 

@@ -2,6 +2,8 @@
 
 python -m taming_jax.convert CHECKPOINT OUT_DIR [--config YAML] [--first-stage DIR] [--n-head N] [--ema]
 python -m taming_jax.convert --vgg16 vgg16-397923af.pth --lpips vgg.pth [--out weights/lpips_vgg16.npz]
+python -m taming_jax.convert --inception pt_inception-2015-12-05-6726825d.pth [--out weights/inception_fid.npz]
+python -m taming_jax.convert --dino dinov2_vits14_pretrain.pth [--out weights/dinov2_vits14.npz]
 python -m taming_jax.convert --export DIR OUT [--format NAME] [--lpips weights/lpips_vgg16.npz] [--step N]
 
 CHECKPOINT is of the original (CompVis/taming-transformers), of latent-diffusion, LlamaGen or diffusers (a directory);
@@ -16,6 +18,8 @@ from collections.abc import Callable
 from taming_jax.checkpoint import quiet_orbax
 from taming_jax.convert import formats
 from taming_jax.convert.conversion import Conversion
+from taming_jax.convert.dinov2 import convert_dinov2
+from taming_jax.convert.inception import convert_inception
 from taming_jax.convert.lpips import convert_lpips
 from taming_jax.convert.original.settings import Plan
 from taming_jax.models.discriminator import DiscriminatorConfig
@@ -45,7 +49,9 @@ JOBS: dict[str, Callable[[argparse.Namespace], Conversion]] = {
         n_classes=given.classes,
         check=check_training,
     ),
-    "vgg16": lambda given: convert_lpips(given.vgg16, given.lpips, given.out),
+    "vgg16": lambda given: convert_lpips(given.vgg16, given.lpips, given.out or "weights/lpips_vgg16.npz"),
+    "inception": lambda given: convert_inception(given.inception, given.out or "weights/inception_fid.npz"),
+    "dino": lambda given: convert_dinov2(given.dino, given.out or ""),
     "export": lambda given: formats.export(*given.export, to=given.format, step=given.step, lpips=given.lpips),
 }
 
@@ -93,16 +99,15 @@ def main(arguments: list[str] | None = None) -> None:
         type=os.path.expanduser,
         help="LPIPS's linear layers, vgg.pth, or an npz of its arrays; with --export: the file made of them, to put in",
     )
+    parser.add_argument("--inception", type=os.path.expanduser, help="pytorch-fid's Inception, for the FID")
     parser.add_argument(
-        "--out",
-        type=os.path.expanduser,
-        default="weights/lpips_vgg16.npz",
-        help="with --vgg16: file to write [%(default)s]",
+        "--dino", type=os.path.expanduser, help="DINOv2's ViT-S, B or L of 14 pixels, without registers"
     )
+    parser.add_argument("--out", type=os.path.expanduser, help="file to write; default: weights/ and a name of its own")
     given = parser.parse_args(arguments)
     asked = [job for argument, job in JOBS.items() if getattr(given, argument) is not None]
     if len(asked) != 1 or (given.checkpoint and not given.out_dir):
-        parser.error("give either CHECKPOINT OUT_DIR, or --vgg16 with --lpips, or --export DIR OUT")
+        parser.error("give one of CHECKPOINT OUT_DIR, --vgg16 with --lpips, --inception, --dino, --export DIR OUT")
     if given.vgg16 and not given.lpips:
         parser.error("--vgg16 needs --lpips")
     quiet_orbax()

@@ -68,6 +68,13 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     return read_npz(path) if Path(path).suffix == ".npz" else read_state(path)[0]
 
 
+def save_weights(out: str | Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write an npz file of arrays, whole or not at all, making its folder."""
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    with whole(out) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name
 
 

@@ -20,6 +20,7 @@ from taming_jax.checkpoint import Checkpoints, DamagedCheckpoint, load_config, s
 from taming_jax.settings import PathText, check, check_known
 from taming_jax.training.changes import compare
 from taming_jax.training.goodput import Goodput
+from taming_jax.training.quality import QualityConfig
 from taming_jax.training.report import Report
 
 State = Any
@@ -33,6 +34,7 @@ class TrainConfig:
 
     keep: newest checkpoints kept; keep_best: besides them the best by `monitor`, a metric of the evaluation, where
     monitor_mode (min or max) says what is better. show: the metrics beside the progress bar.
+    evaluate: distances of sets of images, see `QualityConfig`.
     allow_changes: go on with settings of data, loss and optimizer that are not those of the checkpoint.
     heartbeat_timeout: seconds after which a process that does not answer counts as dead, and the others end.
     compilation_cache: where compiled programs are kept, so that a training that goes on need not compile again: "" for
@@ -51,6 +53,7 @@ class TrainConfig:
     monitor: str = ""
     monitor_mode: str = "min"
     show: tuple[str, ...] = ()
+    evaluate: QualityConfig = QualityConfig()
     allow_changes: bool = False
     heartbeat_timeout: int = 60
     compilation_cache: PathText = ""
