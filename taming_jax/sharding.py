@@ -28,8 +28,8 @@ TPU_TILE = 8  # rows
 RULES: tuple[tuple[str, P], ...] = (
     (r"token/embedding$", P("tensor", "fsdp")),
     (r"position$", P(None, "fsdp")),
-    (r"(query|key|value|up)/kernel$", P("fsdp", "tensor")),
-    (r"(query|key|value|up)/bias$", P("tensor")),
+    (r"(query|key|value|up|gate)/kernel$", P("fsdp", "tensor")),
+    (r"(query|key|value|up|gate)/bias$", P("tensor")),
     (r"attention/out/kernel$", P("tensor", "fsdp")),
     (r"down/kernel$", P("tensor", "fsdp")),
     (r"head/kernel$", P("fsdp", "tensor")),

@@ -32,7 +32,7 @@ TABLE: tuple[tuple[int, tuple[str, ...]], ...] = (
     (3, ("taming_jax/two_stage.py", "taming_jax/convert")),
     (4, ("taming_jax/data/inspection.py",)),
     (4, ("taming_jax/training", "taming_jax/sampling", "taming_jax/convert/original")),
-    (5, ("taming_jax/experiment.py",)),
+    (5, ("taming_jax/experiment.py", "taming_jax/convert/formats")),
     (6, ("taming_jax/trained",)),
     (7, ("taming_jax/drawing", "taming_jax/compiling")),
     (8, ("taming_jax/evaluate.py", "taming_jax/encode_dataset.py", "taming_jax/codes_used.py")),

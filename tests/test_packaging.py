@@ -66,7 +66,7 @@ PACKAGE = ("taming_jax", "configs", "train_vqgan.py", "train_transformer.py", "s
 
 
 @pytest.mark.parametrize(
-    ("places", "extras"), [(PACKAGE, ("data", "prepare", "pods")), (("tests",), ("data", "prepare", "dev"))]
+    ("places", "extras"), [(PACKAGE, ("data", "prepare", "hub", "pods")), (("tests",), ("data", "prepare", "dev"))]
 )
 def test_what_is_imported_is_declared(places, extras):
     names = declared(*extras)

@@ -346,10 +346,16 @@ def experiment(name, size=SIDES, **sections):
     return from_dict(TransformerExperiment if "transformer" in config else VQGANExperiment, config)
 
 
+def untrained(settings, path):
+    """A first stage as it begins, saved as a trained one."""
+    sides = (*settings.data.sides, settings.model.in_channels)
+    params = jax.jit(VQGAN(settings.model).init)(jax.random.key(0), jnp.zeros((1, *sides)))["params"]
+    checkpoint.save_model(path, params=params, config=saved_form(settings))
+
+
 def test_a_rectangle_through_both_stages_and_sampling(tmp_path):
     first, second, codes, third = (str(tmp_path / name) for name in ("first", "second", "codes", "third"))
-    loss = {"disc_learn_start": 0, "disc_start": 1, "disc_ramp": 1, "disc_weight": 0.8}
-    assert train_vqgan.train_and_evaluate(experiment("demo_vqgan", loss=loss), first)
+    assert train_vqgan.train_and_evaluate(experiment("demo_vqgan", loss={"disc_weight": 0.0}), first)
     vqgan = taming_jax.load(first)
     images = next(pipeline.make_batches(experiment("demo_vqgan").data, "val"))["image"]
     assert images.shape == (4, *SIDES, 3) and vqgan.encode(images).shape == (4, 6, 10)
@@ -399,8 +405,8 @@ def test_held_out_conditions_of_a_rectangle(tmp_path):
     paths = [str(tmp_path / name) for name in ("first", "maps", "second")]
     train = {"steps": 1, "eval_every": 1, "image_every": 1, "save_every": 1}
     size = (32, 64)
-    assert train_vqgan.train_and_evaluate(experiment("demo_vqgan", size, train=train), paths[0])
-    assert train_vqgan.train_and_evaluate(experiment("demo_segmentation_vqgan", size, train=train), paths[1])
+    for name, path in zip(("demo_vqgan", "demo_segmentation_vqgan"), paths):
+        untrained(experiment(name, size), path)
     condition = {"stage": paths[1], "size": (16, 32)}
     settings = experiment("demo_segmentation", size, first_stage=paths[0], condition=condition, train=train)
     assert train_transformer.train_and_evaluate(settings, paths[2])

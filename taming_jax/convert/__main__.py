@@ -1,8 +1,11 @@
 """python -m taming_jax.convert: checkpoints and weights of other programs into the files of this one, and back.
 
-python -m taming_jax.convert CHECKPOINT OUT_DIR [--config PROJECT.yaml]
+python -m taming_jax.convert CHECKPOINT OUT_DIR [--config YAML] [--first-stage DIR] [--n-head N] [--ema]
 python -m taming_jax.convert --vgg16 vgg16-397923af.pth --lpips vgg.pth [--out weights/lpips_vgg16.npz]
-python -m taming_jax.convert --export DIR OUT.ckpt [--lpips weights/lpips_vgg16.npz] [--step N]
+python -m taming_jax.convert --export DIR OUT [--format NAME] [--lpips weights/lpips_vgg16.npz] [--step N]
+
+CHECKPOINT is of the original (CompVis/taming-transformers), of latent-diffusion, LlamaGen or diffusers (a directory);
+which, its arrays tell.
 """
 
 import argparse
@@ -11,7 +14,7 @@ import sys
 from collections.abc import Callable
 
 from taming_jax.checkpoint import quiet_orbax
-from taming_jax.convert import original
+from taming_jax.convert import formats
 from taming_jax.convert.conversion import Conversion
 from taming_jax.convert.lpips import convert_lpips
 from taming_jax.convert.original.settings import Plan
@@ -32,11 +35,18 @@ def check_training(plan: Plan) -> None:
 
 # What is done, by the argument that asks for it.
 JOBS: dict[str, Callable[[argparse.Namespace], Conversion]] = {
-    "out_dir": lambda given: original.convert_checkpoint(
-        given.checkpoint, given.out_dir, given.config, n_classes=given.classes, check=check_training
+    "out_dir": lambda given: formats.convert(
+        given.checkpoint,
+        given.out_dir,
+        given.config,
+        first_stage=given.first_stage,
+        n_head=given.n_head,
+        ema=given.ema,
+        n_classes=given.classes,
+        check=check_training,
     ),
     "vgg16": lambda given: convert_lpips(given.vgg16, given.lpips, given.out),
-    "export": lambda given: original.export_checkpoint(*given.export, step=given.step, lpips=given.lpips),
+    "export": lambda given: formats.export(*given.export, to=given.format, step=given.step, lpips=given.lpips),
 }
 
 
@@ -47,23 +57,33 @@ def main(arguments: list[str] | None = None) -> None:
         epilog=__doc__.split("\n\n")[1],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", nargs="?", type=os.path.expanduser, help="the original's last.ckpt")
+    parser.add_argument("checkpoint", nargs="?", type=os.path.expanduser, help="the file, or diffusers' directory")
     parser.add_argument(
         "out_dir", nargs="?", type=os.path.expanduser, help="directory to write; it must be new or empty"
     )
     parser.add_argument(
         "--config",
         type=os.path.expanduser,
-        help="the original's project.yaml; default: the one its training left beside",
+        help="the original's project.yaml, latent-diffusion's config.yaml, or LlamaGen's settings; default: what lies "
+        "beside",
     )
+    parser.add_argument(
+        "--first-stage",
+        type=os.path.expanduser,
+        metavar="DIR",
+        help="of LlamaGen's transformer: its tokenizer, converted before",
+    )
+    parser.add_argument("--n-head", type=int, default=0, help="heads of LlamaGen's transformer, of no published size")
+    parser.add_argument("--ema", action="store_true", help="the averages of the parameters, where there are any")
     parser.add_argument("--classes", type=int, default=0, help="classes of objects, of a model conditioned on them")
     parser.add_argument(
         "--export",
         nargs=2,
         type=os.path.expanduser,
-        metavar=("DIR", "OUT.ckpt"),
-        help="write DIR as the original's checkpoint",
+        metavar=("DIR", "OUT"),
+        help="write DIR as a checkpoint of another program, default that from which it came",
     )
+    parser.add_argument("--format", default="", choices=("", *formats.FORMATS), help="with --export: whose")
     parser.add_argument("--step", help="with --export: the checkpoint, default the newest")
     parser.add_argument(
         "--vgg16", type=os.path.expanduser, help="torchvision's vgg16-397923af.pth, or an npz of its arrays"
@@ -82,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     asked = [job for argument, job in JOBS.items() if getattr(given, argument) is not None]
     if len(asked) != 1 or (given.checkpoint and not given.out_dir):
-        parser.error("give either CHECKPOINT OUT_DIR, or --vgg16 with --lpips, or --export DIR OUT.ckpt")
+        parser.error("give either CHECKPOINT OUT_DIR, or --vgg16 with --lpips, or --export DIR OUT")
     if given.vgg16 and not given.lpips:
         parser.error("--vgg16 needs --lpips")
     quiet_orbax()
@@ -94,6 +114,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{digest}  {path}")
     for note in done.notes:
         print(f"note: {note}")
+    if done.format:
+        print(f"format: {done.format}")
     print(f"wrote {done.path} ({done.kind})")
 
 

@@ -50,12 +50,13 @@ def go_on(
     """The steps from `first` to before `last` of `schedule.steps`, so that a caller can show how far it is."""
     gpt, choose = _gpt(model, schedule), token_chooser(job, model.n_codes)
     params, condition = cast_layers(params, gpt.config.dtype), seen_conditions(model, job)
+    layout = model.window_layout(schedule.condition, condition.ndim == 3, schedule.window)
 
     def read(ids: Int[Array, "b H W"], op: Op, tokens: int, cache: Any, start: Position) -> tuple[Array, Any]:
         """Read one window's positions from `start` on -> the token drawn (b,), their keys and values, flat."""
         sequence = _sequence(jnp.repeat(ids, len(condition) // len(ids), axis=0), condition, op, schedule)
         inputs = jax.lax.dynamic_slice_in_dim(sequence, start, tokens, axis=1)
-        logits, cache = gpt.apply({"params": params}, inputs, cache=cache, start=start, at=op.at)
+        logits, cache = gpt.apply({"params": params}, inputs, cache=cache, start=start, at=op.at, layout=layout)
         new = jax.tree.map(lambda array: _flat(jax.lax.dynamic_slice_in_dim(array, start, tokens, axis=2)), cache)
         drawn = choose(logits[:, 0], op.row * schedule.grid[1] + op.column)
         return jnp.where(job.keep[:, op.row, op.column], ids[:, op.row, op.column], drawn), new
@@ -156,7 +157,8 @@ def check_condition(model: TwoStage, condition: tuple[int, ...], given: tuple[in
 def cache_bytes(config: GPTConfig, schedule: Schedule, images: int) -> int:
     """Memory for the keys and values of `images` images drawn at once (with guidance each counts twice): most of what
     sampling takes beside the parameters. Less with keep_columns=False, a stride above 1 or fewer images."""
-    a_position = 2 * config.n_layer * config.n_embd * jnp.dtype(config.dtype).itemsize
+    share = (config.kv_heads or config.n_head) / config.n_head
+    a_position = int(2 * config.n_layer * config.n_embd * share) * jnp.dtype(config.dtype).itemsize
     return images * schedule.entries * schedule.length * a_position
 
 

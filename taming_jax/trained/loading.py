@@ -22,6 +22,8 @@ def load(
 ) -> FirstStage | Generator | TokenModel:
     """Open a checkpoint directory; what is in it decides: a first stage, a two-stage generator, a transformer alone.
 
+    path: what a training or a conversion has written, or a model as hubs keep it (config.json, model.safetensors), in a
+    directory or as hf://OWNER/NAME[@REVISION], which huggingface_hub fetches.
     step: which checkpoint, default the newest; "best" for the best by its monitored metric.
     dtype: keep the parameters in this type, such as jnp.bfloat16, in half the memory.
     mesh: where to work, default all devices.
@@ -39,6 +41,14 @@ def load_saved(
     to_draw: keep the layers of a two-stage model's transformer in the type that they are computed in, which drawing
     would otherwise cast them to at each call; what is drawn is the same.
     """
+    loaded = _loaded(saved, dtype, mesh, to_draw)
+    loaded.saved = saved
+    return loaded
+
+
+def _loaded(
+    saved: Saved, dtype: Any, mesh: jax.sharding.Mesh | None, to_draw: bool
+) -> FirstStage | Generator | TokenModel:
     path, config = saved.path, saved.config
     if saved.kind == "vqgan":
         return FirstStage(vqgan_of(saved), saved.load_params(dtype), mesh)
