@@ -51,18 +51,7 @@ def kept() -> dict[str, dict[str, Any]]:
 
 def table() -> str:
     """Markdown."""
-    heads = (
-        "program",
-        "slice",
-        "mesh",
-        "batch",
-        "peak GB",
-        "M cycles",
-        "HBM GB",
-        "TFLOP",
-        "collectives GB",
-        "compiled",
-    )
+    heads = ("program", "slice", "mesh", "batch", "peak GB", "M cycles", "HBM GB", "TFLOP", "collectives GB")
     lines = [heads, ("---",) * len(heads)]
     for name, found in kept().items():
         for state in ("before", "now"):

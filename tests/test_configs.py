@@ -28,6 +28,7 @@ ARGUMENTS |= dict.fromkeys(("folder_vqgan", "folder_uncond"), ("", "small", "tin
 ARGUMENTS |= dict.fromkeys(
     ("ade20k_vqgan", "coco_vqgan", "sflckr_vqgan"), ("", "segmentation", "tiny", "segmentation,tiny")
 )
+ARGUMENTS["landscapes_segmentation"] = ("", "32", "48", "tiny")
 CASES = [(name, arg) for name in NAMES for arg in ARGUMENTS.get(name, ("", "tiny"))]
 COUNTS = json.loads((ROOT / "tests" / "goldens" / "parameter_counts.json").read_text())
 
@@ -120,6 +121,8 @@ SIZES = {(name if name.startswith("demo_") else f"demo_{name}", ""): sizes for n
     ("pose", ""): (8192, 340),
     ("sflckr", ""): (1024, 512),
     ("open_images_scene", ""): (8192, 348),
+    ("landscapes_segmentation", ""): (513, 511),
+    ("landscapes_segmentation", "32"): (513, 127),
     ("demo_boxes", "tiny"): (65, 75),
     ("demo_edges", "tiny"): (65, 127),
     ("demo_class", "tiny"): (64, 64),
@@ -142,6 +145,27 @@ def test_open_sizes_are_those_of_trainings_that_named_them(name, arg, first_stag
 def test_tiny_ones_are_conditioned_alike(name):
     whole, tiny = experiment(name), experiment(name, "tiny")
     assert tiny.condition.kind == whole.condition.kind and tiny.data.source == "demo"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("landscapes_")])
+def test_tiny_ones_of_landscapes_are_of_landscapes(name):
+    whole, tiny = experiment(name), experiment(name, "tiny")
+    assert tiny.data.source == whole.data.source == "landscapes"
+    if name.endswith("vqgan"):
+        assert tiny.model.in_channels == whole.model.in_channels and tiny.model.content == whole.model.content
+
+
+def test_what_ships_of_landscapes_is_small(first_stages):
+    """Below 12 MB in 16 bits: both first stages, and the transformers on the map and on the class."""
+    count, shape = 0, lambda config, size: jnp.zeros((1, size, size, config.in_channels))
+    for name in ("landscapes_vqgan", "landscapes_segmentation_vqgan"):
+        config = experiment(name).model
+        count += parameters(jax.eval_shape(VQGAN(config).init, jax.random.key(0), shape(config, 64)))
+    for name in ("landscapes_segmentation", "landscapes_class"):
+        config = two_stage_model(experiment(name), first_stages).gpt.config
+        ids = jnp.zeros((1, config.block_size), jnp.int32)
+        count += parameters(jax.eval_shape(GPT(config).init, jax.random.key(0), ids))
+    assert 4e6 < count < 6e6
 
 
 def test_every_condition_has_a_demo():

@@ -135,10 +135,9 @@ def test_the_wheel_is_what_is_imported(unpacked_wheel, tmp_path):
 
 
 def test_the_wheel_holds_every_file_of_the_package(unpacked_wheel):
-    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "taming_jax").rglob("*.py")}
-    assert {path.relative_to(unpacked_wheel).as_posix() for path in unpacked_wheel.rglob("*.py")} == files
-    weights = Path("taming_jax/quality/demo_features.npz")
-    assert (unpacked_wheel / weights).read_bytes() == (ROOT / weights).read_bytes()
+    for kind in ("*.py", "*.html", "*.npz"):
+        files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "taming_jax").rglob(kind)}
+        assert files and {path.relative_to(unpacked_wheel).as_posix() for path in unpacked_wheel.rglob(kind)} == files
 
 
 @pytest.mark.parametrize(
@@ -150,6 +149,7 @@ def test_the_wheel_holds_every_file_of_the_package(unpacked_wheel):
         ("codes_used", "--min_count"),
         ("convert", "--export"),
         ("data.prepare", "--images"),
+        ("page", "--port"),
     ],
 )
 def test_commands_work_without_the_checkout(unpacked_wheel, tmp_path, module, option):

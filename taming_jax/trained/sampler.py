@@ -96,14 +96,28 @@ class Sampler:
             check_condition(self.model, tokens.shape, given.shape)
         return dataclasses.replace(request, given=given, keep=keep)
 
-    def draw(self, params: Any, request: Request, progress: Callable[[int], Any] | None = None) -> Int[Array, "n h w"]:
+    def draw(
+        self,
+        params: Any,
+        request: Request,
+        progress: Callable[[int], Any] | None = None,
+        watch: Callable[[np.ndarray], Any] | None = None,
+    ) -> Int[Array, "n h w"]:
         """The ids, int32 (n, h, w). progress: called with the number of steps done since the last call, of
-        `steps(pixels)` in all. Raises ValueError as `check`."""
+        `steps(pixels)` in all. watch: called with the ids so far, (n, h, w), after each such call but where they are of
+        the training's size; `drawing_steps` says which are drawn. Raises ValueError as `check`."""
         request = self.check(request)
         with jax.set_mesh(self.mesh):  # each device draws its own images, see `sharding.split_by_image`
-            return self._draw(params, request, progress)[: request.n]
+            seen = watch and (lambda ids: watch(ids[: request.n]))
+            return self._draw(params, request, progress, seen)[: request.n]
 
-    def _draw(self, params: Any, request: Request, progress: Callable[[int], Any] | None) -> Int[Array, "m h w"]:
+    def _draw(
+        self,
+        params: Any,
+        request: Request,
+        progress: Callable[[int], Any] | None,
+        watch: Callable[[np.ndarray], Any] | None,
+    ) -> Int[Array, "m h w"]:
         """The ids of a request that is checked, and of what fills up the devices."""
         grid = request.given.shape[1:]
         sliding = grid != self.model.grid
@@ -121,7 +135,7 @@ class Sampler:
         )
         if sliding:
             schedule = self._schedule(job, np.all(request.keep, axis=0), request.stride)
-            return self._slide(params, job, schedule, progress)
+            return self._slide(params, job, schedule, progress, watch)
         ids = self._sample(self.model, params, job)
         if progress:
             ids.block_until_ready()
@@ -163,17 +177,25 @@ class Sampler:
         return schedule
 
     def _slide(
-        self, params: Any, job: Job, schedule: Schedule, progress: Callable[[int], Any] | None
+        self,
+        params: Any,
+        job: Job,
+        schedule: Schedule,
+        progress: Callable[[int], Any] | None,
+        watch: Callable[[np.ndarray], Any] | None,
     ) -> Int[Array, "n h w"]:
         """The walk of a sliding window; in PARTS parts where somebody watches."""
         schedule = jax.device_put(schedule, sharding.replicated(self.mesh))
         walk = self._start_walk(self.model, job, schedule)
-        bounds = np.linspace(0, schedule.steps, PARTS + 1).astype(int) if progress else np.array([0, schedule.steps])
+        parts = PARTS if progress or watch else 1
+        bounds = np.linspace(0, schedule.steps, parts + 1).astype(int)
         for here, end in itertools.pairwise(np.unique(bounds)):
             walk = self._go_on(self.model, params, job, schedule, walk, here, end)
             if progress:
                 walk[0].block_until_ready()
                 progress(int(end - here))
+            if watch:
+                watch(np.array(self._whole(walk[0])))  # a copy: the walk is given away to the next part
         return self._whole(walk[0])
 
 
