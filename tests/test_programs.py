@@ -293,7 +293,7 @@ def test_samples_are_judged_in_batches_of_one_size(monkeypatch):
             return ids
 
     monkeypatch.setattr(evaluate.demo, "read_class", lambda images: images)
-    assert evaluate.class_accuracy(Model(), 20, Filters(), 8) == 0.75
+    assert evaluate.class_accuracy(Model(), 20, Filters(), 8, "demo") == 0.75
     assert drawn == [(8, 0), (8, 8), (8, 16)]
 
 
