@@ -55,4 +55,6 @@ $(VENV)/.base: pyproject.toml | $(PY)
 $(VENV)/.dev: pyproject.toml | $(PY)
 	@echo "installing taming_jax with TensorFlow and the tools for tests into $(VENV) (about 1 GB)"
 	@$(PIP) install --quiet --editable '.[dev]'
+	@$(PIP) install --quiet --no-deps --target $(VENV)/tpu 'libtpu>=0.0.42' \
+	    || echo "without the TPU's compiler: its tests are skipped"
 	@touch $@ $(VENV)/.base
