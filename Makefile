@@ -20,6 +20,7 @@ demo: $(VENV)/.base
 	$(PY) train_transformer.py --config=configs/demo_class.py --workdir=$(RUNS)/demo_class
 	$(PY) sample.py --config=configs/demo_class.py --workdir=$(RUNS)/demo_class
 	$(PY) -m taming_jax.evaluate --workdir=$(RUNS)/demo_class --out=$(RUNS)/demo_report
+	$(PY) -m taming_jax.evaluate samples $(RUNS)/demo_class --n 2000 --draw_batch 100 --out $(RUNS)/demo_report/samples.json
 
 test: $(VENV)/.dev
 	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
@@ -54,4 +55,6 @@ $(VENV)/.base: pyproject.toml | $(PY)
 $(VENV)/.dev: pyproject.toml | $(PY)
 	@echo "installing taming_jax with TensorFlow and the tools for tests into $(VENV) (about 1 GB)"
 	@$(PIP) install --quiet --editable '.[dev]'
+	@$(PIP) install --quiet --no-deps --target $(VENV)/tpu 'libtpu>=0.0.42' \
+	    || echo "without the TPU's compiler: its tests are skipped"
 	@touch $@ $(VENV)/.base

@@ -12,6 +12,7 @@ from taming_jax import sharding
 from taming_jax.cli import run
 from taming_jax.data import pipeline
 from taming_jax.experiment import TransformerExperiment, saved_form
+from taming_jax.quality.in_training import second_stage_hooks
 from taming_jax.settings import from_dict
 from taming_jax.trained.evaluation import GeneratorEvaluation, hooks
 from taming_jax.trained.sampler import Sampler
@@ -34,6 +35,7 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
 
     filters = experiment.sample.filters()
     measure = GeneratorEvaluation(Sampler(stages), data, model, needs)
+    quality = second_stage_hooks(measure, filters, experiment.train)
     with Report(workdir, is_main=jax.process_index() == 0) as report:
         _, finished = loop.train(
             training=experiment.training(model),
@@ -42,7 +44,10 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
             batches=lambda start: pipeline.make_batches(
                 data, "train", start_step=start, needs=needs, **sharding.this_process(mesh)
             ),
-            hooks=hooks(measure, lambda params: measure.pictures(params, filters), experiment.train, report),
+            hooks=(
+                *hooks(measure, lambda params: measure.pictures(params, filters), experiment.train, report),
+                *quality,
+            ),
             saved_config=saved_form(experiment, needs),
             workdir=workdir,
             mesh=mesh,

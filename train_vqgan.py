@@ -11,6 +11,7 @@ from taming_jax.cli import run
 from taming_jax.data import pipeline
 from taming_jax.experiment import VQGANExperiment, saved_form
 from taming_jax.models.lpips import load_lpips
+from taming_jax.quality.in_training import first_stage_hooks
 from taming_jax.settings import from_dict
 from taming_jax.trained.evaluation import FirstStageEvaluation, hooks
 from taming_jax.training import loop
@@ -28,6 +29,7 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
     lpips_params = jax.device_put(lpips_params, sharding.replicated(mesh))
     pipeline.check(data, needs)  # before anything long starts
     measure = FirstStageEvaluation(training.model, data, mesh, lpips_params, needs)
+    quality = first_stage_hooks(measure, experiment.train)
     with Report(workdir, is_main=jax.process_index() == 0) as report:
         _, finished = loop.train(
             training=training,
@@ -36,7 +38,7 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
             batches=lambda start: pipeline.make_batches(
                 data, "train", start_step=start, needs=needs, **sharding.this_process(mesh)
             ),
-            hooks=hooks(measure, measure.pictures, experiment.train, report),
+            hooks=(*hooks(measure, measure.pictures, experiment.train, report), *quality),
             saved_config=saved_form(experiment, needs),
             workdir=workdir,
             mesh=mesh,

@@ -21,7 +21,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.condition.update({"encode_crop": True, "group_flag": True})
     # a place more than is needed, as published
     config.transformer.update({"block_size": 348, "n_layer": 40, "n_head": 16, "n_embd": 1408})
-    config.transformer.update({"embedding_dropout": 0.1, "residual_dropout": 0.1, "dtype": "bfloat16"})
+    config.transformer.update({"embedding_dropout": 0.1, "residual_dropout": 0.1, "attention_dropout": 0.1})
+    config.transformer.dtype = "bfloat16"
     config.train.update({"steps": 300_000, "monitor": "val/nll", "show": ("loss",)})
     config.sample.update({"top_k": 100})
     return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

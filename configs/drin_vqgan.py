@@ -18,6 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.update({"size": 256, "batch_size": 32})
     config.model.dtype = "bfloat16"
     common.reads(config, "depth", 1)
+    config.loss.disc_weight = 0.75
     config.loss.update({"disc_learn_start": 45_000, "disc_start": 50_000, "disc_ramp": 10_000})
     config.train.steps = 200_000
     return common.tiny_vqgan(config) if "tiny" in common.arguments(arg) else config

@@ -17,5 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config = ffhq_uncond.get_config()
     config.update({"workdir": "runs/faceshq", "first_stage": "runs/faceshq_vqgan"})
     config.data.update({"source": "faceshq", "path": "data/faceshq", "val_share": 0.05})
+    # places more than are needed, as published
+    config.transformer.update({"block_size": 512, "n_layer": 24, "n_head": 16, "n_embd": 1024})
     config.condition.update({"kind": "coordinate", "n_codes": 1024, "factor": 16})
     return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

@@ -1,4 +1,5 @@
-"""First stage of the paper on ImageNet at 256 x 256: f16 with 1024 codes, or 16384 with `imagenet_vqgan.py:16384`.
+"""First stage of the paper on ImageNet at 256 x 256: f16 with 1024 codes, or 16384 with `imagenet_vqgan.py:16384`;
+f8 with 1024 codes with `imagenet_vqgan.py:f8`.
 
 python train_vqgan.py --config=configs/imagenet_vqgan.py --workdir=gs://BUCKET/imagenet_vqgan \
     --config.data.path=gs://BUCKET/tfds
@@ -14,10 +15,15 @@ from configs import common
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    words = common.arguments(arg, "16384")
-    config = common.vqgan("runs/imagenet_vqgan" + ("_16384" if "16384" in words else ""))
+    words = common.arguments(arg, "16384", "f8")
+    config = common.vqgan("runs/imagenet_vqgan" + "".join(f"_{word}" for word in ("16384", "f8") if word in words))
     config.data.update({"source": "tfds", "name": "imagenet2012", "size": 256, "batch_size": 96})
     config.model.update({"n_embed": 16384 if "16384" in words else 1024, "dtype": "bfloat16"})
+    if "16384" in words:  # as published
+        config.discriminator.n_layers = 2
+        config.loss.disc_weight = 0.75
+    if "f8" in words:
+        config.model.update({"ch_mult": (1, 1, 2, 4), "attn_resolutions": (32,)})
     config.loss.update({"disc_learn_start": 20_000, "disc_start": 25_000, "disc_ramp": 25_000})
     config.train.update({"steps": 1_000_000, "log_every": 100, "eval_every": 10_000, "image_every": 5_000})
     config.train.update({"save_every": 5_000, "monitor": "val/lpips"})

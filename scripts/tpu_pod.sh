@@ -21,11 +21,12 @@ settings, by environment variables:
   PROJECT      Google Cloud project           (required)
   ZONE         zone of the slice              (required)
   TPU_NAME     name of the slice              (default taming)
-  TPU_TYPE     accelerator type               (default v5litepod-16; v4-32, v5p-64, ...)
+  TPU_TYPE     accelerator type               (default v5litepod-16; v4-32, v5p-64, v6e-16, ...)
   TPU_VERSION  software version               (default by type: v4 tpu-ubuntu2204-base, v5litepod v2-alpha-tpuv5-lite,
-                                              v5p v2-alpha-tpuv5)
+                                              v5p v2-alpha-tpuv5, v6e v2-alpha-tpuv6e)
   SPOT         1: preemptible                 (default 0)
   WORKDIR      gs:// folder of the trainings  (train adds --workdir=WORKDIR/STAGE where the arguments have none)
+  WINDOWED_EINSUM  1: the compiler may cut products with split parameters into rings, see scripts/tpu_worker.sh (default 0)
   PORT         on which the first worker waits for the others (default 8476)
 
 --dry-run prints the commands and runs nothing.
@@ -53,6 +54,7 @@ TPU_NAME=${TPU_NAME:-taming}
 TPU_TYPE=${TPU_TYPE:-v5litepod-16}
 SPOT=${SPOT:-0}
 WORKDIR=${WORKDIR-}
+WINDOWED_EINSUM=${WINDOWED_EINSUM:-0}
 PORT=${PORT:-8476}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 folder=taming_jax_project # in the home folder on each worker
@@ -80,6 +82,7 @@ software() {
         v4-*) echo tpu-ubuntu2204-base ;;
         v5litepod-*) echo v2-alpha-tpuv5-lite ;;
         v5p-*) echo v2-alpha-tpuv5 ;;
+        v6e-*) echo v2-alpha-tpuv6e ;;
         *) fail "no software version is known here for TPU_TYPE=$TPU_TYPE; set TPU_VERSION" ;;
     esac
 }
@@ -148,7 +151,7 @@ train() {
     quoted=$(printf '%q ' "$stage" "${arguments[@]}") # for the worker's shell
     on all "cd $folder && mkdir -p logs && ln -sf $stage.log logs/newest.log && \
 if pgrep -f '$trainings'; then echo 'a training runs already: stop it first' >&2; exit 1; fi && \
-{ PORT=$(printf %q "$PORT") setsid nohup scripts/tpu_worker.sh $quoted>> logs/$stage.log 2>&1 < /dev/null & }"
+{ PORT=$(printf %q "$PORT") WINDOWED_EINSUM=$(printf %q "$WINDOWED_EINSUM") setsid nohup scripts/tpu_worker.sh $quoted>> logs/$stage.log 2>&1 < /dev/null & }"
 }
 
 logs() {

@@ -17,6 +17,14 @@ if ((${#workers[@]} > 1)); then
     export JAX_COORDINATOR_ADDRESS="${workers[0]##*:}:${PORT:-8476}"
     export JAX_NUM_PROCESSES="${#workers[@]}" JAX_PROCESS_ID="$number"
 fi
+
+# Below 8 images on a chip, folding space into the batch makes convolutions several times slower.
+flags='--xla_tpu_run_space_to_batch=false --xla_tpu_run_space_to_batch_on_new_platforms=false'
+# Products with parameters that are split over chips would be cut into a ring of small ones; by the compiler's estimate
+# that takes two to five times as long. WINDOWED_EINSUM=1 leaves the choice to the compiler.
+[[ ${WINDOWED_EINSUM:-0} == 1 ]] || flags+=' --xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000'
+export LIBTPU_INIT_ARGS="$flags ${LIBTPU_INIT_ARGS-}" # of a flag that is given twice, the last counts
+
 program=("train_$stage.py")
 [[ $stage != encode ]] || program=(-m taming_jax.encode_dataset)
 exec .venv/bin/python "${program[@]}" "$@"

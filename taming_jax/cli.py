@@ -2,12 +2,14 @@
 
 import abc
 import ast
+import importlib.util
 import logging
 import os
 import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -61,7 +63,7 @@ def run(
 ) -> None:
     """Parse the flags and call main(config, workdir); an error that the user can mend ends the program in one line.
 
-    options: further flags by name, each with default (a text or a whole number) and help; keywords of `main`.
+    options: further flags by name, each with default (a text, a whole number, yes or no) and help; keywords of `main`.
     has_workdir: False for a program without `--workdir`, whose main is not given one.
     instead: the option that may be given in place of `--config`; config is then None, and workdir "" by default.
 
@@ -118,10 +120,7 @@ def _define(
 ) -> tuple[flags.FlagHolder, dict[str, flags.FlagHolder]]:
     """The flag of the configuration, and the others by their names."""
     config = config_flags.DEFINE_config_file("config", None, f"A configuration file, such as {example}.")
-    given = {
-        name: (flags.DEFINE_integer if isinstance(default, int) else flags.DEFINE_string)(name, default, text)
-        for name, (default, text) in options.items()
-    }
+    given = {name: _definer(default)(name, default, text) for name, (default, text) in options.items()}
     if has_workdir:
         help = "For checkpoints, logs and pictures; default: config.workdir."
         given["workdir"] = flags.DEFINE_string("workdir", None, help)
@@ -131,6 +130,42 @@ def _define(
     else:
         flags.mark_flag_as_required("config")
     return config, given
+
+
+def _definer(default: Any) -> Callable[..., flags.FlagHolder]:
+    """What defines a flag with this default."""
+    if isinstance(default, bool):
+        return flags.DEFINE_boolean
+    return flags.DEFINE_integer if isinstance(default, int) else flags.DEFINE_string
+
+
+def config_named(workdir: str) -> ConfigDict | None:
+    """The configuration whose `workdir` this is, of those beside the file of `--config`; None where there is none.
+
+    "runs/imagenet_vqgan_16384" is that of imagenet_vqgan.py with the argument 16384: every word is in one of the two.
+    """
+    folder = Path(config_flags.get_config_filename(flags.FLAGS["config"])).parent
+    words = Path(workdir).name.split("_")
+    for path in sorted(folder.glob("*.py")):
+        stem = path.stem.split("_")
+        if set(stem) <= set(words):
+            argument = ",".join(word for word in words if word not in stem)
+            try:
+                found = load_config(path, argument)
+            except (AttributeError, ValueError):  # no configuration, or none with these arguments
+                continue
+            if found.workdir == workdir:
+                return found
+    return None
+
+
+def load_config(path: str | os.PathLike[str], argument: str = "") -> ConfigDict:
+    """What `--config=PATH:ARGUMENT` names, without further flags."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(argument)
 
 
 def _set_to_none(config: ConfigDict, path: str) -> None:

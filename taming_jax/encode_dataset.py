@@ -70,7 +70,8 @@ def encode(experiment: TransformerExperiment, out: str, crops: int = 1, images_p
         for part in mine:
             batches = pipeline.make_crops(data, part.split, part.start, part.stop, part.crop, size, needs)
             rows = _rows(batches, part, lambda batch: tokens(stages.params, sharding.put_whole(batch, mesh)))
-            codes.write_part(part, _watched(rows, progress))
+            with jax.set_mesh(mesh):  # see `sharding.split_by_image`
+                codes.write_part(part, _watched(rows, progress))
     _wait_for([part.file for part in parts])
     if process == 0 and not info.exists():
         _finish(plan, out)
@@ -91,8 +92,12 @@ def _check(experiment: TransformerExperiment, out: str, crops: int, images_per_s
             raise ValueError(f"--{name}={value}, but it must be at least 1.")
     if experiment.data.source == "codes":
         raise ValueError("config.data.source is 'codes', which are encoded already; name the data with the images.")
-    if experiment.data.source == "demo" and crops > 1:
-        raise ValueError(f"--crops={crops}, but the demo's scenes are never cropped: all would be the same.")
+    data = experiment.data
+    if crops > 1 and (data.source == "demo" or (data.source == "landscapes" and data.resize <= min(data.sides))):
+        hint = "" if data.source == "demo" else f"; with config.data.resize above {min(data.sides)} they are"
+        raise ValueError(
+            f"--crops={crops}, but whole pictures of the demo are never cropped: all would be the same{hint}."
+        )
 
 
 def _tokens(model: TwoStage, stages: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:

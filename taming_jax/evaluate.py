@@ -1,11 +1,15 @@
 """Measure a trained model over held-out data.
 
 python -m taming_jax.evaluate --workdir=runs/demo_class [--out=DIR] [--samples=200]
+python -m taming_jax.evaluate distance A B --features weights/inception_fid.npz --out RESULT.json
+
+The second form has further commands, see docs/quality.md.
 """
 
 import argparse
 import json
 import os
+import sys
 
 import numpy as np
 from etils import epath
@@ -14,8 +18,10 @@ from taming_jax import sharding
 from taming_jax.checkpoint import open_saved
 from taming_jax.data import demo
 from taming_jax.data.config import DataConfig
+from taming_jax.data.demo import landscape_kinds, landscape_reader
 from taming_jax.experiment import SampleConfig
 from taming_jax.pictures import grid
+from taming_jax.quality import commands
 from taming_jax.sampling.filters import Filters
 from taming_jax.settings import from_dict
 from taming_jax.trained.evaluation import FirstStageEvaluation, GeneratorEvaluation, columns
@@ -25,15 +31,18 @@ from taming_jax.trained.sampler import Request
 from taming_jax.trained.stages import pictured
 
 
-def class_accuracy(generator: Generator, n: int, filters: Filters, batch_size: int) -> float:
-    """Share of `n` class-conditional samples, `batch_size` drawn at once, that the demo's rule-based reader reads as
-    the class asked for."""
+def class_accuracy(generator: Generator, n: int, filters: Filters, batch_size: int, source: str) -> float:
+    """Share of `n` class-conditional samples, `batch_size` drawn at once, that the reader of the demo's scenes or
+    landscapes reads as the class asked for."""
+    read, n_classes = demo.read_class, demo.N_CLASSES
+    if source == "landscapes":
+        read, n_classes = landscape_reader.read_class, landscape_kinds.N_CLASSES
     right, size = 0, min(n, batch_size)
     for first in range(0, n, size):
-        labels = (first + np.arange(size)) % demo.N_CLASSES  # whole batches, so that it compiles once
+        labels = (first + np.arange(size)) % n_classes  # whole batches, so that it compiles once
         batch = generator.parse_condition(size, class_label=labels)
         images = generator.decode(generator.draw(Request(batch, size, generator.training_pixels, filters, first=first)))
-        right += int(np.sum((demo.read_class(np.asarray(images)) == labels)[: n - first]))
+        right += int(np.sum((read(np.asarray(images)) == labels)[: n - first]))
     return right / n
 
 
@@ -63,8 +72,8 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
         held_out = GeneratorEvaluation(model.sampler, data)
         figures |= {f"transformer/{name}": value for name, value in held_out(model.params).items()}
         pictures |= held_out.pictures(model.params, filters)
-        if samples and data.source == "demo" and model.model.condition.by_class:
-            figures["samples/class_read_right"] = class_accuracy(model, samples, filters, batch_size)
+        if samples and data.source in ("demo", "landscapes") and model.model.condition.by_class:
+            figures["samples/class_read_right"] = class_accuracy(model, samples, filters, batch_size, data.source)
     lines += [f"| {name} | {value:.4f} |" for name, value in figures.items()]
     for name, (images, labels) in pictures.items():
         with (folder / f"{name}.png").open("wb") as file:
@@ -76,10 +85,16 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
 
 
 def main() -> None:
+    if sys.argv[1:] and sys.argv[1] in commands.COMMANDS:
+        commands.main(sys.argv[1:])
+        return
     parser = argparse.ArgumentParser(prog="python -m taming_jax.evaluate", description=__doc__.splitlines()[0])
+    parser.epilog = f"Further commands, each with --help: {', '.join(commands.COMMANDS)}."
     parser.add_argument("--workdir", type=os.path.expanduser, required=True, help="working directory of a training")
     parser.add_argument("--out", type=os.path.expanduser, help="folder for the report; default: WORKDIR/report")
-    parser.add_argument("--samples", type=int, default=200, help="samples to read the class of (demo data); 0: none")
+    parser.add_argument(
+        "--samples", type=int, default=200, help="samples to read the class of (demo, landscapes); 0: none"
+    )
     parser.add_argument("--batch_size", type=int, default=64, help="images at once")
     arguments = parser.parse_args()
     try:

@@ -32,7 +32,8 @@ class SampleConfig:
 
     n: images in all, spread over the classes. per_class: this many of each class instead. classes: numbers or names
     with commas between them, empty for all. batch_size: drawn at once. temperature 0 is greedy; top_k, top_p: None for
-    no limit. guidance, guidance_schedule: see `sampling.filters.Filters`; above 1 needs condition dropout in training.
+    no limit. guidance, guidance_schedule, guidance_power, guidance_interval: see `sampling.filters.Filters`; above 1
+    needs condition dropout in training.
     stride: rows and columns that a sliding window moves at a time; above 1 faster, but an approximation.
     size: height and width in pixels, () for the size of the condition or of the training images; others than the
     training's are drawn by a sliding window.
@@ -44,7 +45,7 @@ class SampleConfig:
     scorer, accept: rejection sampling by a function "module:function" that keeps the best share `accept` of the images
     of a condition (see taming_jax.sampling.rejection). animate: also a GIF of the order in which each image was drawn.
     out: the folder, empty for `samples` in the working directory. step: the checkpoint, "" for the newest, "best" for
-    the best by its metric.
+    the best by its metric. mesh: of the devices that draw; `tensor` for a transformer that is too large for one.
     """
 
     n: int = 16
@@ -60,6 +61,8 @@ class SampleConfig:
     top_p: float | None = None
     guidance: float = 1.0
     guidance_schedule: str = "constant"
+    guidance_power: float = 1.0
+    guidance_interval: tuple[int, ...] = ()
     stride: int = 1
     complete: PathText = ""
     keep: PathText = ""
@@ -68,6 +71,7 @@ class SampleConfig:
     animate: bool = False
     out: PathText = ""
     step: str = ""
+    mesh: MeshConfig = MeshConfig()
 
     def __post_init__(self) -> None:
         self.filters()  # refuses what cannot be drawn with
@@ -85,7 +89,8 @@ class SampleConfig:
 
     def filters(self) -> Filters:
         """How tokens are drawn. Raises ValueError for what cannot be drawn with."""
-        return Filters(self.temperature, self.top_k, self.top_p, self.guidance, self.guidance_schedule)
+        names = ("temperature", "top_k", "top_p", "guidance", "guidance_schedule", "guidance_power")
+        return Filters(**{name: getattr(self, name) for name in names}, guidance_interval=self.guidance_interval)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -20,14 +21,15 @@ HOSTS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 AXES = ("data", "fsdp", "tensor")
+TPU_TILE = 8  # rows
 
 # Which mesh axis splits which dimension, by the end of the parameter's path; the first match counts, and what matches
 # nothing is replicated. Optimizer states hold the same paths below their own, so they follow their parameters.
 RULES: tuple[tuple[str, P], ...] = (
     (r"token/embedding$", P("tensor", "fsdp")),
     (r"position$", P(None, "fsdp")),
-    (r"(query|key|value|up)/kernel$", P("fsdp", "tensor")),
-    (r"(query|key|value|up)/bias$", P("tensor")),
+    (r"(query|key|value|up|gate)/kernel$", P("fsdp", "tensor")),
+    (r"(query|key|value|up|gate)/bias$", P("tensor")),
     (r"attention/out/kernel$", P("tensor", "fsdp")),
     (r"down/kernel$", P("tensor", "fsdp")),
     (r"head/kernel$", P("fsdp", "tensor")),
@@ -73,7 +75,8 @@ def start_distributed(heartbeat_timeout: int = 100) -> None:
 class MeshConfig:
     """Devices along each axis; one of them may be -1 and takes what is left.
 
-    data: copies of the model. fsdp: the batch and the parameters are split. tensor: layers are split.
+    data: copies of the model; slices of TPUs, where there are several, follow one another along it. fsdp: the batch and
+    the parameters are split. tensor: layers are split.
     """
 
     data: int = -1
@@ -100,7 +103,25 @@ def make_mesh(config: MeshConfig = MeshConfig(), devices: list | None = None) ->
             "choose sizes whose product is their number, or -1 for one axis."
         )
     sizes = [len(devices) // fixed if size == -1 else size for size in sizes]
-    return Mesh(np.asarray(devices).reshape(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return Mesh(_laid_out(devices, sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _laid_out(devices: list, sizes: list[int]) -> np.ndarray:
+    """Devices as an array of these sizes: in their order, but on TPUs such that neighbours along an axis are neighbours
+    in the network, and slices follow one another along the first axis."""
+    if not devices[0].device_kind.startswith("TPU") or len(devices) == 1:
+        return np.asarray(devices).reshape(sizes)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    if sizes[0] % slices:
+        raise ValueError(
+            f"config.mesh {dict(zip(AXES, sizes, strict=True))} does not suit {slices} slices, between which only the "
+            f"batch can be split: choose `data` to be a multiple of {slices}."
+        )
+    within = [sizes[0] // slices, *sizes[1:]]
+    across = [slices, *[1] * (len(sizes) - 1)]
+    return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -123,6 +144,13 @@ def check_batch(batch_size: int, mesh: Mesh, parts: int = 1, name: str = "config
             f"{name}={batch_size} (the global batch) is not divisible by the {shares} devices that "
             f"share it (mesh data={mesh.shape['data']} x fsdp={mesh.shape['fsdp']}){one_after_another}; choose a "
             f"multiple of {shares * parts}."
+        )
+    each = batch_size // (shares * parts)
+    if each % TPU_TILE and mesh.devices.flat[0].device_kind.startswith("TPU"):
+        logging.getLogger(__name__).warning(
+            "%s=%d are %d images on each of %d devices, and TPUs compute in rows of %d: convolutions take up to four "
+            "times as long unless LIBTPU_INIT_ARGS is set as in scripts/tpu_worker.sh; better a multiple of %d.",
+            *(name, batch_size, each, shares, TPU_TILE, TPU_TILE * shares * parts),
         )
 
 
@@ -157,15 +185,21 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
     return {key: jax.make_array_from_process_local_data(sharding, value) for key, value in batch.items()}
 
 
-def put_whole(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+def filled_up(batch_size: int, mesh: Mesh, least: int = 1) -> int:
+    """A multiple of the devices that share a batch, such that each has at least so many of it."""
+    shares = batch_shares(mesh)
+    return shares * max(least, -(-batch_size // shares))
+
+
+def put_whole(batch: Mapping[str, np.ndarray], mesh: Mesh, least: int = 1) -> dict[str, jax.Array]:
     """The whole batch, numpy (b, ...) by name, the same in every process -> global arrays split over the mesh.
 
-    Repeated up to a multiple of the devices that share it; what is computed of the surplus is to be cut off.
+    Repeated as `filled_up` says; what is computed of the surplus is to be cut off.
     """
-    sharding, shares = batch_sharding(mesh), batch_shares(mesh)
+    sharding = batch_sharding(mesh)
 
     def put(array: np.ndarray) -> jax.Array:
-        padded = np.resize(array, (-(-len(array) // shares) * shares, *array.shape[1:]))
+        padded = np.resize(array, (filled_up(len(array), mesh, least), *array.shape[1:]))
         return jax.make_array_from_callback(padded.shape, sharding, padded.__getitem__)
 
     return {key: put(array) for key, array in batch.items()}
@@ -175,7 +209,8 @@ def in_shares(
     function: Callable[..., jax.Array], params: Any, batch: Mapping[str, np.ndarray], mesh: Mesh
 ) -> jax.Array:
     """function(params, batch) -> (b, ...), with the batch split over the devices; the result without what pads it."""
-    return function(params, put_whole(batch, mesh))[: len(next(iter(batch.values())))]
+    with jax.set_mesh(mesh):  # else the compiler may let every device compute the whole batch
+        return function(params, put_whole(batch, mesh))[: len(next(iter(batch.values())))]
 
 
 def state_shardings(abstract_state: Any, mesh: Mesh, rules: tuple[tuple[str, P], ...] = RULES) -> Any:

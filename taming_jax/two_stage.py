@@ -19,6 +19,7 @@ from taming_jax.conditioning import Condition
 from taming_jax.models.gpt import GPT, token_cross_entropy
 from taming_jax.models.vqgan import VQGAN, network_input
 from taming_jax.nn import orders
+from taming_jax.nn.rotary import Layout, sequence_layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class TwoStage:
     pkeep: share of input image ids kept in training; the others are replaced by random ids, the targets stay.
     condition_dropout: share of training images whose condition is hidden, for classifier-free guidance (arXiv
     2207.12598).
-    Where the transformer's vocab_size or block_size is 0 it becomes what the other parts need.
+    Where the transformer's vocab_size, block_size or condition_size is 0 it becomes what the other parts need.
     Raises ValueError where the parts do not fit.
     """
 
@@ -56,20 +57,28 @@ class TwoStage:
     def _fit_transformer(self) -> None:
         """Fill in the sizes of its tables where they are open, and refuse those that are too small."""
         settings, codes, ids = self.gpt.config, self.n_codes, self.condition.vocabulary
-        hidden = ", one more for a hidden condition" if self.condition_dropout else ""
+        own, hidden = settings.condition_table, bool(self.condition_dropout)
         listed = " in its list of used ones, remap," if self.first_stage.config.remap else ""
         needed = {
-            "vocab_size": max(codes, ids + bool(hidden)),
+            "vocab_size": codes if own else max(codes, ids + hidden),
             "block_size": self.condition.length + self.length - 1,
+            "condition_size": (ids + 1) * own,
         }
-        if not (settings.vocab_size and settings.block_size):
+        if not all(getattr(settings, name) or not size for name, size in needed.items()):
             sizes = {name: getattr(settings, name) or size for name, size in needed.items()}
-            settings = dataclasses.replace(settings, **sizes)  # type: ignore[arg-type]  # both are int
+            settings = dataclasses.replace(settings, **sizes)  # type: ignore[arg-type]  # all are int
             object.__setattr__(self, "gpt", GPT(settings))  # frozen for everybody else
+        one_more = ", one more for a hidden condition" if hidden else ""
+        if own and settings.condition_size < ids + hidden:
+            raise ValueError(
+                f"config.transformer.condition_size={settings.condition_size}, but the condition has {ids} "
+                f"ids{one_more}; set it to at least {ids + hidden}, or to 0."
+            )
         if settings.vocab_size < needed["vocab_size"]:
             raise ValueError(
-                f"config.transformer.vocab_size={settings.vocab_size}, but the first stage has {codes} codes{listed} "
-                f"and the condition {ids} ids{hidden}; set it to at least {needed['vocab_size']}, or to 0."
+                f"config.transformer.vocab_size={settings.vocab_size}, but the first stage has {codes} codes{listed}"
+                + ("" if own else f" and the condition {ids} ids{one_more}")
+                + f"; set it to at least {needed['vocab_size']}, or to 0."
             )
         if settings.block_size < needed["block_size"]:
             raise ValueError(
@@ -92,6 +101,16 @@ class TwoStage:
     def length(self) -> int:
         """Image tokens in a sequence."""
         return self.grid[0] * self.grid[1]
+
+    @property
+    def layout(self) -> Layout:
+        """What stands where in a sequence of the training's grid."""
+        return _layout(self.condition.length, self.condition.grid, self.grid, self.order)
+
+    def window_layout(self, conditions: int, spatial: bool, window: tuple[int, int]) -> Layout:
+        """What stands where in a window (h, w) of a larger grid, counted from its own corner: after `conditions` tokens
+        of a map of the window's size, or of the same condition for all windows."""
+        return _layout(conditions, window if spatial else None, window, self.order)
 
     def sequence_order(self) -> Int[np.ndarray, " l"]:
         """int32: which grid position, in row-major order, stands at each place of the sequence."""
@@ -134,7 +153,7 @@ class TwoStage:
         each image token."""
         condition = condition.reshape(condition.shape[0], -1)
         inputs = jnp.concatenate([condition, sequence[:, :-1]], axis=1)  # (b, k + l - 1)
-        logits = self.gpt.apply({"params": params}, inputs, **options)
+        logits = self.gpt.apply({"params": params}, inputs, layout=self.layout, **options)
         return logits[:, condition.shape[1] - 1 :]
 
     def corrupt(self, key: Key[Array, ""], sequence: Int[Array, "b l"]) -> Int[Array, "b l"]:
@@ -178,3 +197,8 @@ class TwoStage:
 @functools.lru_cache(maxsize=64)
 def _order(name: str, h: int, w: int) -> Int[np.ndarray, " l"]:
     return orders.order(name, h, w)
+
+
+@functools.lru_cache(maxsize=64)
+def _layout(conditions: int, condition_grid: tuple[int, int] | None, grid: tuple[int, int], order: str) -> Layout:
+    return sequence_layout(conditions, condition_grid, grid, _order(order, *grid))

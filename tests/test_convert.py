@@ -307,8 +307,11 @@ def test_a_file_of_a_part_of_the_model_says_so(tmp_path):
     alone = {name.removeprefix("first_stage_model."): array for name, array in first.items()}
     with pytest.raises(ValueError, match="the file seems to hold 'first_stage_model' alone: give the configuration of"):
         convert(tmp_path, alone, settings)
-    with pytest.raises(ValueError, match="holds what is asked for below 'first_stage_model': give the configuration"):
-        convert(tmp_path, first, project(vq()))
+    transformer = {name.removeprefix("transformer."): a for name, a in state.items() if name.startswith("transformer.")}
+    below = {f"model.{name}": array for name, array in transformer.items()}
+    with pytest.raises(ValueError, match=r"\d+ arrays below 'model' are unknown"):
+        convert(tmp_path, below, {"transformer_config": gpt()})
+    assert checkpoint.load_config(convert(tmp_path, first, project(vq()), "part"))["kind"] == "vqgan"
 
 
 def test_a_list_of_used_codes_that_the_transformer_has_no_ids_for(tmp_path):

@@ -1,11 +1,15 @@
 """The transformer: equal to the original's numbers, with its cache and without, training included."""
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from golden import gpt_params, weights
+from jax._src.cudnn import fused_attention_stablehlo
 
 from taming_jax.models.gpt import GPT, GPTConfig, token_cross_entropy
 from taming_jax.nn.attention import attention_mask
@@ -129,3 +133,35 @@ def test_token_cross_entropy():
     assert found.shape == (2, 5)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     assert token_cross_entropy(jnp.asarray(logits, jnp.bfloat16), jnp.asarray(ids)).dtype == jnp.float32
+
+
+@pytest.mark.parametrize("n_unmasked", [0, 4])
+def test_cudnn_attention_lowers_at_odd_lengths(n_unmasked, monkeypatch):
+    """Its kernel takes even ones only; nothing here can run it."""
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91000)
+    model = GPT(GPTConfig(20, 16, 1, 2, 128, dtype="bfloat16", attention="cudnn", n_unmasked=n_unmasked))
+    ids = {length: jax.ShapeDtypeStruct((2, length), jnp.int32) for length in (15, 16)}
+    params = jax.eval_shape(model.init, jax.random.key(0), ids[16])
+    loss = jax.jit(jax.grad(lambda params, ids: model.apply(params, ids).sum()))
+    for length in ids:
+        text = loss.trace(params, ids[length]).lower(lowering_platforms=("cuda",)).as_text()
+        assert "custom_call" in text and "tensor<2x16x2x64xbf16>" in text
+        assert re.search(r"fmha|CustomSPMDPartitioning", text) and ("tensor<2x15x2x64xbf16>" in text) is (length == 15)
+
+
+def test_what_stands_behind_an_odd_sequence_is_not_seen(monkeypatch):
+    """With XLA's attention in place of the kernel, which must be asked for even lengths."""
+    model = GPT(GPTConfig(20, 16, 1, 2, 32, dtype="bfloat16", n_unmasked=4))
+    ids = jax.random.randint(jax.random.key(1), (2, 15), 0, 20)
+    params = model.init(jax.random.key(0), ids)
+    expected = model.apply(params, ids)
+    attend, asked = jax.nn.dot_product_attention, []
+
+    def kernel(query: jax.Array, *arrays: jax.Array, implementation: str, **options: object) -> jax.Array:
+        asked.append((query.shape[1], implementation))
+        return attend(query, *arrays, implementation="xla", **options)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    fused = GPT(dataclasses.replace(model.config, attention="cudnn"))
+    np.testing.assert_allclose(fused.apply(params, ids), expected, atol=1e-2)
+    assert asked == [(16, "cudnn")]

@@ -49,6 +49,7 @@ def test_create():
     [words], _ = pod("create", **SLICE, TPU_TYPE="v5p-64", SPOT="1")
     assert words[4:6] == ["create", "slice-7"]
     assert {"--accelerator-type=v5p-64", "--version=v2-alpha-tpuv5", "--spot"} <= set(words)
+    assert "--version=v2-alpha-tpuv6e" in pod("create", **SLICE, TPU_TYPE="v6e-16")[0][0]
     [words], _ = pod("create", **SLICE, TPU_TYPE="v9-8", TPU_VERSION="new")
     assert "--version=new" in words and "--spot" not in words
     assert "TPU_VERSION" in pod("create", **SLICE, TPU_TYPE="v9-8", code=2)[1]
@@ -106,6 +107,21 @@ def test_a_worker_finds_the_others(tmp_path, endpoints):
         command = ["bash", script, stage, "--config=c.py"]
         found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30)
         assert found.stdout == f"10.0.0.4:99 2 1 {program} --config=c.py\n"
+
+
+@pytest.mark.parametrize(("setting", "windowed"), [({}, False), ({"WINDOWED_EINSUM": "1"}, True)])
+def test_a_worker_sets_the_flags_of_the_compiler(tmp_path, setting, windowed):
+    (tmp_path / "scripts").mkdir()
+    script = tmp_path / "scripts" / "tpu_worker.sh"
+    script.write_text((SCRIPTS / script.name).read_text())
+    stand_in(tmp_path / "bin", "curl", 'case "${@: -1}" in */agent-worker-number) echo 0;; *) echo a;; esac')
+    stand_in(tmp_path / ".venv" / "bin", "python", 'echo "$LIBTPU_INIT_ARGS"')
+    environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "LIBTPU_INIT_ARGS": "--mine=1", **setting}
+    command = ["bash", script, "vqgan", "--config=c.py"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=30).stdout
+    flags = found.split()
+    assert "--xla_tpu_run_space_to_batch=false" in flags and flags[-1] == "--mine=1"
+    assert ("--xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000" in flags) is not windowed
 
 
 def slurm(tmp_path: Path, training: str, *arguments: str) -> subprocess.Popen:

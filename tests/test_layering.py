@@ -32,13 +32,15 @@ TABLE: tuple[tuple[int, tuple[str, ...]], ...] = (
     (3, ("taming_jax/two_stage.py", "taming_jax/convert")),
     (4, ("taming_jax/data/inspection.py",)),
     (4, ("taming_jax/training", "taming_jax/sampling", "taming_jax/convert/original")),
-    (5, ("taming_jax/experiment.py",)),
+    (5, ("taming_jax/experiment.py", "taming_jax/convert/formats")),
     (6, ("taming_jax/trained",)),
-    (7, ("taming_jax/drawing",)),
-    (8, ("taming_jax/evaluate.py", "taming_jax/encode_dataset.py", "taming_jax/codes_used.py")),
-    (8, ("taming_jax/inspect_data.py",)),
-    (8, ("taming_jax/convert/__main__.py",)),
+    (7, ("taming_jax/drawing", "taming_jax/compiling")),
+    (8, ("taming_jax/quality",)),
+    (8, ("taming_jax/encode_dataset.py", "taming_jax/codes_used.py")),
+    (8, ("taming_jax/inspect_data.py", "taming_jax/compile_for.py")),
+    (8, ("taming_jax/convert/__main__.py", "taming_jax/page")),
     (8, ("taming_jax/__init__.py",)),  # lazily: importing the package must cost nothing
+    (9, ("taming_jax/evaluate.py",)),
     (9, (*SCRIPTS, "configs")),
 )
 LEVELS = {place: number for number, places in TABLE for place in places}
@@ -50,9 +52,11 @@ OWNERS = {
     "clu.metric_writers": ("taming_jax/training/report.py",),
     "clu.periodic_actions": ("taming_jax/training/report.py",),
     "torch": ("taming_jax/data/prepare.py",),
+    "libtpu": ("taming_jax/compiling",),
     "orbax": ("taming_jax/checkpoint",),
     "ml_collections": ("taming_jax/cli.py", "configs", *SCRIPTS),
     "absl.flags": ("taming_jax/cli.py",),
+    "matplotlib": ("taming_jax/quality/sweep.py",),
 }
 
 

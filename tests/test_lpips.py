@@ -13,6 +13,7 @@ from golden import close, lpips_params, random_vgg16
 from taming_jax.convert.__main__ import main
 from taming_jax.convert.lpips import convert_lpips
 from taming_jax.models.lpips import LPIPS, load_lpips, unit_length
+from taming_jax.nn.conv import SAME3, conv2d, conv3x3
 
 RS = np.random.RandomState(0)
 
@@ -165,3 +166,17 @@ def test_the_command_ends_with_the_error_alone():
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 1
     assert result.stderr.strip() == "error: there is no file none.pth"
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (2, 2), (2, 5), (4, 4), (5, 4)])
+def test_small_maps_as_a_product_are_convolved_all_the_same(sides):
+    """Forwards and backwards; (5, 4) is convolved by XLA itself."""
+    rng = np.random.RandomState(0)
+    x, kernel = (jnp.asarray(rng.randn(*shape), jnp.float32) for shape in ((2, *sides, 6), (3, 3, 6, 5)))
+    ours, plain = conv3x3, lambda x, kernel: conv2d(x, kernel, padding=SAME3)
+    np.testing.assert_allclose(ours(x, kernel), plain(x, kernel), rtol=1e-5, atol=1e-5)
+    grads = [jax.grad(lambda *a, f=f: jnp.sin(f(*a)).sum(), argnums=(0, 1))(x, kernel) for f in (ours, plain)]
+    for a, b in zip(*grads):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    convolutions = str(jax.make_jaxpr(ours)(x, kernel)).count("conv_general")
+    assert convolutions == (sides == (5, 4))

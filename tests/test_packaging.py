@@ -66,7 +66,8 @@ PACKAGE = ("taming_jax", "configs", "train_vqgan.py", "train_transformer.py", "s
 
 
 @pytest.mark.parametrize(
-    ("places", "extras"), [(PACKAGE, ("data", "prepare")), (("tests",), ("data", "prepare", "dev"))]
+    ("places", "extras"),
+    [(PACKAGE, ("data", "prepare", "hub", "pods", "plots")), (("tests",), ("data", "prepare", "dev"))],
 )
 def test_what_is_imported_is_declared(places, extras):
     names = declared(*extras)
@@ -134,8 +135,9 @@ def test_the_wheel_is_what_is_imported(unpacked_wheel, tmp_path):
 
 
 def test_the_wheel_holds_every_file_of_the_package(unpacked_wheel):
-    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "taming_jax").rglob("*.py")}
-    assert {path.relative_to(unpacked_wheel).as_posix() for path in unpacked_wheel.rglob("*.py")} == files
+    for kind in ("*.py", "*.html", "*.npz"):
+        files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "taming_jax").rglob(kind)}
+        assert files and {path.relative_to(unpacked_wheel).as_posix() for path in unpacked_wheel.rglob(kind)} == files
 
 
 @pytest.mark.parametrize(
@@ -143,9 +145,11 @@ def test_the_wheel_holds_every_file_of_the_package(unpacked_wheel):
     [
         ("encode_dataset", "--crops"),
         ("evaluate", "--workdir"),
+        ("compile_for", "--slice"),
         ("codes_used", "--min_count"),
         ("convert", "--export"),
         ("data.prepare", "--images"),
+        ("page", "--port"),
     ],
 )
 def test_commands_work_without_the_checkout(unpacked_wheel, tmp_path, module, option):

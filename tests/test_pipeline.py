@@ -11,6 +11,7 @@ from PIL import Image
 
 from taming_jax.data import demo
 from taming_jax.data.config import SOURCES, DataConfig, Needs
+from taming_jax.data.demo import landscape_kinds
 from taming_jax.data.pipeline import (
     OPENERS,
     Prefetched,
@@ -37,7 +38,7 @@ def folder(tmp_path_factory):
     return str(path)
 
 
-@pytest.fixture(params=["demo", "folder"])
+@pytest.fixture(params=["demo", "landscapes", "folder"])
 def cfg(request, folder):
     fixed = {"source": request.param, "size": 16, "batch_size": 4, "workers": 2, "seed": 1}
     if request.param == "folder":
@@ -71,7 +72,8 @@ def test_batches_have_the_promised_shapes_and_types(cfg):
     assert batch["class_label"].shape == (4,) and batch["class_label"].dtype == np.int32
     assert set(batch) == {"image", "class_label"}
     assert num_examples(cfg, "train") == 15 and num_examples(cfg, "val") == 7
-    assert class_names(cfg) == (demo.CLASS_NAMES if cfg.source == "demo" else None)
+    names = {"demo": demo.CLASS_NAMES, "landscapes": landscape_kinds.CLASS_NAMES}
+    assert class_names(cfg) == names.get(cfg.source)
 
 
 def test_the_demo_has_every_annotation():
@@ -215,7 +217,7 @@ def test_demo_scenes_are_drawn_once_within_bounded_memory(monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"source": "pictures"}, "source='pictures' is unknown; known: demo, folder, tfds, imagenet, ffhq"),
+        ({"source": "pictures"}, "source='pictures' is unknown; known: demo, landscapes, folder, tfds, imagenet, ffhq"),
         ({"source": "folder"}, "path='', but the data source 'folder' needs it"),
         ({"size": 100_000}, "size=100000, but it must be from 16 to 4096"),
         ({"size": 0}, "size=0"),
@@ -288,13 +290,18 @@ sys.modules["tensorflow"] = sys.modules["tensorflow_datasets"] = None  # importi
 from taming_jax.data.config import DataConfig
 from taming_jax.data.pipeline import make_batches
 print(next(make_batches(DataConfig(size=32), "train"))["image"].shape)
+print(next(make_batches(DataConfig(source="landscapes", size=48), "train"))["image"].shape)
 try:
     make_batches(DataConfig(source="tfds"), "train")
 except ValueError as error:
     print(error)
 """)
     assert result.returncode == 0, result.stderr
-    assert "(8, 32, 32, 3)" in result.stdout and "pip install tensorflow-cpu" in result.stdout
+    assert (
+        "(8, 32, 32, 3)" in result.stdout
+        and "(8, 48, 48, 3)" in result.stdout
+        and "pip install tensorflow-cpu" in result.stdout
+    )
 
 
 def test_a_program_may_end_in_the_middle_of_training(folder):

@@ -293,7 +293,7 @@ def test_samples_are_judged_in_batches_of_one_size(monkeypatch):
             return ids
 
     monkeypatch.setattr(evaluate.demo, "read_class", lambda images: images)
-    assert evaluate.class_accuracy(Model(), 20, Filters(), 8) == 0.75
+    assert evaluate.class_accuracy(Model(), 20, Filters(), 8, "demo") == 0.75
     assert drawn == [(8, 0), (8, 8), (8, 16)]
 
 
@@ -462,5 +462,5 @@ def test_a_bad_command_line_ends_with_an_error_and_no_traceback(arguments, messa
 def test_unknown_keys_are_named():
     with pytest.raises(ValueError, match=r"config.model has unknown key\(s\) chanels; known keys: .*ch_mult"):
         experiment("demo_vqgan", model={"chanels": 3})
-    with pytest.raises(ValueError, match=r"unknown configuration argument 'tyni'; known: 16384, tiny"):
+    with pytest.raises(ValueError, match=r"unknown configuration argument 'tyni'; known: 16384, f8, tiny"):
         experiment("imagenet_vqgan", arg="tyni")

@@ -1,5 +1,7 @@
 """Meshes, where arrays go on them, and the sizes that are refused."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -91,3 +93,23 @@ def test_an_address_that_is_not_whole_is_refused(missing, monkeypatch):
     monkeypatch.setattr(sharding.os, "environ", {name: value for name, value in HOSTS.items() if name != missing})
     with pytest.raises(ValueError, match=f"given, but not {missing}: set all three"):
         sharding.start_distributed()
+
+
+def devices_like(kind: str, n: int) -> list[SimpleNamespace]:
+    return [SimpleNamespace(device_kind=kind, platform=kind.split()[0].lower(), process_index=0) for _ in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "batch", "warns"), [("TPU v5 lite", 96, True), ("TPU v5 lite", 128, False), ("cpu", 96, False)]
+)
+def test_batches_that_are_no_rows_of_a_tpu_are_told(kind, batch, warns, caplog):
+    devices = np.asarray(devices_like(kind, 16)).reshape(16, 1, 1)
+    mesh = SimpleNamespace(shape={"data": 16, "fsdp": 1, "tensor": 1}, devices=devices)
+    sharding.check_batch(batch, mesh)
+    assert ("better a multiple of 128" in caplog.text) is warns
+
+
+def test_batches_are_filled_up():
+    mesh = SimpleNamespace(shape={"data": 2, "fsdp": 2, "tensor": 1})
+    assert [sharding.filled_up(n, mesh) for n in (1, 4, 5)] == [4, 4, 8]
+    assert [sharding.filled_up(n, mesh, 8) for n in (1, 32, 33)] == [32, 32, 36]

@@ -69,7 +69,9 @@ def one_by_one(model, params, condition, given, keep, *, stride=1, scale=1, **fi
     """The plain sampler: row by row, for each token the whole window through the network, nothing kept."""
     (rows, columns), (h, w) = given.shape[1:], model.grid
     h, w = min(h, rows), min(w, columns)
-    forward = jax.jit(lambda ids: model.gpt.apply({"params": params}, ids))
+    spatial = condition.ndim == 3
+    layout = model.window_layout(h * w if spatial else condition.shape[1], spatial, (h, w))
+    forward = jax.jit(lambda ids: model.gpt.apply({"params": params}, ids, layout=layout))
     choose = jax.jit(token_chooser(job_of(condition, given, keep, **filters), model.n_codes))
 
     def first(place, size, length):
@@ -112,6 +114,22 @@ def test_tokens_given_a_segmentation_are_the_originals(golden):
     model, params = model_of((16, 16), gpt=ORIGINAL, codes=64), gpt_params(weights(arrays))
     ids = draw(model, params, arrays["cond_indices"].reshape(1, 20, 24), *nothing((20, 24), 1), greedy=True)
     np.testing.assert_array_equal(ids, arrays["window_tokens"])
+
+
+MODERN = {"norm": "rms", "mlp": "swiglu", "mlp_multiple": 16, "bias": False, "positions": "rotary", "kv_heads": 1}
+MODERN |= {"condition_table": True, "condition_size": 24, "qk_norm": True}
+
+
+@pytest.mark.parametrize(("grid", "kind"), [((7, 10), 1), ((6, 9), "map"), ((3, 4), 1)])
+def test_a_rotary_model_draws_what_the_sequential_sampler_draws(grid, kind):
+    """Positions are those in the window; also on a grid smaller than the training's."""
+    model = model_of(**MODERN)
+    shapes = jax.eval_shape(model.gpt.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    params = jax.tree.map(lambda leaf: leaf * 3 if leaf.ndim == 2 else leaf, drawn_like(shapes, 3))
+    condition, (given, keep) = condition_of(kind, grid), completion_of(grid)
+    ids = draw(model, params, condition, given, keep)
+    np.testing.assert_array_equal(ids, one_by_one(model, params, condition, given, keep))
+    assert len(np.unique(ids)) > 5
 
 
 def test_guidance_reads_every_window_with_and_without_its_condition(params):

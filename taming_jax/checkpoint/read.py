@@ -32,7 +32,7 @@ def saved_sums(folder: epath.Path) -> dict[str, Any]:
     return load_json(folder / "sums") if (folder / "sums").exists() else {}
 
 
-def _load_metrics(folder: epath.Path) -> dict[str, float]:
+def _metrics_of(folder: epath.Path) -> dict[str, float]:
     """The metrics that a checkpoint was saved with, if any."""
     with reading(folder):
         return load_json(folder / "metrics", "metrics") if (folder / "metrics").exists() else {}
@@ -76,7 +76,7 @@ def find_step(workdir: str, step: int | str | None = None) -> epath.Path:
         )
     if step == "best":
         settings = load_config(workdir, steps[-1]).get("train", {"monitor": ""})  # none in a converted model
-        found = {s: _load_metrics(folder / str(s)).get(settings["monitor"]) for s in steps}
+        found = {s: _metrics_of(folder / str(s)).get(settings["monitor"]) for s in steps}
         scored = {s: value for s, value in found.items() if value is not None}
         if not scored:
             raise ValueError(f"no checkpoint in {workdir!r} was saved with the monitored metric; use the newest.")
@@ -105,6 +105,11 @@ def load_config(workdir: str, step: int | str | None = None, everywhere: bool = 
         config = load_json(folder / "config")
         check(saved_sums(folder).get("config"), text_sum(config))
     return config
+
+
+def load_metrics(workdir: str, step: int | str | None = None) -> dict[str, float]:
+    """The metrics that a checkpoint was saved with, if any."""
+    return _metrics_of(find_step(workdir, step))
 
 
 def load_tree(folder: epath.Path, name: str, only: tuple[str, ...] | None = None, dtype: Any = None) -> Any:

@@ -5,7 +5,15 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from taming_jax.checkpoint.read import find_step, load_config, load_discriminator, load_params
+from taming_jax.checkpoint.portable import fetched, is_portable, read_config, read_params
+from taming_jax.checkpoint.read import (
+    find_step,
+    has_checkpoint,
+    load_config,
+    load_discriminator,
+    load_metrics,
+    load_params,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,12 +43,34 @@ class Saved:
         """That of a first stage, see `checkpoint.load_discriminator`."""
         return load_discriminator(self.path, self.step)
 
+    def metrics(self) -> dict[str, float]:
+        """The figures that it was saved with."""
+        return load_metrics(self.path, self.step)
+
+
+class Portable(Saved):
+    """A model as hubs keep it: config.json and model.safetensors. It has one step, and no discriminator."""
+
+    def load_params(self, dtype: Any = None) -> Any:
+        return read_params(self.path, dtype)
+
+    def load_discriminator(self) -> None:
+        return None
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
 
 def open_saved(path: str, step: int | str | None = None) -> Saved:
-    """The checkpoint `step` of a directory, default the newest, "best" for the best by its monitored metric.
+    """The checkpoint `step` of a directory, default the newest, "best" for the best by its monitored metric; or a model
+    as hubs keep it, in a directory or at hf://OWNER/NAME.
 
     Raises ValueError and OSError as `checkpoint.load_config`.
     """
-    path = os.path.expanduser(path)
+    path = fetched(os.path.expanduser(path))
+    if is_portable(path) and not has_checkpoint(path):
+        if step is not None:
+            raise ValueError(f"{path!r} holds one model as hubs keep it, with no step {step!r}; leave the step out.")
+        return Portable(path, 0, read_config(path))
     number = int(find_step(path, step).name)
     return Saved(path, number, load_config(path, number))

@@ -2,23 +2,52 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from taming_jax import checkpoint
 from taming_jax.convert.reader import read_state
-from taming_jax.files import read_npz
+from taming_jax.files import read_npz, whole
 
 
 @dataclass
 class Conversion:
-    """What was done: the kind of model, where it lies, the SHA-256 of each file, and notes for the user."""
+    """What was done: the kind of model, where it lies, the SHA-256 of each file, notes for the user, and in whose
+    format the model was or is."""
 
     kind: str
     path: str
     digests: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    format: str = ""
+
+
+@dataclass
+class Part:
+    """What goes into one folder of a converted model. params, discriminator: trees."""
+
+    config: dict[str, Any]
+    params: Any
+    discriminator: Any = None
+
+
+def write_parts(out: Path, parts: Mapping[str, Part], step: int = 0) -> None:
+    """All folders of a model, "" being its own, or none."""
+    with whole(out) as unfinished:
+        for folder, part in parts.items():
+            checkpoint.save_model(
+                str(unfinished / folder),
+                params=part.params,
+                config=part.config,
+                discriminator=part.discriminator,
+                step=step,
+            )
+        if out.exists():
+            out.rmdir()
 
 
 def checked_sha256(path: str | Path) -> str:
@@ -37,6 +66,13 @@ def checked_sha256(path: str | Path) -> str:
 def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of an npz file or of a PyTorch state dict (any other ending), running no code from the file."""
     return read_npz(path) if Path(path).suffix == ".npz" else read_state(path)[0]
+
+
+def save_weights(out: str | Path, arrays: dict[str, np.ndarray]) -> None:
+    """Write an npz file of arrays, whole or not at all, making its folder."""
+    Path(out).parent.mkdir(parents=True, exist_ok=True)
+    with whole(out) as unfinished, unfinished.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name

@@ -17,6 +17,7 @@ LAYOUTS: dict[str, tuple[Callable, Callable]] = {
     "same": (lambda a: a, lambda a: a),
     "convolution": (lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1)),  # (out, in, h, w)
     "linear": (lambda a: a.T, lambda a: a.T),  # (out, in)
+    "pointwise": (lambda a: a.T[None, None], lambda a: a[0, 0].T),  # (out, in) of what is a 1 x 1 convolution here
     "channels": (lambda a: a.reshape(-1), lambda a: a.reshape(1, -1, 1, 1)),  # (1, c, 1, 1)
     "batch": (lambda a: a[0], lambda a: a[None]),  # a leading axis of one
 }

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from taming_jax.convert.conversion import Conversion, checked_sha256, read_arrays
-from taming_jax.files import whole
+from taming_jax.convert.conversion import Conversion, checked_sha256, read_arrays, save_weights
 from taming_jax.models.lpips import VGG16_WIDTHS, lpips_shapes
 
 # torchvision's VGG16 also holds the classifier, which LPIPS does not use.
@@ -60,7 +59,5 @@ def convert_lpips(vgg16: str | Path, lpips: str | Path, out: str | Path) -> Conv
     """
     digests = {str(path): checked_sha256(path) for path in (vgg16, lpips)}
     arrays = vgg16_arrays(read_arrays(vgg16), str(vgg16)) | linear_arrays(read_arrays(lpips), str(lpips))
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    with whole(out) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    save_weights(out, arrays)
     return Conversion("LPIPS", str(out), digests)

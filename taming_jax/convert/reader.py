@@ -12,10 +12,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from taming_jax.convert.unpickler import Refused, Storage, Tensor, Unpickler
+from taming_jax.convert.unpickler import Refused, Settings, Storage, Tensor, Unpickler
 from taming_jax.files import first_line
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+ENTRIES = ("state_dict", "model", "module", "ema")  # where programs keep a state dict; the first that is there counts
 
 
 def _read_zip(file: BinaryIO) -> Any:
@@ -118,27 +119,36 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         raise Refused(f"it is truncated, or not a safetensors file: {first_line(error)}") from error
 
 
-def _state_of(tree: Any) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _has_arrays(state: Any) -> bool:
+    return isinstance(state, dict) and any(isinstance(value, Tensor) for value in state.values())
+
+
+def _state_of(tree: Any, entries: tuple[str, ...]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not isinstance(tree, dict):
         raise Refused(f"it holds no state dict, but {type(tree).__name__}")
-    state = tree.get("state_dict", tree)
-    if not isinstance(state, dict) or not any(isinstance(value, Tensor) for value in state.values()):
+    there = [name for name in ENTRIES if _has_arrays(tree.get(name))]
+    entry = next((name for name in entries if name in there), "")
+    state = tree.get(entry or "state_dict", tree)
+    if not _has_arrays(state):
         raise Refused("it holds no arrays by name, neither as `state_dict` nor as the whole file")
     foreign = [str(k)[:60] for k, v in state.items() if not isinstance(k, str) or not isinstance(v, Tensor)]
     if foreign:
         raise Refused(f"its state dict holds entries that are no arrays: {', '.join(foreign[:5])}")
-    extras = {}
+    extras: dict[str, Any] = {}
     if state is not tree:
-        extras = {k: v for k, v in tree.items() if isinstance(k, str) and isinstance(v, (int, float, str))}
+        extras |= {k: v for k, v in tree.items() if isinstance(k, str) and isinstance(v, (int, float, str))}
+        extras |= {"entry": entry, "entries": there}
+        extras |= {"args": tree["args"].values} if isinstance(tree.get("args"), Settings) else {}
     return {name: tensor.array() for name, tensor in state.items()}, extras
 
 
-def read_state(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_state(path: str | Path, entries: tuple[str, ...] = ENTRIES) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The state dict of a checkpoint as read-only arrays by name, and its other plain entries (epoch, global_step).
 
-    The state dict is the entry `state_dict`, or the whole file where there is none, or a safetensors file. Other
-    arrays, such as an optimizer's, are not read. Raises ValueError where the file is missing, truncated, foreign, or
-    names something that a checkpoint has no need of.
+    The state dict is the first of `entries` that is there, or the whole file where there is none, or a safetensors
+    file. Among the plain entries are `entry`, the one that was taken, `entries`, all that hold arrays, and `args`, the
+    plain values of an argparse.Namespace. Other arrays, such as an optimizer's, are not read. Raises ValueError where
+    the file is missing, truncated, foreign, or names something that a checkpoint has no need of.
     """
     path = Path(path)
     if path.is_dir():
@@ -153,7 +163,7 @@ def read_state(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]
                 return _read_safetensors(path), {}
             _refuse_foreign(start)
             tree = _read_zip(file) if start.startswith(b"PK\x03\x04") else _read_legacy(file)
-            return _state_of(tree)
+            return _state_of(tree, entries)
     except Refused as error:
         raise ValueError(f"{path}: {error}") from error
     except (MemoryError, KeyboardInterrupt):

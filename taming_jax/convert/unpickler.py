@@ -83,6 +83,14 @@ class Inert:
     def add(self, _: Any) -> None: ...
 
 
+class Settings(Inert):
+    """An argparse.Namespace, with its plain values."""
+
+    def __setstate__(self, state: Any) -> None:
+        plain = state.items() if isinstance(state, dict) else ()
+        self.values = {k: v for k, v in plain if isinstance(k, str) and isinstance(v, (int, float, str, type(None)))}
+
+
 class _Dtype(Inert):
     """A numpy type inside a pickle, for `_scalar`."""
 
@@ -132,6 +140,7 @@ KNOWN: dict[tuple[str, str], Any] = {
     ("torch._utils", "_rebuild_parameter"): _parameter,
     ("torch", "Size"): _tuple,
     ("torch", "device"): Inert,
+    ("argparse", "Namespace"): Settings,
     ("_codecs", "encode"): _encode,
     ("numpy", "dtype"): _Dtype,
     ("numpy.core.multiarray", "scalar"): _scalar,

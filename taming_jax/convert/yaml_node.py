@@ -12,8 +12,11 @@ REQUIRED = object()
 class Node:
     """Reads entries one by one; `close` refuses what is left over. `notes` collects what the user should know.
 
-    where: how the user finds it, such as `model.params.ddconfig`.
+    where: how the user finds it, such as `model.params.ddconfig`. program: whose class it belongs to, "taming", "ldm"
+    or "torch".
     """
+
+    program = "taming"
 
     def __init__(self, values: Any, where: str, notes: list[str]):
         if not isinstance(values, Mapping):
@@ -42,7 +45,8 @@ class Node:
             raise ValueError(f"{given} is not supported, only {expected!r}: {why}")
 
     def part(self, key: str, default: Any = REQUIRED) -> tuple[str, "Node"]:
-        """An entry {target: a.b.Class, params: {...}}: the class, if it is one of the original, and its settings."""
+        """An entry {target: a.b.Class, params: {...}}: the class, if it is one of the original or of latent-diffusion,
+        and its settings."""
         return target(self.take(key, default), f"{self.where}.{key}", self.notes)
 
     def close(self) -> None:
@@ -59,8 +63,12 @@ def target(values: Any, where: str, notes: list[str]) -> tuple[str, Node]:
     for key in list(node.values):
         if key != "base_learning_rate":
             node.leave(key, "the original does not read it either")
-    if not name.startswith("taming."):
-        raise ValueError(f"{where}.target={short(name)} is no class of the original, whose names begin with 'taming.'")
+    params.program = name.split(".")[0]
+    if not name.startswith(("taming.", "ldm.")) and name != "torch.nn.Identity":
+        raise ValueError(
+            f"{where}.target={short(name)} is no class of the original, whose names begin with 'taming.', or of "
+            "latent-diffusion, whose names begin with 'ldm.'"
+        )
     return name.rsplit(".", 1)[1], params
 
 

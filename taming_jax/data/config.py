@@ -8,6 +8,7 @@ from taming_jax.settings import PathText, Size, check, check_known, plain_size, 
 # By name, what `path` must name for it; empty where `path` may be left so. `pipeline.OPENERS` has what opens each.
 SOURCES = {
     "demo": "",
+    "landscapes": "",
     "folder": "images or a list file (.txt)",
     "tfds": "",
     "imagenet": "the data set",
@@ -50,14 +51,14 @@ class DataConfig:
 
     path: where the data is. folder: a folder, searched with its subfolders, or a list file (.txt); tfds: where the data
         sets are ("" is TFDS's own place) or the folder of one prepared data set; codes: a folder that
-        `taming_jax.encode_dataset` wrote; demo: not used; else the data set's own folder.
+        `taming_jax.encode_dataset` wrote; demo, landscapes: not used; else the data set's own folder.
     root: folder that the entries of a list file are relative to ("": that of the list file).
     val_path: a folder or list of its own for validation. Without it, and where the data set has no split of its own,
         `val_share` of the images is held out (those with the smallest hash of the name; tfds: the end of train).
     classes: folder, imagenet: only these: a list file (.txt) of names, or ranges of numbers without their ends, as
         "30:32,80:100"; imagenet also "rin", the animals of the paper's depth task. They are numbered anew from 0.
     name: tfds: the data set. download: tfds: may download it. shuffle_buffer: tfds: encoded images shuffled at a time.
-    n_train, n_val: number of demo scenes.
+    n_train, n_val: number of demo scenes, or of landscapes.
 
     maps: folder of label maps, n_labels: how many labels they have (0: as many as the data set is known to have),
         unlabelled: their value for "no label", which becomes 0 while all others become one more; -1: there is none.
@@ -74,8 +75,9 @@ class DataConfig:
     max_pixels: an image or map that decodes to more is left out, as a likely decompression bomb.
     resize: the smaller side of the whole image in pixels, from which `size` is cut; 0: as small as it can be.
     flip, random_crop: augmentation in training; the demo scenes need none. random_scale: how much is cut out is drawn,
-        between `size` pixels of the file and the most that `resize` allows.
-    seed: of shuffling, augmentation and demo scenes; the split does not depend on it.
+        between `size` pixels of the file and the most that `resize` allows; landscapes: how large the whole is, up to
+        `resize`.
+    seed: of shuffling, augmentation, demo scenes and landscapes; the split does not depend on it.
     workers: threads that decode; 0 is one a CPU core.
     """
 

@@ -25,6 +25,7 @@ from taming_jax.data.sources.faces import list_celebahq, list_faceshq, list_ffhq
 from taming_jax.data.sources.folder import list_folder
 from taming_jax.data.sources.imagenet import list_imagenet
 from taming_jax.data.sources.label_maps import COCO_STUFF_UNLABELLED, list_ade20k, list_coco_stuff
+from taming_jax.data.sources.landscapes import Landscapes
 from taming_jax.data.sources.open_images import list_open_images
 from taming_jax.data.sources.tfds import TfdsImages
 
@@ -39,6 +40,7 @@ def _files(find: ListOne) -> Opener:
 
 OPENERS: dict[str, Opener] = {  # what `config.SOURCES` names
     "demo": Demo,
+    "landscapes": Landscapes,
     "folder": _files(list_folder),
     "tfds": TfdsImages,
     "imagenet": _files(list_imagenet),

@@ -163,8 +163,8 @@ def tensorflow() -> Any:
         import tensorflow as tf
     except ImportError as error:
         raise ValueError(
-            "every data source but 'demo' reads through tf.data, but TensorFlow cannot be imported: "
-            "`pip install tensorflow-cpu tensorflow-datasets`, or use the source 'demo'"
+            "every data source but 'demo' and 'landscapes' reads through tf.data, but TensorFlow cannot be imported: "
+            "`pip install tensorflow-cpu tensorflow-datasets`, or use one of those two"
         ) from error
     if tf.config.get_visible_devices("GPU"):
         tf.config.set_visible_devices([], "GPU")

@@ -16,6 +16,7 @@ from taming_jax.drawing import condition_files
 from taming_jax.drawing.completion import complete, read_mask, read_picture
 from taming_jax.experiment import SampleConfig
 from taming_jax.settings import from_dict
+from taming_jax.sharding import make_mesh
 from taming_jax.trained.generator import Generator
 from taming_jax.trained.loading import load_saved
 from taming_jax.trained.sampler import Request
@@ -48,7 +49,7 @@ def open_model(
     saved = open_saved(workdir, settings.step or None)
     if saved.kind != "two_stage":
         raise ValueError(f"{workdir!r} holds no second stage, and only that can draw; name the directory of one.")
-    generator = load_saved(saved)
+    generator = load_saved(saved, mesh=make_mesh(settings.mesh), to_draw=True)
     assert isinstance(generator, Generator)
     if settings.condition and generator.model.condition.label_maps and settings.unlabelled is None:
         try:

@@ -1,4 +1,4 @@
-"""The decoder-only transformer over token ids (paper, section 3.2; the architecture of GPT-2)."""
+"""The decoder-only transformer over token ids (paper, section 3.2): the architecture of GPT-2, by settings LLaMA's."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,7 +12,9 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
-from taming_jax.nn.attention import Block, Cache, Position, layer_norm, linear
+from taming_jax.nn.attention import MLPS, NORMS, Block, Position, Rate, make_norm
+from taming_jax.nn.cache import Cache, heads_in_row
+from taming_jax.nn.rotary import Layout, Turns, rotary_turns, sequence_layout
 from taming_jax.settings import check, check_known
 from taming_jax.sharding import split_by_image, split_by_row
 
@@ -23,6 +25,7 @@ REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 ATTENTION = ("xla", "cudnn")
+POSITIONS = ("learned", "rotary")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,18 @@ class GPTConfig:
     the results of its linear layers.
     scan_layers: in training one block is compiled and looped over, with all layers' parameters in one array each; the
     program compiles faster. Loaded models have their layers apart.
+
+    norm: "layer" or "rms". mlp: "gelu", or "swiglu", whose hidden layer is 2/3 of 4 n_embd wide, rounded up to a
+    multiple of mlp_multiple. bias: whether linear layers and LayerNorms have biases; the output layer has none.
+    positions: "learned", a table; or "rotary", by row and column, with the base rotary_base: see `nn.rotary`.
+    qk_norm: queries and keys of each head are normed. kv_heads: heads of keys and values; 0: as many as n_head.
+    condition_table: the condition's ids have a table of their own, of condition_size rows, the last for a hidden
+    condition; size 0: as many as the condition needs.
+    zero_head: the output layer starts at zero.
+    mlp_dropout: of the MLP's output; None: residual_dropout. drop_path: share of sequences for which a branch of the
+    last layer is left out in training, falling linearly to 0 at the first.
+    grid: for a transformer alone with rotary positions or a condition's table, the (rows, columns) of the image's
+    tokens; what comes before them is the condition's. Within a two-stage model () is right: it knows better.
     """
 
     vocab_size: int = 0
@@ -54,9 +69,23 @@ class GPTConfig:
     attention: str = "xla"
     remat: str = ""
     scan_layers: bool = False
+    norm: str = "layer"
+    mlp: str = "gelu"
+    mlp_multiple: int = 256
+    bias: bool = True
+    positions: str = "learned"
+    rotary_base: float = 10_000.0
+    qk_norm: bool = False
+    kv_heads: int = 0
+    condition_table: bool = False
+    condition_size: int = 0
+    zero_head: bool = False
+    mlp_dropout: float | None = None
+    drop_path: float = 0.0
+    grid: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "block_size"):
+        for name in ("vocab_size", "block_size", "condition_size"):
             check(self, name, getattr(self, name) >= 0, "it must be at least 1, or 0 for what is needed")
         for name in ("n_layer", "n_head", "n_embd"):
             check(self, name, getattr(self, name) >= 1, "it must be at least 1")
@@ -68,6 +97,31 @@ class GPTConfig:
         fused = self.attention == "cudnn"
         check(self, "attention", not fused or self.dtype == "bfloat16", "it needs dtype='bfloat16'")
         check_known(self, "remat", REMAT)
+        self._check_parts()
+
+    def _check_parts(self) -> None:
+        """Of the later parts."""
+        for name, known in (("norm", NORMS), ("mlp", MLPS), ("positions", POSITIONS)):
+            check_known(self, name, known)
+        check(self, "mlp_multiple", self.mlp_multiple >= 1, "it must be at least 1")
+        check(self, "rotary_base", self.rotary_base > 1, "it must be above 1")
+        groups = self.kv_heads >= 0 and not (self.kv_heads and self.n_head % self.kv_heads)
+        check(self, "kv_heads", groups, f"it must divide n_head={self.n_head}, or be 0 for as many")
+        check(self, "mlp_dropout", self.mlp_dropout is None or 0 <= self.mlp_dropout < 1, "it is a share in [0, 1)")
+        check(self, "drop_path", 0 <= self.drop_path < 1, "it is a share in [0, 1)")
+        sized = self.condition_table or not self.condition_size
+        check(self, "condition_size", sized, "it goes with condition_table=True")
+        turns = self.positions != "rotary" or (self.n_embd // self.n_head) % 4 == 0
+        check(self, "n_embd", turns, f"rotary positions need heads whose width 4 divides, and n_head={self.n_head}")
+        whole = len(self.grid) in (0, 2) and min(self.grid, default=1) >= 1
+        check(self, "grid", whole, "it must be (rows, columns) of codes, or ()")
+        fits = not (self.grid and self.block_size) or self.conditions >= 1
+        check(self, "grid", fits, f"block_size={self.block_size} has no room for a condition before these tokens")
+
+    @property
+    def conditions(self) -> int:
+        """Tokens before those of `grid` in the longest sequence."""
+        return self.block_size + 1 - self.grid[0] * self.grid[1]
 
 
 class GPT(nn.Module):
@@ -85,45 +139,93 @@ class GPT(nn.Module):
         train: bool = False,
         last_only: bool = False,
         at: Position | None = None,
+        layout: Layout | None = None,
     ) -> Float[Array, "b _ n"] | tuple[Float[Array, "b _ n"], tuple[Cache, ...]]:
         """ids int32 (b, l) -> logits float32 (b, l, n); with `last_only`, or `at`, the place of one id, (b, 1, n).
 
         With a cache (one entry a layer, see `init_cache`) `ids` are the positions from `start` on, and the result is
-        (logits, cache). Raises ValueError when the sequence is longer than block_size, or when that is left open.
+        (logits, cache). layout: where each position of the whole sequence stands, for networks that ask; default by
+        `config.grid`. Raises ValueError when the sequence is longer than block_size, or when a size is left open.
         """
         config = self.config
-        if not (config.vocab_size and config.block_size):
+        self._check_sizes(cache, ids.shape[1] if cache is None else cache[0].key.shape[2])
+        if layout is None and (config.condition_table or config.positions == "rotary"):
+            layout = self._layout(ids.shape[1])
+        dtype = jnp.dtype(config.dtype)
+        x = split_by_image(self._embed(ids, start, layout)).astype(dtype)  # (b, l, d)
+        x = nn.Dropout(config.embedding_dropout, deterministic=not train)(x)
+        turns = self._turns(layout, start, ids.shape[1])
+        written = []
+        if cache is None:
+            x = self._blocks(x, train, turns)
+        else:
+            for i, layer_cache in enumerate(cache):
+                block = self._block(f"block_{i}")
+                x, layer_cache = block(x, cache=layer_cache, start=start, train=train, turns=turns)
+                written.append(layer_cache)
+        if at is not None:
+            x = jax.lax.dynamic_slice_in_dim(x, at, 1, axis=1)
+        x = make_norm(config.norm, "norm_out", dtype, config.bias)(x[:, -1:] if last_only else x)
+        init = nn.initializers.zeros if config.zero_head else nn.initializers.normal(0.02)
+        head = nn.Dense(config.vocab_size, use_bias=False, kernel_init=init, dtype=dtype, name="head")
+        logits = head(x).astype(jnp.float32)
+        return logits if cache is None else (logits, tuple(written))
+
+    def _check_sizes(self, cache: tuple[Cache, ...] | None, length: int) -> None:
+        config = self.config
+        if not (config.vocab_size and config.block_size and (config.condition_size or not config.condition_table)):
+            rows = f", condition_size={config.condition_size}" if config.condition_table else ""
             raise ValueError(
-                f"transformer.vocab_size={config.vocab_size} and block_size={config.block_size}: 0 is what the parts "
-                "of a two-stage model need, and a transformer alone has none; set both to at least 1."
+                f"transformer.vocab_size={config.vocab_size} and block_size={config.block_size}{rows}: 0 is what the "
+                "parts of a two-stage model need, and a transformer alone has none; set both to at least 1."
             )
         if cache is not None and config.scan_layers:
             raise ValueError("a cache goes with layers apart: use with_layers_apart(model) and unstack_layers(params).")
-        dtype = jnp.dtype(config.dtype)
-        length = ids.shape[1] if cache is None else cache[0].key.shape[2]
         if length > config.block_size:
             raise ValueError(
                 f"a sequence of {length} tokens does not fit transformer.block_size={config.block_size}; "
                 "train with a larger block_size or use a smaller image."
             )
-        embed = nn.Embed(config.vocab_size, config.n_embd, embedding_init=nn.initializers.normal(0.02), name="token")
+
+    def _layout(self, length: int) -> Layout:
+        """By `config.grid`, where the caller knows no better."""
+        config = self.config
+        if self.is_initializing():  # only shapes matter
+            return Layout(0, np.zeros((length, 2), np.float32))
+        if not config.grid:
+            raise ValueError(
+                "transformer.grid=() is open, but this network must know where tokens stand; set it to the rows and "
+                "columns of the image's tokens."
+            )
+        h, w = config.grid
+        return sequence_layout(config.conditions, None, (h, w), np.arange(h * w))
+
+    def _embed(self, ids: Int[Array, "b l"], start: Position, layout: Layout | None) -> Float[Array, "b l d"]:
+        """Rows of the tables of tokens and, where they are learned, of positions."""
+        config, init = self.config, nn.initializers.normal(0.02)
+        embed = nn.Embed(config.vocab_size, config.n_embd, embedding_init=init, name="token")
+        rows = jnp.take(split_by_row(embed.embedding), ids, axis=0)
+        if config.condition_table:
+            assert layout is not None
+            own = nn.Embed(config.condition_size, config.n_embd, embedding_init=init, name="condition_token")
+            before = start + jnp.arange(ids.shape[1]) < layout.conditions
+            mine = jnp.take(split_by_row(own.embedding), ids, axis=0, mode="clip")
+            codes = jnp.take(split_by_row(embed.embedding), ids, axis=0, mode="clip")
+            rows = jnp.where(before[None, :, None], mine, codes)
+        if config.positions == "rotary":
+            return rows
         table = self.param("position", nn.initializers.zeros, (config.block_size, config.n_embd))
         position = jax.lax.dynamic_slice_in_dim(table, start, ids.shape[1])  # (l, d)
-        rows = jnp.take(split_by_row(embed.embedding), ids, axis=0)
-        x = split_by_image(rows + position[None]).astype(dtype)  # (b, l, d)
-        x = nn.Dropout(config.embedding_dropout, deterministic=not train)(x)
-        written = []
-        if cache is None:
-            x = self._blocks(x, train)
-        else:
-            for i, layer_cache in enumerate(cache):
-                x, layer_cache = self._block(f"block_{i}")(x, cache=layer_cache, start=start, train=train)
-                written.append(layer_cache)
-        if at is not None:
-            x = jax.lax.dynamic_slice_in_dim(x, at, 1, axis=1)
-        x = layer_norm("norm_out", dtype)(x[:, -1:] if last_only else x)
-        logits = linear(config.vocab_size, "head", dtype, use_bias=False)(x).astype(jnp.float32)
-        return logits if cache is None else (logits, tuple(written))
+        return rows + position[None]
+
+    def _turns(self, layout: Layout | None, start: Position, length: int) -> Turns | None:
+        """Of the positions from `start` on, where they are rotary."""
+        config = self.config
+        if config.positions != "rotary":
+            return None
+        assert layout is not None
+        turns = rotary_turns(layout.places, config.n_embd // config.n_head, config.rotary_base)
+        return jax.lax.dynamic_slice_in_dim(jnp.asarray(turns), start, length, axis=1)
 
     def _block(self, name: str) -> Block:
         config = self.config
@@ -134,34 +236,47 @@ class GPT(nn.Module):
             config.residual_dropout,
             jnp.dtype(config.dtype),
             config.attention,
+            config.residual_dropout if config.mlp_dropout is None else config.mlp_dropout,
+            config.kv_heads,
+            config.bias,
+            config.qk_norm,
+            config.norm,
+            config.mlp,
+            config.mlp_multiple,
             name=name,
         )
 
-    def _blocks(self, x: Float[Array, "b l d"], train: bool) -> Float[Array, "b l d"]:
+    def _blocks(self, x: Float[Array, "b l d"], train: bool, turns: Turns | None) -> Float[Array, "b l d"]:
         """Through all blocks, without a cache."""
         config = self.config
+        rates = np.linspace(0, config.drop_path, config.n_layer, dtype=np.float32) if config.drop_path else None
 
-        def run(block: Block, x: Float[Array, "b l d"]) -> Float[Array, "b l d"]:
-            return split_by_image(block(x, train=train)[0])
+        def run(
+            block: Block, x: Float[Array, "b l d"], turns: Turns | None, rate: Rate | None
+        ) -> Float[Array, "b l d"]:
+            return split_by_image(block(x, train=train, turns=turns, drop_path=rate)[0])
 
         if config.remat:
             run = nn.remat(run, policy=REMAT[config.remat], prevent_cse=not config.scan_layers)
         if not config.scan_layers:
             for i in range(config.n_layer):
-                x = run(self._block(f"block_{i}"), x)
+                x = run(self._block(f"block_{i}"), x, turns, None if rates is None else rates[i])
             return x
         loop = nn.scan(
-            lambda block, x, _: (run(block, x), None),
+            lambda block, x, turns, rate: (run(block, x, turns, rate), None),
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
+            in_axes=(nn.broadcast, 0),
             length=config.n_layer,
         )
-        return loop(self._block("blocks"), x, None)[0]
+        return loop(self._block("blocks"), x, turns, None if rates is None else jnp.asarray(rates))[0]
 
     def init_cache(self, batch: int, length: int, dtype: DTypeLike | None = None) -> tuple[Cache, ...]:
         """An empty cache for `batch` sequences of up to `length` tokens, in the compute type unless told otherwise."""
         config = self.config
-        shape = (batch, config.n_head, length, config.n_embd // config.n_head)
+        heads, width = config.kv_heads or config.n_head, config.n_embd // config.n_head
+        rows = heads // heads_in_row(heads, width)
+        shape = (batch, rows, length, heads * width // rows)
         zeros = jnp.zeros(shape, dtype or config.dtype)
         return tuple(Cache(zeros, zeros) for _ in range(config.n_layer))
 

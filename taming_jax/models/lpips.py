@@ -33,7 +33,7 @@ class VGG16(nn.Module):
             if stage > 0:
                 x = nn.max_pool(x, (2, 2), (2, 2))
             for width in widths:
-                x = nn.relu(Conv(width, dtype=self.dtype, name=f"conv_{layer}")(x))
+                x = nn.relu(Conv(width, dtype=self.dtype, quick=True, name=f"conv_{layer}")(x))
                 layer += 1
             outputs.append(x)
         return outputs

@@ -29,11 +29,13 @@ class VQGANConfig:
     ch, ch_mult: width, and its multiple at each level; the factor is 2 to the number of levels less one.
     num_res_blocks: residual blocks a level (the decoder has one more).
     attn_resolutions: sides of the feature maps that get self-attention after each block.
+    attention: "vanilla", there and between the two middle blocks, or "none" anywhere.
     z_channels: width of the encoder's output; embed_dim: of the codes; n_embed: how many codes.
     edge_sigma: smoothing in pixels before edges are looked for, see `maps.edges`.
     dropout: share dropped in each residual block in training, in [0, 1).
     norm_groups: groups of every GroupNorm; must divide all widths.
     quantizer: a name in QUANTIZERS. beta, legacy_beta: weight of the quantizer's loss and on which term it lies.
+    entropy_weight: of the quantizer "normalized": of the loss by which codes are used alike, and latents near one.
     ema_decay, ema_restart_below: of the quantizer "ema", see EMAVectorQuantizer. kl_weight: of "gumbel".
     remap: the codes that are in use; ids are then places in this list. unknown: where other codes go, see Remap.
     dtype: "float32" or "bfloat16", of the convolutions; parameters, statistics, codes and output stay float32.
@@ -64,6 +66,8 @@ class VQGANConfig:
     unknown: str = "random"
     dtype: str = "float32"
     remat: bool = False
+    attention: str = "vanilla"
+    entropy_weight: float = 0.0
 
     def __post_init__(self) -> None:
         sizes = ("in_channels", "out_channels", "ch", "z_channels", "embed_dim")
@@ -81,6 +85,9 @@ class VQGANConfig:
         check_known(self, "quantizer", QUANTIZERS)
         check_known(self, "dtype", ("float32", "bfloat16"))
         check_known(self, "content", CONTENTS)
+        check_known(self, "attention", ("vanilla", "none"))
+        entropy = self.entropy_weight >= 0 and not (self.entropy_weight and self.quantizer != "normalized")
+        check(self, "entropy_weight", entropy, "it must not be negative, and goes with quantizer='normalized'")
         known = self.reads.channels or self.in_channels
         check(self, "in_channels", self.in_channels == known, f"content {self.content!r} has {known} channel(s)")
         check(self, "out_channels", self.out_channels == known, f"it must be in_channels={known}")
@@ -114,7 +121,7 @@ class VQGANConfig:
         return height // self.factor, width // self.factor
 
     def level_has_attention(self, level: int) -> bool:
-        return self.resolution // 2**level in self.attn_resolutions
+        return self.attention != "none" and self.resolution // 2**level in self.attn_resolutions
 
 
 def network_input(config: VQGANConfig, batch: Mapping[str, Any]) -> Float[Array, "b H W c"]:
@@ -158,7 +165,8 @@ class Encoder(nn.Module):
             if level < len(cfg.ch_mult) - 1:
                 h = split_by_image(downsample(cfg.ch * multiple, dtype, name=f"down_{level}_downsample")(h))
         h = block(h.shape[-1], "mid_block_0", h)
-        h = attention(name="mid_attn")(h)
+        if cfg.attention != "none":
+            h = attention(name="mid_attn")(h)
         h = block(h.shape[-1], "mid_block_1", h)
         h = nn.swish(norm(name="norm_out")(h))
         return Conv(cfg.z_channels, dtype=dtype, name="conv_out")(h)
@@ -180,7 +188,8 @@ class Decoder(nn.Module):
         dtype, block, attention, norm = _layers(cfg, train)
         h = split_by_image(Conv(cfg.ch * cfg.ch_mult[-1], dtype=dtype, name="conv_in")(z))
         h = block(h.shape[-1], "mid_block_0", h)
-        h = attention(name="mid_attn")(h)
+        if cfg.attention != "none":
+            h = attention(name="mid_attn")(h)
         h = block(h.shape[-1], "mid_block_1", h)
         for level in reversed(range(len(cfg.ch_mult))):  # levels are numbered as in the encoder: 0 is full size
             width = cfg.ch * cfg.ch_mult[level]
@@ -210,6 +219,7 @@ class VQGAN(nn.Module):
             "vq": {"beta": cfg.beta, "legacy": cfg.legacy_beta},
             "ema": {"beta": cfg.beta, "decay": cfg.ema_decay, "restart_below": cfg.ema_restart_below},
             "gumbel": {"kl_weight": cfg.kl_weight},
+            "normalized": {"beta": cfg.beta, "entropy_weight": cfg.entropy_weight},
         }
         self.quantizer = QUANTIZERS[cfg.quantizer](cfg.n_embed, cfg.embed_dim, **options[cfg.quantizer])
 

@@ -15,6 +15,8 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float, Int, Key, Shaped
 
+from taming_jax.nn.extremes import argmax, argmin
+
 Latents = Float[Array, "*grid d"]
 Temperature = Float[Array, ""] | float
 
@@ -34,7 +36,7 @@ def nearest(z: Float[Array, "*b c"], codebook: Float[Array, "n c"]) -> Int[Array
     # with thousands of near entries that changes ids.
     dots = jnp.einsum("...c,nc->...n", z, codebook, precision=lax.Precision.HIGHEST)
     lengths = jnp.sum(codebook**2, axis=-1).reshape((1,) * (z.ndim - 1) + (-1,))
-    return jnp.argmin(lengths - 2 * dots, axis=-1).astype(jnp.int32)
+    return argmin(lengths - 2 * dots)
 
 
 def count_codes(
@@ -126,6 +128,59 @@ def ema_codebook(averages: dict[str, Array]) -> Float[Array, "n c"]:
     return averages["total"] / smoothed[:, None]
 
 
+class NormalizedQuantizer(VectorQuantizer):
+    """Codes and latents of length 1, so that the nearest code is that of the smallest angle (Yu et al. 2022, arXiv
+    2110.04627, section 3.2); made for few channels.
+
+    The loss is that of codes and commitment, the latter times `beta`, and `entropy_weight` times the entropy of each
+    latent's choice less that of the average choice (Yu et al. 2024, arXiv 2310.05737, section 3.1), where choices are a
+    softmax over codes at the temperature of 0.01. Arithmetic in float32.
+    """
+
+    entropy_weight: float = 0.0
+
+    def setup(self) -> None:
+        def uniform(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "n c"]:
+            return unit_length(jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0))
+
+        self.codebook = self.param("codebook", uniform, (self.n_embed, self.embed_dim))
+
+    def __call__(self, z: Latents, *, train: bool = False, temperature: Temperature = 1.0) -> Quantized:
+        z, codes = unit_length(z.astype(jnp.float32)), unit_length(self.codebook)
+        ids = nearest(lax.stop_gradient(z), lax.stop_gradient(codes))
+        zq = jnp.take(codes, ids, axis=0, mode="clip")
+        metrics = {"codebook_loss": jnp.mean((zq - lax.stop_gradient(z)) ** 2)}
+        metrics["commit_loss"] = self.beta * jnp.mean((lax.stop_gradient(zq) - z) ** 2)
+        loss = metrics["codebook_loss"] + metrics["commit_loss"]
+        if self.entropy_weight:
+            metrics["entropy_loss"] = self.entropy_weight * choice_entropy(z, codes)
+            loss = loss + metrics["entropy_loss"]
+        return Quantized(z + lax.stop_gradient(zq - z), ids, loss, metrics)
+
+    def lookup(self, ids: Int[Array, "*b"]) -> Float[Array, "*b c"]:
+        """The entries of ids in [0, n)."""
+        return jnp.take(unit_length(self.codebook), ids, axis=0, mode="clip")
+
+
+def unit_length(x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+    """Vectors divided by their length; one of length zero stays, with a gradient of zero."""
+    squares = jnp.sum(x**2, axis=-1, keepdims=True)
+    safe = jnp.where(squares > 0, squares, 1.0)
+    return x / jnp.maximum(jnp.sqrt(safe), 1e-12)
+
+
+def choice_entropy(z: Float[Array, "*b c"], codes: Float[Array, "n c"], temperature: float = 0.01) -> Float[Array, ""]:
+    """Mean entropy of each latent's choice among the codes less the entropy of the mean choice, in nats."""
+    z = z.reshape(-1, z.shape[-1])
+    dots = jnp.einsum("mc,nc->mn", z, codes, precision=lax.Precision.HIGHEST)
+    distances = jnp.sum(z**2, axis=1, keepdims=True) + jnp.sum(codes**2, axis=1)[None] - 2 * dots
+    logits = -distances / temperature
+    choice = jax.nn.softmax(logits)
+    average = jnp.mean(choice, axis=0)
+    each = -jnp.mean(jnp.sum(choice * jax.nn.log_softmax(logits), axis=1))
+    return each + jnp.sum(average * jnp.log(average + 1e-5))
+
+
 class GumbelQuantizer(nn.Module):
     """Codes as the classes of a categorical latent (Gumbel-softmax: Jang et al. 2017, Maddison et al. 2017).
 
@@ -149,11 +204,11 @@ class GumbelQuantizer(nn.Module):
         metrics = {"kl": divergence}
         loss = self.kl_weight * divergence
         if not train:
-            ids = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            ids = argmax(logits)
             return Quantized(self.lookup(ids), ids, loss, metrics)
         noise = jax.random.gumbel(self.make_rng("quantize"), logits.shape)
         soft = jax.nn.softmax((logits + noise) / temperature)
-        ids = jnp.argmax(soft, axis=-1).astype(jnp.int32)
+        ids = argmax(soft)
         hard = soft + lax.stop_gradient(jax.nn.one_hot(ids, self.n_embed) - soft)
         metrics["temperature"] = jnp.asarray(temperature, jnp.float32)
         return Quantized(jnp.einsum("bhwn,nc->bhwc", hard, self.codebook), ids, loss, metrics)
@@ -213,4 +268,9 @@ class Remap:
         return used[jnp.where(ids < len(self.used), ids, 0)]
 
 
-QUANTIZERS: dict[str, Any] = {"vq": VectorQuantizer, "ema": EMAVectorQuantizer, "gumbel": GumbelQuantizer}
+QUANTIZERS: dict[str, Any] = {
+    "vq": VectorQuantizer,
+    "ema": EMAVectorQuantizer,
+    "gumbel": GumbelQuantizer,
+    "normalized": NormalizedQuantizer,
+}

@@ -11,6 +11,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Int, Key
 
 from taming_jax.models.gpt import GPT, cast_layers
+from taming_jax.nn.rotary import Layout
 from taming_jax.sampling.filters import TracedFilters, draw, guide
 from taming_jax.two_stage import TwoStage
 
@@ -43,7 +44,7 @@ def sample(model: TwoStage, params: Any, job: Job) -> Int[Array, "b h w"]:
     condition = condition.reshape(condition.shape[0], -1)
     given, keep = model.to_sequence(job.given), model.to_sequence(job.keep)  # (b, l)
     choose = token_chooser(job, model.n_codes)
-    return model.to_grid(draw_sequence(model.gpt, params, condition, places, given, keep, choose))
+    return model.to_grid(draw_sequence(model.gpt, params, condition, places, given, keep, choose, model.layout))
 
 
 def seen_conditions(model: TwoStage, job: Job) -> Int[Array, "b ..."]:
@@ -77,24 +78,26 @@ def draw_sequence(
     given: Int[Array, "b l"],
     keep: Bool[Array, "b l"],
     choose: Callable[[Array, Array], Array],
+    layout: Layout | None = None,
 ) -> Int[Array, "b l"]:
     """Continue the prefix by l tokens, of which those where `keep` is True are `given`.
 
     choose: logits (rows, n) and the token's entry of places -> ids (b,). The prefix may have a multiple of b rows,
-    each image's next to one another: all of them go on with the image's tokens.
+    each image's next to one another: all of them go on with the image's tokens. layout: of prefix and tokens, as `GPT`
+    takes it.
     """
     params = cast_layers(params, gpt.config.dtype)
     rows, k = prefix.shape
     lengths = cache_lengths(k, len(places) - 1)
     cache = gpt.init_cache(rows, lengths[0])
-    logits, cache = gpt.apply({"params": params}, prefix, cache=cache, start=0, last_only=True)
+    logits, cache = gpt.apply({"params": params}, prefix, cache=cache, start=0, last_only=True, layout=layout)
     token = jnp.where(keep[:, 0], given[:, 0], choose(logits[:, 0], places[0]))
 
     def advance(carry: tuple[Array, Any], xs: tuple[Array, ...]) -> tuple[tuple[Array, Any], Array]:
         token, cache = carry
         position, place, given_here, keep_here = xs
         tokens = jnp.repeat(token, rows // len(token))[:, None]
-        logits, cache = gpt.apply({"params": params}, tokens, cache=cache, start=position)
+        logits, cache = gpt.apply({"params": params}, tokens, cache=cache, start=position, layout=layout)
         token = jnp.where(keep_here, given_here, choose(logits[:, 0], place))
         return (token, cache), token
 
@@ -115,6 +118,6 @@ def cache_lengths(prefix: int, tokens: int) -> list[int]:
     return [prefix + round(tokens * part / parts) for part in range(1, parts + 1)]
 
 
-def _longer(kept: Float[Array, "b heads L c"], length: int) -> Float[Array, "b heads {length} c"]:
+def _longer(kept: Float[Array, "b rows L c"], length: int) -> Float[Array, "b rows {length} c"]:
     """A cache with room for `length` positions."""
     return jnp.pad(kept, ((0, 0), (0, 0), (0, length - kept.shape[2]), (0, 0)))

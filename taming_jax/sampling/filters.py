@@ -12,15 +12,18 @@ from flax import struct
 from jax import Array
 from jaxtyping import Float, Int, Key
 
+from taming_jax.nn.extremes import argmax
 from taming_jax.settings import check_known
 
 Number = Float[Array, ""] | float
 
-# How strong guidance is along the drawing of an image: progress in [0, 1] -> share of the way from 1 to the full scale.
+# How strong guidance is along the drawing of an image: (number of each token, n, power) -> share of the way from 1 to
+# the full scale. The last one's is 1, but with "power-cosine" (RAR, arXiv 2411.00776), which divides by n.
 SCHEDULES = {
-    "constant": lambda progress: np.ones_like(progress),
-    "linear": lambda progress: progress,
-    "cosine": lambda progress: (1 - np.cos(np.pi * progress)) / 2,
+    "constant": lambda step, n, power: np.ones(n),
+    "linear": lambda step, n, power: step / max(1, n - 1),
+    "cosine": lambda step, n, power: (1 - np.cos(np.pi * (step / max(1, n - 1)))) / 2,
+    "power-cosine": lambda step, n, power: (1 - np.cos(np.pi * (step / n) ** power)) / 2,
 }
 
 
@@ -46,7 +49,9 @@ class Filters:
 
     guidance: 1 is the model as it is; above, logits are moved on from those without the condition, so that images obey
     more and vary less. For models trained with condition dropout. guidance_schedule: a name of SCHEDULES; "constant"
-    from the first token on, "linear" and "cosine" rising from 1 to `guidance`.
+    from the first token on, "linear", "cosine" and "power-cosine" rising from 1 to `guidance`, the last the later the
+    larger guidance_power. guidance_interval: (first, end), which tokens of an image are guided, in the order in which
+    they are drawn, as in a slice; () for all. LlamaGen's `cfg_interval` of n is (0, n + 2).
     temperature: logits are divided by it; below 1 bolder, above 1 more varied; 0 is greedy (always the likeliest).
     top_k: only the k likeliest tokens can be drawn; None or a k of at least the vocabulary keeps all.
     top_p: of these, only the likeliest that together just exceed the probability p; None or 1 keeps all.
@@ -59,6 +64,8 @@ class Filters:
     top_p: float | None = None
     guidance: float = 1.0
     guidance_schedule: str = "constant"
+    guidance_power: float = 1.0
+    guidance_interval: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         t, k, p, g = self.temperature, self.top_k, self.top_p, self.guidance
@@ -71,6 +78,12 @@ class Filters:
         if not _is(g, Real) or not math.isfinite(g) or g < 0:
             raise ValueError(f"guidance={g!r}, but it must be finite and at least 0; 1 switches it off.")
         check_known(self, "guidance_schedule", SCHEDULES)
+        power, interval = self.guidance_power, self.guidance_interval
+        if not _is(power, Real) or not math.isfinite(power) or power <= 0:
+            raise ValueError(f"guidance_power={power!r}, but it must be finite and above 0.")
+        whole = all(_is(place, Integral) for place in interval)
+        if interval and (len(interval) != 2 or not whole or not 0 <= interval[0] < interval[1]):
+            raise ValueError(f"guidance_interval={interval!r}, but it must be (first, end) of the tokens, or ().")
 
     @property
     def greedy(self) -> bool:
@@ -81,9 +94,11 @@ class Filters:
         indices 0..l-1; None where there is no guidance."""
         if self.guidance == 1:
             return None
-        progress = np.arange(len(order)) / max(1, len(order) - 1)
-        scales = np.empty(len(order), np.float32)
-        scales[order] = 1 + (self.guidance - 1) * SCHEDULES[self.guidance_schedule](progress)
+        n, scales = len(order), np.empty(len(order), np.float32)
+        steps = np.arange(n)
+        share = SCHEDULES[self.guidance_schedule](steps, n, self.guidance_power)
+        first, end = self.guidance_interval or (0, n)
+        scales[order] = 1 + (self.guidance - 1) * np.where((steps >= first) & (steps < end), share, 0.0)
         return scales
 
     def traced(self, order: Int[np.ndarray, " l"]) -> TracedFilters:
@@ -155,10 +170,11 @@ def draw(
     """
     logits = logits.astype(jnp.float32)
     if greedy:
-        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return argmax(logits)
     # Shifted first, so that dividing by a tiny temperature overflows towards -inf only.
     logits = (logits - jnp.max(logits, axis=-1, keepdims=True)) / temperature
-    return jax.vmap(jax.random.categorical)(keys, filter_logits(logits, top_k, top_p)).astype(jnp.int32)
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)  # as jax.random.categorical draws it
+    return argmax(noise + filter_logits(logits, top_k, top_p))
 
 
 def _is(value: object, kind: type) -> bool:

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from taming_jax.models.gpt import GPT, GPTConfig, cast_layers
 from taming_jax.nn.attention import Position
+from taming_jax.nn.cache import as_rows
 from taming_jax.sampling.decode import Job, seen_conditions, token_chooser
 from taming_jax.sampling.wavefront import Op, Schedule, check_stride, make_schedule
 from taming_jax.two_stage import TwoStage
@@ -35,10 +36,10 @@ def sample_window(model: TwoStage, params: Any, job: Job, schedule: Schedule | N
 
 def start_walk(model: TwoStage, job: Job, schedule: Schedule) -> Walk:
     """What a walk over the grid carries from step to step, before the first: the ids (b, H, W), and the keys and values
-    that are kept, each (entries, b or, with guidance, 2 b, heads, L, c)."""
+    that are kept, each (entries, b or, with guidance, 2 b, L, d): flat, so that what is written lies as it is read."""
     _check_shapes(schedule, job.condition.shape, job.given.shape)
     rows = len(job.given) * (1 if job.filters.guidance is None else 2)
-    cache = jax.eval_shape(lambda: model.gpt.init_cache(rows, schedule.length))
+    cache = jax.eval_shape(lambda: jax.tree.map(_flat, model.gpt.init_cache(rows, schedule.length)))
     kept = jax.tree.map(lambda array: jnp.zeros((schedule.entries, *array.shape), array.dtype), cache)
     return jnp.where(job.keep, job.given, 0), kept
 
@@ -49,13 +50,14 @@ def go_on(
     """The steps from `first` to before `last` of `schedule.steps`, so that a caller can show how far it is."""
     gpt, choose = _gpt(model, schedule), token_chooser(job, model.n_codes)
     params, condition = cast_layers(params, gpt.config.dtype), seen_conditions(model, job)
+    layout = model.window_layout(schedule.condition, condition.ndim == 3, schedule.window)
 
     def read(ids: Int[Array, "b H W"], op: Op, tokens: int, cache: Any, start: Position) -> tuple[Array, Any]:
-        """Read one window's positions from `start` on -> the token drawn (b,), their keys and values."""
+        """Read one window's positions from `start` on -> the token drawn (b,), their keys and values, flat."""
         sequence = _sequence(jnp.repeat(ids, len(condition) // len(ids), axis=0), condition, op, schedule)
         inputs = jax.lax.dynamic_slice_in_dim(sequence, start, tokens, axis=1)
-        logits, cache = gpt.apply({"params": params}, inputs, cache=cache, start=start, at=op.at)
-        new = jax.tree.map(lambda array: jax.lax.dynamic_slice_in_dim(array, start, tokens, axis=2), cache)
+        logits, cache = gpt.apply({"params": params}, inputs, cache=cache, start=start, at=op.at, layout=layout)
+        new = jax.tree.map(lambda array: _flat(jax.lax.dynamic_slice_in_dim(array, start, tokens, axis=2)), cache)
         drawn = choose(logits[:, 0], op.row * schedule.grid[1] + op.column)
         return jnp.where(job.keep[:, op.row, op.column], ids[:, op.row, op.column], drawn), new
 
@@ -67,7 +69,7 @@ def go_on(
             one = lambda op: read(ids, op, tokens, gpt.init_cache(len(condition), tokens), 0)
             drawn, new = _over_group(one, op)
         else:
-            one = lambda op, cache: read(ids, op, tokens, cache, op.start)
+            one = lambda op, cache: read(ids, op, tokens, _as_cache(gpt, cache), op.start)
             drawn, new = _over_group(one, op, _fetch(kept, op.entry))
         return ids.at[:, op.row, op.column].set(drawn.T, mode="drop"), _store(kept, new, op.entry, op.start)
 
@@ -75,7 +77,8 @@ def go_on(
         for kind, passes in enumerate(schedule.passes):
             ops, bounds = jax.tree.map(jnp.asarray, (passes.ops, passes.bounds))
             chunk = lambda c, walk, kind=kind, ops=ops: run(kind, jax.tree.map(lambda field: field[c], ops), walk)
-            walk = jax.lax.fori_loop(bounds[t], bounds[t + 1], chunk, walk)
+            with jax.named_scope(f"pass_{kind}"):
+                walk = jax.lax.fori_loop(bounds[t], bounds[t + 1], chunk, walk)
         return walk
 
     return jax.lax.fori_loop(first, last, step, walk)
@@ -154,7 +157,8 @@ def check_condition(model: TwoStage, condition: tuple[int, ...], given: tuple[in
 def cache_bytes(config: GPTConfig, schedule: Schedule, images: int) -> int:
     """Memory for the keys and values of `images` images drawn at once (with guidance each counts twice): most of what
     sampling takes beside the parameters. Less with keep_columns=False, a stride above 1 or fewer images."""
-    a_position = 2 * config.n_layer * config.n_embd * jnp.dtype(config.dtype).itemsize
+    share = (config.kv_heads or config.n_head) / config.n_head
+    a_position = int(2 * config.n_layer * config.n_embd * share) * jnp.dtype(config.dtype).itemsize
     return images * schedule.entries * schedule.length * a_position
 
 
@@ -208,10 +212,21 @@ def _fetch(kept: Any, entries: Int[Array, " g"]) -> Any:
     return jax.tree.map(lambda array: jnp.stack([array[entry] for entry in entries]), kept)
 
 
+def _flat(array: Float[Array, "b rows l c"]) -> Float[Array, "b l _"]:
+    """Keys or values with all heads side by side."""
+    return array.swapaxes(1, 2).reshape(array.shape[0], array.shape[2], -1)
+
+
+def _as_cache(gpt: GPT, kept: Any) -> Any:
+    """The way back, to the cache that the network reads."""
+    shapes = jax.eval_shape(lambda: gpt.init_cache(1, 1))
+    return jax.tree.map(lambda array, shape: as_rows(array[:, :, None], shape.shape[1]), kept, shapes)
+
+
 def _store(kept: Any, new: Any, entries: Int[Array, " g"], starts: Int[Array, " g"]) -> Any:
-    """Write new keys and values (g, b, heads, tokens, c) from `starts` on; slice by slice, so in place."""
+    """Write new keys and values (g, b, tokens, d) from `starts` on; slice by slice, so in place."""
     for g in range(entries.shape[0]):
-        place = (entries[g], 0, 0, starts[g], 0)
+        place = (entries[g], 0, starts[g], 0)
         write = lambda array, part, g=g, place=place: jax.lax.dynamic_update_slice(array, part[g : g + 1], place)
         kept = jax.tree.map(write, kept, new)
     return kept

@@ -99,17 +99,26 @@ class FirstStageEvaluation:
         """Means over the images: psnr (dB), ssim, l1, and lpips where its weights are there; for label maps accuracy,
         the share of pixels of the right label. Of the codes: usage (share of the codebook that occurs) and
         perplexity."""
-        batches = _validation(self.data, self.needs, self.mesh)
-        found = (self._evaluate(params, batch, self.lpips_params)[0] for batch in batches)
+        found = [self.evaluate(params, batch)[0] for batch in self.batches()]
         return _figures(functools.reduce(FirstStageMetrics.merge, found))
+
+    def batches(self) -> Iterator[dict[str, jax.Array]]:
+        """The validation split."""
+        return _validation(self.data, self.needs, self.mesh)
+
+    def evaluate(self, params: Any, batch: Mapping[str, jax.Array]) -> tuple[FirstStageMetrics, jax.Array]:
+        """(what is measured of a batch, its reconstruction (b, H, W, c)), see `make_image_eval`."""
+        with jax.set_mesh(self.mesh):  # see `sharding.split_by_image`
+            return self._evaluate(params, batch, self.lpips_params)
 
     def pictures(self, params: Any) -> Pictures:
         """Held-out images and their "reconstructions", alternating rows of `columns`."""
-        batch = next(_validation(self.data, self.needs, self.mesh))
-        _, reconstruction = self._evaluate(params, batch, self.lpips_params)
-        valid = _shown(batch)
-        inputs = _whole(self._read(batch))
-        images = _rows(*(self.model.config.reads.picture(x[valid]) for x in (inputs, _whole(reconstruction))))
+        batch = next(self.batches())
+        _, reconstruction = self.evaluate(params, batch)
+        with jax.set_mesh(self.mesh):
+            inputs = self._read(batch)
+        valid, inputs = _shown(batch), whole(inputs)
+        images = _rows(*(self.model.config.reads.picture(x[valid]) for x in (inputs, whole(reconstruction))))
         return {"reconstructions": (images, None)}
 
 
@@ -129,18 +138,23 @@ class GeneratorEvaluation:
 
     def __call__(self, params: Any) -> dict[str, float]:
         """nll: nats per token; bits_per_token."""
-        stages, batches = self.sampler.stages.params, _validation(self.data, self.needs, self.mesh)
-        found = (self._evaluate(params, stages, batch) for batch in batches)
+        stages, batches = self.sampler.stages.params, self.batches()
+        with jax.set_mesh(self.mesh):  # see `sharding.split_by_image`
+            found = [self._evaluate(params, stages, batch) for batch in batches]
         return _figures(functools.reduce(TokenMetrics.merge, found, TokenMetrics()))
+
+    def batches(self) -> Iterator[dict[str, jax.Array]]:
+        """The validation split."""
+        return _validation(self.data, self.needs, self.mesh)
 
     def pictures(self, params: Any, filters: Filters) -> Pictures:
         """The "samples", below their conditions where these can be drawn and above the images that have them, and
         "completions" of the upper half of held-out images, below the originals' reconstructions."""
         params, sampler, condition = unstack_layers(params), self.sampler, self.sampler.model.condition
         first_stage = sampler.stages.first_stage
-        batch = next(_validation(self.data, self.needs, self.mesh))
+        batch = next(self.batches())
         valid = _shown(batch)
-        shown = {key: _whole(value)[valid][:PICTURES] for key, value in batch.items()}
+        shown = {key: whole(value)[valid][:PICTURES] for key, value in batch.items()}
         if "codes" in shown:  # in place of the images
             ids = shown["codes"]
             truth = np.asarray(first_stage.decode(ids))
@@ -212,7 +226,7 @@ def _require_images(data: DataConfig, needs: Needs) -> None:
         raise ValueError("the validation split has no images; raise config.data.val_share or set config.data.val_path.")
 
 
-def _whole(array: jax.Array) -> np.ndarray:
+def whole(array: jax.Array) -> np.ndarray:
     """A global array as numpy on every process."""
     if array.is_fully_addressable:
         return np.asarray(array)
@@ -223,7 +237,7 @@ def _whole(array: jax.Array) -> np.ndarray:
 
 def _shown(batch: Mapping[str, jax.Array]) -> np.ndarray:
     """Which images of a batch to draw: those that are no padding; all where none is, so that there is a picture."""
-    valid = _whole(batch["valid"])
+    valid = whole(batch["valid"])
     return valid if valid.any() else np.ones_like(valid)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,12 +11,17 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from taming_jax import sharding
+from taming_jax.checkpoint import Saved
 from taming_jax.models.vqgan import VQGAN, VQGANConfig, network_input
 from taming_jax.trained import tiles
+from taming_jax.trained.pretrained import save_pretrained
 
 
 class FirstStage:
-    """A trained VQGAN: images to ids and back. `model` is the Flax module, `params` its parameters."""
+    """A trained VQGAN: images to ids and back. `model` is the Flax module, `params` its parameters, `saved` the
+    checkpoint that it was loaded from."""
+
+    saved: Saved | None = None
 
     def __init__(self, model: VQGAN, params: Any, mesh: jax.sharding.Mesh | None = None):
         self.model, self.mesh = model, mesh or sharding.make_mesh()
@@ -97,6 +103,12 @@ class FirstStage:
         images = config.reads.check(images, config.in_channels, config.content)
         height, width = images.shape[1:3]
         return self.decode(self.encode(pad_to_multiple(images, config.factor)))[:, :height, :width]
+
+    def save_pretrained(self, folder: str | Path, **card: Any) -> None:
+        """Write the model as hubs keep it: config.json, model.safetensors and a model card,
+        README.md; `taming_jax.load` opens it. card: licence, data, metrics, words, see `pretrained.save_pretrained`.
+        Raises ValueError where the folder holds something already, or the model was not loaded."""
+        save_pretrained(folder, {"": (self.params, self.saved)}, **card)
 
 
 def pad_to_multiple(images: np.ndarray, factor: int) -> np.ndarray:

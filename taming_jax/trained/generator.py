@@ -1,15 +1,18 @@
 """A two-stage model as an object: what notebooks and `sample.py` use."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Array, Float, Int
 
 from taming_jax import sharding
+from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, Saved
 from taming_jax.sampling.filters import Filters
 from taming_jax.trained.first_stage import FirstStage, check_ids
 from taming_jax.trained.networks import Stages
+from taming_jax.trained.pretrained import save_pretrained
 from taming_jax.trained.sampler import Request, Sampler
 from taming_jax.two_stage import TwoStage
 
@@ -19,7 +22,10 @@ class Generator:
 
     params: the transformer's, with its layers apart. first_stage, and condition_stage where the condition is a map
     (both may be the same), are its parts. `sampler` does the work, with parameters as arguments.
+    saved: the checkpoint that it was loaded from.
     """
+
+    saved: Saved | None = None
 
     def __init__(
         self, model: TwoStage, params: Any, first_stage: FirstStage, condition_stage: FirstStage | None = None
@@ -45,6 +51,8 @@ class Generator:
         top_p: float | None = None,
         guidance: float = 1.0,
         guidance_schedule: str = "constant",
+        guidance_power: float = 1.0,
+        guidance_interval: tuple[int, ...] = (),
         stride: int = 1,
         given: Any = None,
         keep: Any = None,
@@ -58,7 +66,9 @@ class Generator:
         images; anything else than the training size is drawn by a sliding window.
         temperature 0 is greedy; top_k and top_p each work alone or together (see `sampling.filters`).
         guidance: above 1 the condition is obeyed more and images vary less; for models trained with condition dropout.
-        guidance_schedule: "constant", or from 1 up to it along the drawing, "linear" or "cosine".
+        guidance_schedule: "constant", or from 1 up to it along the drawing, "linear", "cosine" or "power-cosine", the
+        last with guidance_power. guidance_interval: (first, end) of the tokens that are guided, in the order of
+        drawing; see `sampling.filters`.
         stride: rows and columns that a sliding window moves at a time; above 1 faster, but an approximation.
         given, int (h, w) or (n, h, w), with keep, bool of the same shape: ids that stay, for completing an image.
         first: the number of the first image; image i of a seed is the same in whatever batch it is drawn.
@@ -68,7 +78,9 @@ class Generator:
         """
         if n < 1:
             raise ValueError(f"n={n} images were asked for; give 1 or more.")
-        filters = Filters(temperature, top_k, top_p, guidance, guidance_schedule)
+        filters = Filters(
+            temperature, top_k, top_p, guidance, guidance_schedule, guidance_power, tuple(guidance_interval)
+        )
         pixels = self._pixels(size, given, condition)
         batch = self.parse_condition(n, pixels, **condition)
         return self.draw(Request(batch, n, pixels, filters, given, keep, seed, first, stride), progress)
@@ -149,6 +161,15 @@ class Generator:
             takes = f"takes {' or '.join(keys)}" if keys else "is unconditional"
             raise ValueError(f"unknown argument(s) {', '.join(unknown)}; this model {takes}.")
         return self.model.condition.parse(condition, n, pixels or self._pixels(None, None, condition))
+
+    def save_pretrained(self, folder: str | Path, **card: Any) -> None:
+        """Write the model as hubs keep it: config.json, model.safetensors for each network and a model card,
+        README.md; `taming_jax.load` opens it. card: licence, data, metrics, words, see `pretrained.save_pretrained`.
+        Raises ValueError where the folder holds something already, or the model was not loaded."""
+        parts = {"": (self.params, self.saved), FIRST_STAGE: (self.first_stage.params, self.first_stage.saved)}
+        if self.condition_stage not in (None, self.first_stage):
+            parts[CONDITION_STAGE] = (self.condition_stage.params, self.condition_stage.saved)
+        save_pretrained(folder, parts, **card)
 
     def _pixels(self, size: Any, given: Any, condition: Mapping[str, Any]) -> tuple[int, int]:
         """Height and width of the images to draw."""

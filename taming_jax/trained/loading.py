@@ -8,7 +8,7 @@ import jax
 
 from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, Saved, open_saved, quiet_orbax
 from taming_jax.conditioning import ConditionConfig, StageCondition, has_stage, make_condition
-from taming_jax.models.gpt import GPT, GPTConfig, unstack_layers, with_layers_apart
+from taming_jax.models.gpt import GPT, GPTConfig, cast_layers, unstack_layers, with_layers_apart
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.settings import from_dict, plain_size, sides
 from taming_jax.trained.first_stage import FirstStage
@@ -22,6 +22,8 @@ def load(
 ) -> FirstStage | Generator | TokenModel:
     """Open a checkpoint directory; what is in it decides: a first stage, a two-stage generator, a transformer alone.
 
+    path: what a training or a conversion has written, or a model as hubs keep it (config.json, model.safetensors), in a
+    directory or as hf://OWNER/NAME[@REVISION], which huggingface_hub fetches.
     step: which checkpoint, default the newest; "best" for the best by its monitored metric.
     dtype: keep the parameters in this type, such as jnp.bfloat16, in half the memory.
     mesh: where to work, default all devices.
@@ -32,9 +34,21 @@ def load(
 
 
 def load_saved(
-    saved: Saved, *, dtype: Any = None, mesh: jax.sharding.Mesh | None = None
+    saved: Saved, *, dtype: Any = None, mesh: jax.sharding.Mesh | None = None, to_draw: bool = False
 ) -> FirstStage | Generator | TokenModel:
-    """`load` of a checkpoint whose configuration has been read already."""
+    """`load` of a checkpoint whose configuration has been read already.
+
+    to_draw: keep the layers of a two-stage model's transformer in the type that they are computed in, which drawing
+    would otherwise cast them to at each call; what is drawn is the same.
+    """
+    loaded = _loaded(saved, dtype, mesh, to_draw)
+    loaded.saved = saved
+    return loaded
+
+
+def _loaded(
+    saved: Saved, dtype: Any, mesh: jax.sharding.Mesh | None, to_draw: bool
+) -> FirstStage | Generator | TokenModel:
     path, config = saved.path, saved.config
     if saved.kind == "vqgan":
         return FirstStage(vqgan_of(saved), saved.load_params(dtype), mesh)
@@ -49,6 +63,7 @@ def load_saved(
         second = load_first_stage(os.path.join(path, CONDITION_STAGE), dtype=dtype, mesh=mesh)
     model = two_stage(config, first.model, second.model if second else None)
     params = unstack_layers(saved.load_params(dtype))
+    params = cast_layers(params, model.gpt.config.dtype) if to_draw and dtype is None else params
     return Generator(model, params, first, condition_stage(model, first, second))
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from taming_jax import sharding
 from taming_jax.models.gpt import token_cross_entropy, with_layers_apart
 from taming_jax.nn import orders
+from taming_jax.nn.devices import on_tpu
 from taming_jax.sampling.decode import Job, sample
 from taming_jax.sampling.filters import Filters, check_guidance
 from taming_jax.sampling.wavefront import Schedule, wavefront_steps
@@ -95,16 +96,35 @@ class Sampler:
             check_condition(self.model, tokens.shape, given.shape)
         return dataclasses.replace(request, given=given, keep=keep)
 
-    def draw(self, params: Any, request: Request, progress: Callable[[int], Any] | None = None) -> Int[Array, "n h w"]:
+    def draw(
+        self,
+        params: Any,
+        request: Request,
+        progress: Callable[[int], Any] | None = None,
+        watch: Callable[[np.ndarray], Any] | None = None,
+    ) -> Int[Array, "n h w"]:
         """The ids, int32 (n, h, w). progress: called with the number of steps done since the last call, of
-        `steps(pixels)` in all. Raises ValueError as `check`."""
+        `steps(pixels)` in all. watch: called with the ids so far, (n, h, w), after each such call but where they are of
+        the training's size; `drawing_steps` says which are drawn. Raises ValueError as `check`."""
         request = self.check(request)
+        with jax.set_mesh(self.mesh):  # each device draws its own images, see `sharding.split_by_image`
+            seen = watch and (lambda ids: watch(ids[: request.n]))
+            return self._draw(params, request, progress, seen)[: request.n]
+
+    def _draw(
+        self,
+        params: Any,
+        request: Request,
+        progress: Callable[[int], Any] | None,
+        watch: Callable[[np.ndarray], Any] | None,
+    ) -> Int[Array, "m h w"]:
+        """The ids of a request that is checked, and of what fills up the devices."""
         grid = request.given.shape[1:]
         sliding = grid != self.model.grid
         order = np.arange(grid[0] * grid[1]) if sliding else self.model.sequence_order()
         numbers = request.first + np.arange(request.n)
         arrays = {"number": numbers, "given": request.given, "keep": request.keep, **request.batch}
-        arrays = sharding.put_whole(arrays, self.mesh)
+        arrays = sharding.put_whole(arrays, self.mesh, 1 if sliding else rows_at_once())
         job = Job(
             condition=self._tokens(self.stages.params, {name: arrays[name] for name in ("number", *request.batch)}),
             given=arrays["given"],
@@ -115,24 +135,25 @@ class Sampler:
         )
         if sliding:
             schedule = self._schedule(job, np.all(request.keep, axis=0), request.stride)
-            return self._slide(params, job, schedule, progress)[: request.n]
+            return self._slide(params, job, schedule, progress, watch)
         ids = self._sample(self.model, params, job)
         if progress:
             ids.block_until_ready()
             progress(self.model.length)
-        return ids[: request.n]
+        return ids
 
     def log_likelihood(
         self, params: Any, ids: Int[np.ndarray, "b h w"], batch: Mapping[str, np.ndarray]
     ) -> Float[Array, " b"]:
         """The natural logarithm of the probability of int32 (b, h, w) ids under the conditions of a batch, float32
         (b,)."""
-        tokens = self._tokens(self.stages.params, {"number": np.arange(len(ids)), **batch})
-        return self._log_likelihood(params, tokens, ids)
+        batch = {"number": np.arange(len(ids)), "ids": ids, **batch}
+        function = lambda params, batch: self._log_likelihood(params, self.stages.params, batch)
+        return sharding.in_shares(function, params, batch, self.mesh)
 
-    def _sequence_log_likelihood(
-        self, params: Any, condition: Int[Array, "b ..."], ids: Int[Array, "b h w"]
-    ) -> Float[Array, " b"]:
+    def _sequence_log_likelihood(self, params: Any, stages: Any, batch: Mapping[str, Array]) -> Float[Array, " b"]:
+        ids = batch["ids"]
+        condition = self.model.condition_tokens(stages, batch, len(ids))
         sequence = self.model.to_sequence(ids)
         return -token_cross_entropy(self.model.logits(params, condition, sequence), sequence).sum(axis=1)
 
@@ -156,18 +177,31 @@ class Sampler:
         return schedule
 
     def _slide(
-        self, params: Any, job: Job, schedule: Schedule, progress: Callable[[int], Any] | None
+        self,
+        params: Any,
+        job: Job,
+        schedule: Schedule,
+        progress: Callable[[int], Any] | None,
+        watch: Callable[[np.ndarray], Any] | None,
     ) -> Int[Array, "n h w"]:
         """The walk of a sliding window; in PARTS parts where somebody watches."""
         schedule = jax.device_put(schedule, sharding.replicated(self.mesh))
         walk = self._start_walk(self.model, job, schedule)
-        bounds = np.linspace(0, schedule.steps, PARTS + 1).astype(int) if progress else np.array([0, schedule.steps])
+        parts = PARTS if progress or watch else 1
+        bounds = np.linspace(0, schedule.steps, parts + 1).astype(int)
         for here, end in itertools.pairwise(np.unique(bounds)):
             walk = self._go_on(self.model, params, job, schedule, walk, here, end)
             if progress:
                 walk[0].block_until_ready()
                 progress(int(end - here))
+            if watch:
+                watch(np.array(self._whole(walk[0])))  # a copy: the walk is given away to the next part
         return self._whole(walk[0])
+
+
+def rows_at_once() -> int:
+    """Images that a device draws at least: fewer rows are no faster on a TPU, whose tiles have eight."""
+    return sharding.TPU_TILE if on_tpu() else 1
 
 
 def _completion(grid: tuple[int, int, int], given: Any, keep: Any, n_codes: int) -> tuple[np.ndarray, np.ndarray]:

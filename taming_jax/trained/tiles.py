@@ -24,8 +24,9 @@ def decode_bytes(config: VQGANConfig, grid: tuple[int, int]) -> int:
     codes, top = grid[0] * grid[1], len(config.ch_mult) - 1
     widths = [config.ch * multiple for multiple in (*config.ch_mult, config.ch_mult[-1])]
     maps = [3.5 * codes * 4 ** (top - level) * max(widths[level : level + 2]) for level in range(top + 1)]
-    attended = [0, *(top - level for level in range(top + 1) if config.level_has_attention(level))]
-    return int(4 * max(*maps, *(3 * min((codes * 4**times) ** 2, ATTENDED) for times in attended)))
+    attended = [top - level for level in range(top + 1) if config.level_has_attention(level)]
+    attended += [0] * (config.attention != "none")
+    return int(4 * max(*maps, *(3 * min((codes * 4**times) ** 2, ATTENDED) for times in attended), 0))
 
 
 def free_bytes(device: jax.Device) -> int:

@@ -1,5 +1,6 @@
 """A transformer alone as an object: what comes next in sequences of ids."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,13 +9,17 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from taming_jax import sharding
+from taming_jax.checkpoint import Saved
 from taming_jax.models.gpt import GPT
 from taming_jax.sampling.decode import Job, draw_sequence, token_chooser
 from taming_jax.sampling.filters import Filters
+from taming_jax.trained.pretrained import save_pretrained
 
 
 class TokenModel:
-    """A trained transformer alone: what comes next in sequences of ids."""
+    """A trained transformer alone: what comes next in sequences of ids. saved: what it was loaded from."""
+
+    saved: Saved | None = None
 
     def __init__(self, model: GPT, params: Any, mesh: jax.sharding.Mesh | None = None) -> None:
         self.model, self.mesh = model, mesh or sharding.make_mesh()
@@ -47,7 +52,14 @@ class TokenModel:
             key=jax.random.key(seed),
             filters=filters.traced(np.arange(n)),
         )
-        return self._extend(self.params, job)[: len(ids)]
+        with jax.set_mesh(self.mesh):
+            return self._extend(self.params, job)[: len(ids)]
+
+    def save_pretrained(self, folder: str | Path, **card: Any) -> None:
+        """Write the model as hubs keep it: config.json, model.safetensors and a model card,
+        README.md; `taming_jax.load` opens it. card: licence, data, metrics, words, see `pretrained.save_pretrained`.
+        Raises ValueError where the folder holds something already, or the model was not loaded."""
+        save_pretrained(folder, {"": (self.params, self.saved)}, **card)
 
     def _draw(self, params: Any, job: Job) -> Int[Array, "b l"]:
         choose, places = token_chooser(job, self.model.config.vocab_size), jnp.arange(job.given.shape[1])
@@ -59,10 +71,15 @@ class TokenModel:
             raise ValueError(
                 f"ids have shape {ids.shape} and type {ids.dtype}; expected integers (b, l), l and n from 1."
             )
-        if ids.size and (ids.min() < 0 or ids.max() >= config.vocab_size):
-            raise ValueError(
-                f"ids reach from {ids.min()} to {ids.max()}; this transformer knows 0..{config.vocab_size - 1}."
-            )
+        before = min(config.conditions, ids.shape[1]) if config.condition_table else 0
+        for part, known, what in (
+            (ids[:, :before], config.condition_size, "ids of the condition"),
+            (ids[:, before:], config.vocab_size, "ids"),
+        ):
+            if part.size and (part.min() < 0 or part.max() >= known):
+                raise ValueError(
+                    f"{what} reach from {part.min()} to {part.max()}; this transformer knows 0..{known - 1}."
+                )
         if ids.shape[1] + further > config.block_size:
             raise ValueError(f"{ids.shape[1] + further} tokens do not fit transformer.block_size={config.block_size}.")
         return ids.astype(np.int32)

@@ -10,10 +10,10 @@ from taming_jax.differences import flat
 RULES: tuple[tuple[str, str], ...] = (
     (r"(mesh|sample)\.|workdir$|first_stage$|init_from$", "harmless"),  # the last two are of the start only
     (r"train\.(?!seed$)", "harmless"),
-    (r"data\.(workers|download|n_val)$|(model|transformer)\.(remat|attention)$", "harmless"),
+    (r"data\.(workers|download|n_val)$|(model|transformer)\.remat$|transformer\.attention$", "harmless"),
     (r"data\.(path|root|val_path|maps|depths)$|loss\.lpips_path$|condition\.stage$|remap$", "place"),
-    (r"(model|discriminator|transformer)\.(dtype|\w*dropout)$", "training"),
-    (r"model\.(beta|legacy_beta|kl_weight|ema_decay|ema_restart_below)$", "training"),  # fit any saved state
+    (r"(model|discriminator|transformer)\.(dtype|\w*dropout|drop_path)$", "training"),
+    (r"model\.(beta|legacy_beta|kl_weight|ema_\w+|entropy_weight)$", "training"),  # fit any saved state
     (r"optimizer\.ema_decay$|loss\.disc_weight$", "switch"),  # their arrays are there, or not
     (r"(model|discriminator|transformer|condition)\.|kind$|order$", "model"),
 )

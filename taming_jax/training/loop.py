@@ -1,5 +1,6 @@
 """The only training loop: resume, step, log, hooks, save, stop. Each program hands it its own training."""
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -16,8 +17,10 @@ from tqdm import tqdm
 
 from taming_jax import sharding
 from taming_jax.checkpoint import Checkpoints, DamagedCheckpoint, load_config, shape_difference
-from taming_jax.settings import check, check_known
+from taming_jax.settings import PathText, check, check_known
 from taming_jax.training.changes import compare
+from taming_jax.training.goodput import Goodput
+from taming_jax.training.quality import QualityConfig
 from taming_jax.training.report import Report
 
 State = Any
@@ -31,8 +34,12 @@ class TrainConfig:
 
     keep: newest checkpoints kept; keep_best: besides them the best by `monitor`, a metric of the evaluation, where
     monitor_mode (min or max) says what is better. show: the metrics beside the progress bar.
+    evaluate: distances of sets of images, see `QualityConfig`.
     allow_changes: go on with settings of data, loss and optimizer that are not those of the checkpoint.
     heartbeat_timeout: seconds after which a process that does not answer counts as dead, and the others end.
+    compilation_cache: where compiled programs are kept, so that a training that goes on need not compile again: "" for
+    `compilation_cache` in the working directory, on accelerators; "none" for nowhere.
+    profiler_port: where JAX's profiler answers, such as 9012, for TensorBoard or xprof to look at steps; 0: nowhere.
     """
 
     steps: int = 100_000
@@ -46,12 +53,16 @@ class TrainConfig:
     monitor: str = ""
     monitor_mode: str = "min"
     show: tuple[str, ...] = ()
+    evaluate: QualityConfig = QualityConfig()
     allow_changes: bool = False
     heartbeat_timeout: int = 60
+    compilation_cache: PathText = ""
+    profiler_port: int = 0
 
     def __post_init__(self) -> None:
         for name in ("steps", "log_every", "eval_every", "image_every", "save_every", "keep", "heartbeat_timeout"):
             check(self, name, getattr(self, name) >= 1, "it must be at least 1")
+        check(self, "profiler_port", 0 <= self.profiler_port < 1 << 16, "it must be a port, or 0 for none")
         check_known(self, "monitor_mode", ("min", "max"))
 
 
@@ -104,8 +115,13 @@ def train(
     a checkpoint of another configuration, and OSError where one could not be saved.
     """
     _check_monitor(config, hooks)
+    keep_compiled(config.compilation_cache, workdir, mesh)
+    goodput = Goodput()
+    if config.profiler_port:
+        jax.profiler.start_server(config.profiler_port)
     with _StopSignal() as stop, _open(workdir, config) as checkpoints:
-        state, shardings, start = _initial_state(training, config, checkpoints, saved_config, workdir, mesh)
+        with goodput.other("start"):
+            state, shardings, start = _initial_state(training, config, checkpoints, saved_config, workdir, mesh)
         update = jax.jit(training.step, donate_argnums=0, out_shardings=(shardings, None))
         report.rewind(start)
         _describe(state, start, report)
@@ -114,8 +130,10 @@ def train(
             stream = batches(start) if start < config.steps and not stopping else iter(())
             while number < config.steps and not stopping:
                 number += 1
-                batch = sharding.put_batch(next(stream), mesh)
-                with jax.set_mesh(mesh):  # where activations are to be, see `sharding.split_by_image`
+                with goodput.other("data"):
+                    batch = sharding.put_batch(next(stream), mesh)
+                compiles = goodput.other("compiling") if number == start + 1 else contextlib.nullcontext()
+                with compiles, jax.set_mesh(mesh):  # where activations are to be, see `sharding.split_by_image`
                     state, metrics = update(state, frozen, batch)
                 history.add(number, metrics)
                 if number % config.log_every == 0:
@@ -125,17 +143,32 @@ def train(
                 due = [hook for hook in hooks if last or number % hook.every == 0]
                 # What is measured is saved too, unless the machine may go any moment; pictures can wait, and may fail.
                 first = [hook for hook in due if hook.measures and not stopping]
-                measured = _run_hooks(first, state, number, report)
+                if due or last or stopping or number % config.save_every == 0:
+                    history.flush()  # the steps so far are steps, and no part of what follows
+                with goodput.other("evaluation"):
+                    measured = _run_hooks(first, state, number, report)
                 if last or stopping or number % config.save_every == 0:
-                    history.flush()
-                    _save(checkpoints, state, number, saved_config, measured)
+                    with goodput.other("saving"):
+                        _save(checkpoints, state, number, saved_config, measured)
+                    logging.info("Step %d: %s", number, goodput)
                 if later := [hook for hook in due if hook not in first]:
-                    checkpoints.wait()  # a process that fails alone in drawing ends at once, whatever is being written
-                    _run_hooks(later, state, number, report)
+                    with goodput.other("pictures"):
+                        checkpoints.wait()  # who fails alone in drawing ends at once, whatever is being written
+                        _run_hooks(later, state, number, report)
     finished = number >= config.steps
     if not finished:
         logging.warning("Stopped by a signal at step %d, saved; the same command goes on from there.", number)
     return state, finished
+
+
+def keep_compiled(where: str, workdir: str, mesh: jax.sharding.Mesh) -> None:
+    """Keep what is compiled from here on, see `TrainConfig.compilation_cache`; where JAX has a place already, such as
+    by JAX_COMPILATION_CACHE_DIR, it stays there."""
+    on_accelerator = mesh.devices.flat[0].platform != "cpu"  # whose programs may not run on the next CPU
+    chosen = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]  # it has every setting
+    if where == "none" or chosen or not (where or on_accelerator):
+        return
+    jax.config.update("jax_compilation_cache_dir", where or f"{workdir.rstrip('/')}/compilation_cache")
 
 
 def _check_monitor(config: TrainConfig, hooks: Sequence[Hook]) -> None:

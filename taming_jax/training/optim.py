@@ -16,7 +16,8 @@ class OptimizerConfig:
     does.
 
     schedule: constant or cosine (to zero at the last step); either begins with `warmup` steps from zero.
-    weight_decay: on the weights of linear layers only. clip_norm: largest global gradient norm, None for no limit.
+    weight_decay: on the weights of linear layers only, and with decay_embeddings on tables of tokens too. clip_norm:
+    largest global gradient norm, None for no limit.
     accumulate: parts in which a batch goes through the networks one after the other before an update, for less memory.
     ema_decay: of the average of the weights that evaluation and sampling then use, such as 0.9999; 0 for none.
     """
@@ -31,6 +32,7 @@ class OptimizerConfig:
     clip_norm: float | None = None
     accumulate: int = 1
     ema_decay: float = 0.0
+    decay_embeddings: bool = False
 
     def __post_init__(self) -> None:
         check_known(self, "schedule", ("constant", "cosine"))
@@ -58,7 +60,7 @@ def make_optimizer(config: OptimizerConfig, *, batch_size: int, steps: int) -> o
     if config.clip_norm is not None:
         clip = optax.clip_by_global_norm(config.clip_norm)
     if config.weight_decay:
-        decay = optax.add_decayed_weights(config.weight_decay, linear_weights)
+        decay = optax.add_decayed_weights(config.weight_decay, matrices if config.decay_embeddings else linear_weights)
     adam = optax.scale_by_adam(config.b1, config.b2)
     rate = optax.scale_by_learning_rate(learning_rate(config, batch_size=batch_size, steps=steps))
     return optax.chain(clip, adam, decay, rate)
@@ -67,6 +69,11 @@ def make_optimizer(config: OptimizerConfig, *, batch_size: int, steps: int) -> o
 def linear_weights(params: optax.Params) -> optax.Params:
     """True for the kernels of layers, False for embeddings, norms and biases."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def matrices(params: optax.Params) -> optax.Params:
+    """True for the kernels of layers and for embeddings, False for norms and biases."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in ("kernel", "embedding"), params)
 
 
 def start_averages(decay: float, params: optax.Params) -> optax.Params:

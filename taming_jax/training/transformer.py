@@ -11,7 +11,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
 from taming_jax import checkpoint
-from taming_jax.models.gpt import stack_layers, unstack_layers
+from taming_jax.models.gpt import GPTConfig, stack_layers, unstack_layers
 from taming_jax.training.accumulate import mean_over_parts
 from taming_jax.training.optim import move_averages, start_averages
 from taming_jax.two_stage import TwoStage
@@ -64,11 +64,12 @@ class TransformerTraining:
         theirs = saved.config.get("transformer")
         if theirs is None:
             raise ValueError(f"config.init_from={self.init_from!r} holds no second stage.")
-        if theirs["n_head"] != ours.n_head:
-            raise ValueError(
-                f"config.init_from holds another network: transformer.n_head is {theirs['n_head']} there, "
-                f"{ours.n_head} here."
-            )
+        for name in ("n_head", "norm", "rotary_base"):  # shapes do not tell
+            there, here = theirs.get(name, getattr(GPTConfig, name)), getattr(ours, name)
+            if there != here:
+                raise ValueError(
+                    f"config.init_from holds another network: transformer.{name} is {there} there, {here} here."
+                )
         params = unstack_layers(saved.load_params())
         if ours.scan_layers and theirs["n_layer"] == ours.n_layer:
             params = stack_layers(params, theirs["n_layer"])

@@ -55,7 +55,8 @@ def _load(parts: Mapping[str, Saved]) -> tuple[Networks, Brought]:
         recall(config.get("original", {}), folder, kind == "two_stage", into=brought)
     brought.arrays = {name: np.asarray(array) for name, array in brought.arrays.items()}
     if kind == "vqgan":
-        return Networks(stages[FIRST_STAGE]), _offsets_added(brought)
+        prefix = own.get("original", {}).get("prefix", "")
+        return Networks(stages[FIRST_STAGE], prefix=prefix), _offsets_added(brought)
     if kind not in ("two_stage", "transformer"):
         path = parts[""].path
         raise ValueError(f"{path!r} holds a checkpoint of kind {kind!r}; known: vqgan, two_stage, transformer")
@@ -93,12 +94,18 @@ def _write_files(out: Path, tree: dict, project: dict, remaps: Mapping[str, tupl
 
 
 def export_checkpoint(
-    workdir: str | Path, out: str | Path, *, step: int | str | None = None, lpips: str | Path | None = None
+    workdir: str | Path,
+    out: str | Path,
+    *,
+    step: int | str | None = None,
+    lpips: str | Path | None = None,
+    ldm: bool = False,
 ) -> Conversion:
     """Write a model of this project as the original's checkpoint `out`, with its project.yaml beside it.
 
-    lpips: the file of LPIPS weights, to be put into it as the original's loss holds them. Raises ValueError where the
-    directory holds no model, the original cannot do what it does, or a file exists already.
+    ldm: a first stage as latent-diffusion has it. lpips: the file of LPIPS weights, to be put into it as the original's
+    loss holds them. Raises ValueError where the directory holds no model, the original cannot do what it does, or a
+    file exists already.
     """
     out = Path(out)
     saved = open_saved(str(workdir), step)
@@ -110,13 +117,13 @@ def export_checkpoint(
     codes = _remapped(networks)
     remaps = {folder: str(out.with_name("-".join(filter(None, (out.stem, folder, "remap.npy"))))) for folder in codes}
     notes: list[str] = []
-    project = project_of(networks, {folder: part.config for folder, part in parts.items()}, remaps, notes)
+    project = project_of(networks, {folder: part.config for folder, part in parts.items()}, remaps, notes, ldm)
     state = send(table_of(networks), brought)
     if networks.shared:
         state |= {CONDITION + k.removeprefix(FIRST): v for k, v in state.items() if k.startswith(FIRST)}
     if networks.first_stage is not None and networks.first_stage.discriminator is not None:
         if lpips is not None:
-            prefix = "" if networks.transformer is None else FIRST
+            prefix = networks.prefix if networks.transformer is None else FIRST
             state |= {prefix + name: array for name, array in lpips_arrays(load_lpips(lpips)).items()}
         else:
             notes.append("LPIPS is left out: load with strict=False, or give --lpips weights/lpips_vgg16.npz")
@@ -124,4 +131,5 @@ def export_checkpoint(
     tree |= {"pytorch-lightning_version": "1.0.8", "callbacks": {}, "optimizer_states": [], "lr_schedulers": []}
     tree["state_dict"] = state
     written = _write_files(out, tree, project, {remaps[folder]: used for folder, used in codes.items()})
-    return Conversion(saved.kind, str(out), {path: checked_sha256(path) for path in written}, notes)
+    digests = {path: checked_sha256(path) for path in written}
+    return Conversion(saved.kind, str(out), digests, notes, "latent-diffusion" if ldm else "original")

@@ -13,6 +13,7 @@ from taming_jax.models.vqgan import VQGANConfig
 from taming_jax.settings import from_dict, to_dict
 
 CLASSES = ("VQModel", "VQNoDiscModel", "VQSegmentationModel", "GumbelVQ")  # of the original, that are first stages
+LDM_CLASSES = ("VQModel", "VQModelInterface")  # of latent-diffusion; the second only leaves the codes to the decoder
 # What the original's names for a batch entry, chosen by whoever wrote its data set, mean here as a condition ...
 CONDITION_KEYS = {
     "segmentation": "segmentation",
@@ -54,10 +55,16 @@ def first_stage(
     """
     if kind == "EMAVQ":
         raise ValueError(f"{params.where}: EMAVQ is not supported; it cannot be constructed in the original either")
-    if kind not in CLASSES:
+    ldm = params.program == "ldm"
+    if ldm and kind == "AutoencoderKL":
+        raise ValueError(
+            f"{params.where}: AutoencoderKL is not supported: its latents are continuous and have no codes"
+        )
+    if kind not in (LDM_CLASSES if ldm else CLASSES):
         known = "VQModel, GumbelVQ, VQSegmentationModel, VQNoDiscModel, Net2NetTransformer, GPT"
+        known = ", ".join(LDM_CLASSES) if ldm else known
         raise ValueError(f"{params.where}: the class {kind} is not supported; known: {known}")
-    values = _network(Node(params.take("ddconfig"), f"{params.where}.ddconfig", params.notes))
+    values = _network(Node(params.take("ddconfig"), f"{params.where}.ddconfig", params.notes), ldm)
     values |= {name: params.take(name, kind=int) for name in ("embed_dim", "n_embed")}
     loss: dict[str, Any] = {}
     if kind == "GumbelVQ":
@@ -79,6 +86,11 @@ def first_stage(
     params.leave("ckpt_path", "the weights are in the checkpoint")
     params.leave("ignore_keys", "the weights are in the checkpoint")
     params.leave("monitor", "the best checkpoint is chosen by config.train.monitor")
+    if ldm:
+        params.leave("batch_resize_range", "sizes of the training's crops")
+        params.leave("scheduler_config", "the learning rate's schedule")
+        params.leave("lr_g_factor", "a factor of the generator's learning rate")
+        params.leave("use_ema", "whether its training kept averages")
     losses, stated = _loss(*params.part("lossconfig"), values["content"])
     params.close()
 
@@ -110,14 +122,20 @@ def _fit_colours(value: Any, where: str) -> int:
     return int(value)
 
 
-def _network(node: Node) -> dict[str, Any]:
-    """`ddconfig`, which encoder and decoder share."""
+def _network(node: Node, ldm: bool = False) -> dict[str, Any]:
+    """`ddconfig`, which encoder and decoder share; in latent-diffusion attention may be left out."""
     node.must("double_z", False, True, "the code has z_channels channels")
     node.must("resamp_with_conv", True, True, "re-sampling always has its convolution")
     for key in ("give_pre_end", "tanh_out", "use_linear_attn"):
         node.must(key, False, False, "only forks of the original know it")
-    node.must("attn_type", "vanilla", "vanilla", "only forks of the original know it")
+    without = ldm and node.values.get("attn_type") == "none"
+    if without:
+        node.take("attn_type")
+    else:
+        why = "its linear attention is not known here" if ldm else "only forks of the original know it"
+        node.must("attn_type", "vanilla", "vanilla", why)
     values: dict[str, Any] = {
+        "attention": "none" if without else "vanilla",
         "out_channels": node.take("out_ch", kind=int),
         "ch_mult": node.take("ch_mult", [1, 2, 4, 8], list),
         "attn_resolutions": node.take("attn_resolutions", kind=list),
@@ -178,7 +196,7 @@ def _loss(kind: str, node: Node, content: str) -> tuple[dict[str, Any], Discrimi
     """(settings of the loss, the discriminator that the configuration names)."""
     discriminator = None
     without = {"perceptual_weight": 0.0, "disc_weight": 0.0}
-    if kind == "DummyLoss":
+    if kind in ("DummyLoss", "Identity"):
         node.notes.append(f"{node.where.removesuffix('.params')} is none: a fine-tuning uses this project's defaults")
         loss: dict[str, Any] = without if content == "segmentation" else {}
     elif kind == "BCELossWithQuant":
@@ -200,11 +218,15 @@ def _loss(kind: str, node: Node, content: str) -> tuple[dict[str, Any], Discrimi
         loss["disc_weight"] = factor * node.take("disc_weight", 1.0, float)
         loss["disc_loss"] = node.take("disc_loss", "hinge", str)
         loss["disc_start"] = node.take("disc_start", kind=int)
+        if node.program == "ldm":
+            node.must("perceptual_loss", "lpips", "lpips", "no other is known here")
+            node.must("pixel_loss", "l1", "l1", "no other is known here")
+            node.leave("n_classes", "its loss only measures with it")
     else:
         known = "VQLPIPSWithDiscriminator, VQLPIPS, BCELossWithQuant, DummyLoss"
         raise ValueError(f"{node.where}: the loss {kind} is not supported; known: {known}")
     node.close()
-    if kind != "DummyLoss" and (kind == "BCELossWithQuant") != (content == "segmentation"):
+    if kind not in ("DummyLoss", "Identity") and (kind == "BCELossWithQuant") != (content == "segmentation"):
         raise ValueError(f"{node.where}: the loss {kind} is not supported for a first stage that reads {content}")
     return loss, discriminator
 

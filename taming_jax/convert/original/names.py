@@ -35,7 +35,8 @@ class Networks:
 
     condition_stage: of a condition that has a network of its own.
     order, grid: the token order and the training grid. shared: the condition is read by the first stage itself, whose
-    arrays the original saves twice. bare: the transformer's arrays have no prefix.
+    arrays the original saves twice. bare: the transformer's arrays have no prefix. prefix: of the arrays of a first
+    stage that is taken out of a latent diffusion model.
     """
 
     first_stage: StageNetworks | None = None
@@ -45,6 +46,7 @@ class Networks:
     grid: tuple[int, int] = (0, 0)
     shared: bool = False
     bare: bool = False
+    prefix: str = ""
 
 
 # Folders of a converted checkpoint, and the prefixes of the original's names.
@@ -83,7 +85,7 @@ def table_of(networks: Networks) -> Table:
     """Everything that a checkpoint of these networks may hold."""
     if networks.transformer is None:
         assert networks.first_stage is not None
-        return first_stage_table(networks.first_stage, "", "first_stage/")
+        return first_stage_table(networks.first_stage, networks.prefix, "first_stage/")
     table = transformer_table(networks.transformer, "" if networks.bare else TRANSFORMER)
     if networks.first_stage is None:
         return table

@@ -16,9 +16,14 @@ CONDITION_KEYS = {"low_res": "LR", "pose": "keypoints"}
 
 
 def project_of(
-    networks: Networks, configs: Mapping[str, Mapping[str, Any]], remaps: Mapping[str, str], notes: list[str]
+    networks: Networks,
+    configs: Mapping[str, Mapping[str, Any]],
+    remaps: Mapping[str, str],
+    notes: list[str],
+    ldm: bool = False,
 ) -> dict[str, Any]:
     """configs: the saved configurations by folder, "" being the model's own. remaps: folder -> the file with its remap.
+    ldm: as latent-diffusion has it, whose first stages are the original's with a few more settings.
 
     Raises ValueError for what the original cannot do; `notes` collects what it does differently in training.
     """
@@ -28,6 +33,10 @@ def project_of(
     own = configs[""]
     if networks.transformer is None:
         body = _first_stage(networks.first_stage, own, remaps.get("", ""), notes)
+        if ldm:
+            body = _as_ldm(networks.first_stage, own, body)
+        elif networks.first_stage.config.attention == "none":
+            raise ValueError("attention='none', but the original always attends; --format latent-diffusion knows it")
     else:
         body = _two_stage(networks, configs, remaps, notes)
     rate = own.get("optimizer", {}).get("learning_rate", 4.5e-6)
@@ -100,6 +109,10 @@ def _two_stage(
 
 
 def _gpt(config: GPTConfig) -> dict[str, Any]:
+    later = {name: getattr(config, name) for name in ("norm", "mlp", "bias", "positions", "qk_norm", "condition_table")}
+    changed = [f"{name}={value!r}" for name, value in later.items() if value != getattr(GPTConfig, name)]
+    if changed or config.kv_heads not in (0, config.n_head):
+        raise ValueError(f"transformer: {', '.join(changed) or 'kv_heads'} is unknown to the original")
     names = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd", "n_unmasked")
     values = {name: getattr(config, name) for name in names}
     for name, ours in (("embd_pdrop", "embedding"), ("resid_pdrop", "residual"), ("attn_pdrop", "attention")):
@@ -109,6 +122,8 @@ def _gpt(config: GPTConfig) -> dict[str, Any]:
 
 def _first_stage(stage: StageNetworks, saved: Mapping[str, Any], remap: str, notes: list[str]) -> dict[str, Any]:
     config = stage.config
+    if config.quantizer == "normalized":
+        raise ValueError("quantizer='normalized': the original has no codes of length 1; --format llamagen knows them")
     if config.norm_groups != 32:
         raise ValueError(f"norm_groups={config.norm_groups}, but the original always has 32 and cannot load this")
     if config.remap and config.unknown != "random":
@@ -142,6 +157,24 @@ def _first_stage(stage: StageNetworks, saved: Mapping[str, Any], remap: str, not
         values |= {"n_labels": config.in_channels, "image_key": "segmentation"}
         return _part("taming.models.vqgan.VQSegmentationModel", **values)
     return _part("taming.models.vqgan.VQModel", **_keyed(config, values))
+
+
+def _as_ldm(stage: StageNetworks, own: Mapping[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+    """A first stage of the original as latent-diffusion's. Raises ValueError for what is none there."""
+    kind = body["target"].rsplit(".", 1)[1]
+    if kind != "VQModel":
+        raise ValueError(f"latent-diffusion has no {kind}; export with --format original")
+    params = body["params"]
+    if stage.config.attention == "none":
+        params["ddconfig"]["attn_type"] = "none"
+    loss = params["lossconfig"]
+    name = loss["target"].rsplit(".", 1)[1]
+    if name == "DummyLoss":
+        params["lossconfig"] = {"target": "torch.nn.Identity"}
+    else:
+        params["lossconfig"] = {**loss, "target": f"ldm.modules.losses.vqperceptual.{name}"}
+    made = own.get("original", {}).get("class", "VQModel")
+    return {"target": f"ldm.models.autoencoder.{made}", "params": params}
 
 
 def _keyed(config: VQGANConfig, values: dict[str, Any]) -> dict[str, Any]:

@@ -30,11 +30,14 @@ PERMUTERS = {
 @dataclass
 class Plan:
     """What a checkpoint is: its networks, a configuration for each folder to write ("" is OUT_DIR itself), and notes
-    for the user about settings that have no meaning here."""
+    for the user about settings that have no meaning here. program, kind: whose class of model it is ("taming" or
+    "ldm"), and which."""
 
     networks: Networks
     configs: dict[str, dict[str, Any]]
     notes: list[str] = field(default_factory=list)
+    program: str = "taming"
+    kind: str = ""
 
 
 def load_project(path: str | Path) -> dict[str, Any]:
@@ -159,5 +162,11 @@ def translate(project: Mapping[str, Any], state: Mapping[str, np.ndarray], n_cla
     size = data_size(data)
     if kind == "Net2NetTransformer":
         return _two_stage(params, state, rate, size, data, n_classes, notes)
-    stage = first_stage(kind, params, state, "", rate, size)
-    return Plan(Networks(stage.networks), {"": stage.saved}, notes)
+    prefix = ""
+    if params.program == "ldm" and "first_stage_config" in params.values:
+        kind, params = params.part("first_stage_config")
+        prefix = FIRST
+    elif not any(name.startswith("encoder.") for name in state) and any(name.startswith(FIRST) for name in state):
+        prefix = FIRST
+    stage = first_stage(kind, params, state, prefix, rate, size)
+    return Plan(Networks(stage.networks, prefix=prefix), {"": stage.saved}, notes, params.program, kind)

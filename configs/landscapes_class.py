@@ -1,0 +1,22 @@
+"""Second stage on landscapes: whole pictures of 64 x 64 pixels, by country and mood; 3 layers of width 192.
+
+python train_transformer.py --config=configs/landscapes_class.py
+python sample.py --config=configs/landscapes_class.py --config.sample.classes="lake at dusk,peaks by day"
+
+Needs the first stage of configs/landscapes_vqgan.py. Hardware: 2 CPU cores, some hours. Expected: not measured to the
+end yet. A tenth of the pictures is learned without a class, so that it draws with guidance, too.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common, landscapes_segmentation
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    config = landscapes_segmentation.get_config()
+    config.workdir = "runs/landscapes_class"
+    config.data.update({"resize": 0, "random_scale": False})  # what a part shows does not depend on the class alone
+    config.condition.update({"kind": "class_label", "stage": ""})
+    config.transformer.update({"n_layer": 3, "n_head": 4, "n_embd": 192})
+    config.sample.update({"n": 36, "batch_size": 36})
+    return common.tiny_transformer(config, "landscapes") if "tiny" in common.arguments(arg) else config

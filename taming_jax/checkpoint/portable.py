@@ -1,0 +1,108 @@
+"""Models as hubs keep them: config.json and model.safetensors, a folder for each network, and a model card."""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+HUB = "hf://"
+REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+
+
+def is_portable(path: str) -> bool:
+    """Whether a directory holds a model in this form."""
+    return all((epath.Path(path) / name).is_file() for name in (CONFIG, WEIGHTS))
+
+
+def write_portable(folder: Path, params: Any, config: Mapping[str, Any]) -> None:
+    """Write one network. Floats become float32."""
+    from safetensors.numpy import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    flat = flatten_dict(jax.device_get(params), sep="/")
+    save_file({name: np.ascontiguousarray(array, np.float32) for name, array in flat.items()}, folder / WEIGHTS)
+    text = json.dumps({"library_name": "taming_jax", **config}, indent=2)
+    (folder / CONFIG).write_text(text + "\n")
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """The configuration of a model in this form. Raises ValueError where it is none of this project."""
+    file = epath.Path(path) / CONFIG
+    try:
+        config = json.loads(file.read_text())
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} is no JSON: {error}") from error
+    if not isinstance(config, dict) or config.get("library_name") != "taming_jax" or "kind" not in config:
+        raise ValueError(
+            f"{path!r} holds a model of another library; python -m taming_jax.convert makes one of this of those that "
+            "it knows."
+        )
+    return {name: value for name, value in config.items() if name != "library_name"}
+
+
+def read_params(path: str, dtype: Any = None) -> Any:
+    """The parameters, cast to `dtype`. Raises ValueError for a damaged file."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    file = epath.Path(path) / WEIGHTS
+    try:
+        flat = load(file.read_bytes())
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged: {error}; get it again") from error
+    return unflatten_dict({name: a if dtype is None else a.astype(dtype) for name, a in flat.items()}, sep="/")
+
+
+def fetched(path: str) -> str:
+    """The folder of this machine that holds hf://OWNER/NAME[@REVISION], through huggingface_hub, which keeps what it
+    has got; other paths as they are. Raises ValueError where that library is missing or does not get it."""
+    if not path.startswith(HUB):
+        return path
+    named = REPOSITORY.fullmatch(path.removeprefix(HUB))
+    if not named:
+        raise ValueError(f"{path!r} names no model of a hub; expected hf://OWNER/NAME, or hf://OWNER/NAME@REVISION")
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ValueError(f"{path!r} needs the package huggingface_hub; pip install huggingface_hub") from error
+    files = [f"*{name}" for name in (CONFIG, WEIGHTS, "README.md")]
+    try:
+        return str(huggingface_hub.snapshot_download(named[1], revision=named[2], allow_patterns=files))
+    except Exception as error:  # of the network, of the hub, of rights: the library has many kinds
+        raise ValueError(f"{path!r} could not be fetched: {' '.join(str(error).split())[:300]}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """What a model card says: the licence by its name on the hub, such as "mit", the data, figures by their names, and
+    more in words."""
+
+    licence: str = ""
+    data: str = ""
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    words: str = ""
+
+
+def write_card(folder: Path, title: str, config: Mapping[str, Any], card: Card) -> None:
+    """README.md of a model in this form. What nobody said is said to be unknown."""
+    settings = config.get("transformer") or config.get("model") or {}
+    data = card.data or config.get("data", {}).get("path", "") or config.get("data", {}).get("source", "")
+    origin = config.get("original", {})
+    come = f" Converted from {origin['file']} ({origin.get('format', 'original')})." if "file" in origin else ""
+    head = ["---", f"license: {card.licence or 'unknown'}", "library_name: taming_jax"]
+    head += ["tags: [taming_jax, vqgan, image-generation, jax]", "---", ""]
+    body = [f"# {title}", "", f"A model of kind `{config['kind']}` for taming_jax.{come}", "", card.words, ""]
+    body += ["```python", "import taming_jax", 'model = taming_jax.load("THIS_FOLDER")', "```", ""]
+    body += ["## Data", "", data or "Unknown.", "", "## Metrics", ""]
+    body += [f"- {name}: {value:.6g}" for name, value in card.metrics.items()] or ["None were measured."]
+    body += ["", "## Settings", "", *(f"- `{name}`: `{value!r}`" for name, value in settings.items())]
+    body += ["", "## Licence", "", card.licence or "Unknown: ask whoever trained it.", ""]
+    (folder / "README.md").write_text("\n".join([*head, *body]))

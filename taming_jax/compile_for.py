@@ -1,0 +1,123 @@
+"""Compile a training, an evaluation or a drawing for accelerators that are not there, and tell what it would take.
+
+python -m taming_jax.compile_for --slice=v5litepod-16 --config=configs/imagenet_cond.py
+    [--program=train|eval|sample|window] [--config.a.b=value ...] [--save=FOLDER] [--find]
+
+No data, checkpoint or weights are needed, only the TPU's compiler (pip install 'taming-jax[pods]'). The first stage of
+a second one is read from `config.first_stage` where that is a checkpoint, else from the configuration of that workdir.
+--find tries remat, accumulation and meshes, and tells the best first. The last line is JSON. The exit status is 1 where
+the program does not fit into the devices' memory.
+"""
+
+import importlib.metadata
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from taming_jax import checkpoint, sharding
+from taming_jax.cli import config_named, run
+from taming_jax.compiling import programs, report, search, slices
+from taming_jax.compiling.programs import Program
+from taming_jax.conditioning import has_stage
+from taming_jax.experiment import TransformerExperiment, VQGANExperiment
+from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.settings import from_dict
+from taming_jax.trained.loading import vqgan_of
+
+OPTIONS = {
+    "slice": ("", "The devices: v5litepod-16, v4-32, v5p-64, v6e-16, 2xv5p-64 for two slices, or chips as v5e:2x2."),
+    "program": ("train", f"What to compile: {', '.join(programs.PROGRAMS)}."),
+    "save": ("", "A folder for the program's text (HLO) and the report."),
+    "find": (False, "Try remat, accumulation and meshes of a training; minutes for each."),
+}
+DOES_NOT_FIT = 1
+
+
+def main(config: Any, slice: str, program: str, save: str, find: bool) -> bool:
+    if not slice:
+        raise ValueError("--slice is missing, such as --slice=v5litepod-16.")
+    jax.config.update("jax_platforms", "cpu")  # no device is asked for, not even one that is there
+    if find and (program != "train" or save):
+        raise ValueError("--find goes with --program=train, and without --save.")
+    where = slices.slice_of(slice)
+    devices, settings = slices.devices(where), config.to_dict()
+    if find:
+        found = search.find(settings, lambda changed: compile_one(changed, where, devices, program), print)
+        print("\nThe best first:", *map(search.line, found), sep="\n")
+        print(json.dumps(found))
+        fits = any(row["fits"] for row in found)
+    else:
+        one = compile_one(settings, where, devices, program, save)
+        print(report.table(one))
+        print(json.dumps(one))
+        fits = one["fits"]
+    if not fits:
+        sys.exit(DOES_NOT_FIT)
+    return True
+
+
+def compile_one(
+    settings: dict[str, Any], where: slices.Slice, devices: list[Any], name: str, save: str = ""
+) -> dict[str, Any]:
+    """What is known of a program of these settings, as JSON. Raises ValueError for settings that do not fit."""
+    program, batch = make_program(settings, devices, name)
+    counts, text = report.measure(program, slices.KINDS[where.kind].clock)
+    found = {
+        "config": settings["workdir"],
+        "program": name,
+        "slice": where.name,
+        "chips": where.chips,
+        "mesh": dict(program.mesh.shape),
+        "batch": batch,
+        **counts,
+        "flags": os.environ.get("LIBTPU_INIT_ARGS", ""),
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")},
+    }
+    if save:
+        folder = Path(save)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.json").write_text(json.dumps(found, indent=1))
+        if text:
+            (folder / f"{name}.hlo").write_text(text)
+    return found
+
+
+def make_program(settings: dict[str, Any], devices: list[Any], name: str) -> tuple[Program, int]:
+    """The program of a configuration of either stage, and its batch."""
+    if "first_stage" not in settings:
+        first = from_dict(VQGANExperiment, settings)
+        mesh = sharding.make_mesh(first.mesh, devices)
+        sharding.check_batch(first.data.batch_size, mesh, first.optimizer.accumulate)
+        return programs.first_stage_program(first, mesh, name), first.data.batch_size
+    second = programs.with_classes_assumed(from_dict(TransformerExperiment, settings))
+    draws = name in ("sample", "window")
+    mesh = sharding.make_mesh(second.sample.mesh if draws else second.mesh, devices)
+    batch = second.sample.batch_size if draws else second.data.batch_size
+    if not draws:
+        sharding.check_batch(second.data.batch_size, mesh, second.optimizer.accumulate)
+    network = _network(second.first_stage, "config.first_stage")
+    of_condition = None
+    if has_stage(second.condition):
+        of_condition = _network(second.condition.stage, "config.condition.stage")
+    return programs.second_stage_program(second, network, of_condition, mesh, name), batch
+
+
+def _network(workdir: str, setting: str) -> VQGAN:
+    """A first stage as its checkpoint says, or the configuration whose `workdir` it is."""
+    if checkpoint.has_checkpoint(workdir):
+        return vqgan_of(checkpoint.open_saved(workdir))
+    config = config_named(workdir)
+    if config is None or "model" not in config:
+        raise ValueError(
+            f"{setting}={workdir!r} holds no checkpoint, and no configuration beside that of --config has it as its "
+            "workdir; name one or the other."
+        )
+    return VQGAN(from_dict(VQGANConfig, config.model.to_dict(), "config.model"))
+
+
+if __name__ == "__main__":
+    run(main, example="configs/imagenet_cond.py", options=OPTIONS, has_workdir=False)

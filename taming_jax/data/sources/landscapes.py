@@ -1,0 +1,43 @@
+"""The demo's landscapes as a source of training data: parts of large pictures, or whole small ones."""
+
+import numpy as np
+
+from taming_jax.data.config import DataConfig
+from taming_jax.data.demo import landscape_kinds as kinds
+from taming_jax.data.demo.landscapes import DemoLandscapes
+from taming_jax.data.listing import Listing
+from taming_jax.data.records import Record, augmentation_rng
+from taming_jax.data.sources.demo import Drawn
+
+_VAL = 1 << 32  # in the place of an epoch
+
+
+class Landscapes(Drawn):
+    """One split of the demo's landscapes.
+
+    With `resize` above the smaller side of `size`, each is a part of a picture of that smaller side and the shape of
+    `size`, or, with `random_scale`, of one between `size` and that; more often of small ones. Its place is drawn anew
+    in each epoch, unless `random_crop` is off; in validation it is drawn, too, but once and for all: in the middle
+    there is nothing but horizon.
+    """
+
+    gives = ("class_label", "segmentation", "depth", "crop")
+    listing = Listing([], class_names=kinds.CLASS_NAMES, n_labels=len(kinds.LABELS), label_names=kinds.LABELS)
+
+    def __init__(self, config: DataConfig, split: str) -> None:
+        self.most = max(1.0, config.resize / min(config.sides))  # how many times larger than `size` pictures are
+        super().__init__(config, split, alike=self.most == 1 or not (config.random_crop or config.random_scale))
+        self.pictures = DemoLandscapes(config.sides, self.n, config.seed, self.start)
+
+    def _draw(self, index: int, epoch: int | None) -> Record:
+        height, width = self.config.sides
+        rng = augmentation_rng(self.config.seed, _VAL if epoch is None else epoch, index)
+        times, x, y = self.most, 0.5, 0.5
+        if self.config.random_scale:
+            times = 1 / (1 - rng.random() * (1 - 1 / self.most))
+        if self.config.random_crop:
+            x, y = rng.random(2).tolist()
+        whole = round(height * times), round(width * times)
+        item = self.pictures.part(index, whole, int(y * (whole[0] - height + 1)), int(x * (whole[1] - width + 1)))
+        drawn = {"image": item["image"], "class_label": np.int32(item["class_label"]), "depth": item["depth"]}
+        return drawn | {"segmentation": item["segmentation"].astype(np.uint8), "crop": item["crop"]}

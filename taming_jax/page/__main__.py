@@ -1,0 +1,41 @@
+"""Paint a label map in the browser, and see it drawn as a picture.
+
+python -m taming_jax.page --workdir=runs/landscapes_segmentation [--port=8080] [--host=127.0.0.1]
+"""
+
+import argparse
+import os
+import sys
+
+from taming_jax.checkpoint import open_saved, quiet_orbax
+from taming_jax.page.painter import Painter
+from taming_jax.page.server import PageServer
+from taming_jax.trained.loading import load_saved
+
+
+def main() -> None:
+    assert __doc__
+    parser = argparse.ArgumentParser(prog="python -m taming_jax.page", description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=os.path.expanduser, required=True, help="a training on label maps")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 serves whoever reaches this machine")
+    arguments = parser.parse_args()
+    try:
+        quiet_orbax()
+        saved = open_saved(arguments.workdir)
+        server = PageServer(Painter(load_saved(saved), saved.config), (arguments.host, arguments.port))
+    except (ValueError, OSError, OverflowError) as error:
+        parser.exit(2, f"error: {error}\n")
+    host, port = server.server_address[:2]
+    print(f"http://{host!s}:{port}/  (Ctrl-C ends it)")
+    sys.stdout.flush()
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print()
+    finally:
+        server.server_close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Pictures that were asked for, drawn one after another by one thread; each can be watched and cancelled."""
+
+import dataclasses
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+# draws: (what was asked for, called with the steps since the last call and raising to stop, called with the file of a
+# picture that is not finished) -> the file of the picture
+Draw = Callable[[Any, Callable[[int], None], Callable[[bytes], None]], bytes]
+
+
+class Cancelled(Exception):
+    """Raised within a drawing that nobody wants any more."""
+
+
+class Full(ValueError):
+    """Too many are waiting."""
+
+
+@dataclasses.dataclass
+class Drawing:
+    """One picture. state: waiting, drawing, done, failed or cancelled. steps: how many are done of how many in all.
+    png: what there is of it, the shown-th file."""
+
+    asked: Any
+    steps: int
+    name: str = dataclasses.field(default_factory=lambda: secrets.token_hex(8))
+    state: str = "waiting"
+    done: int = 0
+    seconds: float = 0.0
+    error: str = ""
+    png: bytes = b""
+    shown: int = 0
+    unwanted: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+    @property
+    def over(self) -> bool:
+        return self.state in ("done", "failed", "cancelled")
+
+
+class Queue:
+    """Draws in the order of asking. waiting: how many may wait; kept: how many that are over can still be fetched."""
+
+    def __init__(self, draw: Draw, waiting: int = 8, kept: int = 32) -> None:
+        self._draw, self._most, self._kept = draw, waiting, kept
+        self._drawings: dict[str, Drawing] = {}
+        self._changed = threading.Condition()
+        threading.Thread(target=self._work, name="drawing", daemon=True).start()
+
+    def add(self, asked: Any, steps: int) -> Drawing:
+        """Raises Full."""
+        drawing = Drawing(asked, steps)
+        with self._changed:
+            waiting = sum(other.state == "waiting" for other in self._drawings.values())
+            if waiting >= self._most:
+                raise Full(f"{waiting} pictures are waiting already; try again later")
+            self._drawings[drawing.name] = drawing
+            over = [name for name, other in self._drawings.items() if other.over]
+            for name in over[: max(0, len(over) - self._kept)]:
+                del self._drawings[name]
+            self._changed.notify()
+        return drawing
+
+    def get(self, name: str) -> Drawing | None:
+        with self._changed:
+            return self._drawings.get(name)
+
+    def ahead(self, drawing: Drawing) -> int:
+        """How many are to be drawn before it."""
+        with self._changed:
+            names = [name for name, other in self._drawings.items() if not other.over]
+            return names.index(drawing.name) if drawing.name in names else 0
+
+    def cancel(self, drawing: Drawing) -> None:
+        """At once where it waits, else with its next step."""
+        with self._changed:
+            drawing.unwanted.set()
+            if drawing.state == "waiting":
+                drawing.state = "cancelled"
+
+    def _next(self) -> Drawing:
+        with self._changed:
+            while True:
+                for drawing in self._drawings.values():
+                    if drawing.state == "waiting":
+                        drawing.state = "drawing"
+                        return drawing
+                self._changed.wait()
+
+    def _work(self) -> None:
+        while True:
+            drawing, begun = self._next(), time.monotonic()
+
+            def progress(steps: int, drawing: Drawing = drawing, begun: float = begun) -> None:
+                drawing.done, drawing.seconds = drawing.done + steps, time.monotonic() - begun
+                if drawing.unwanted.is_set():
+                    raise Cancelled
+
+            def show(png: bytes, drawing: Drawing = drawing) -> None:
+                drawing.png, drawing.shown = png, drawing.shown + 1
+
+            try:
+                show(self._draw(drawing.asked, progress, show))
+                drawing.state = "done"
+            except Cancelled:
+                drawing.state = "cancelled"
+            except ValueError as error:
+                drawing.error, drawing.state = str(error), "failed"
+            except Exception as error:  # one picture that cannot be drawn must not end the page
+                log.exception("a picture could not be drawn")
+                drawing.error, drawing.state = f"{type(error).__name__}; the server's log has more", "failed"
+            drawing.asked = None

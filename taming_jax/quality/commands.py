@@ -1,0 +1,193 @@
+"""The commands of `python -m taming_jax.evaluate` beside its report: what they are called, and their options."""
+
+import argparse
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from taming_jax import sharding
+from taming_jax.checkpoint import open_saved, quiet_orbax
+from taming_jax.experiment import SampleConfig
+from taming_jax.files import write_whole
+from taming_jax.metrics.resizing import RESIZES
+from taming_jax.quality.comparison import compare_results
+from taming_jax.quality.distance import Measuring, distance
+from taming_jax.quality.features import DEMO, open_features
+from taming_jax.quality.likelihood import likelihood
+from taming_jax.quality.measures import Compared
+from taming_jax.quality.reconstruction import reconstruction
+from taming_jax.quality.samples import samples
+from taming_jax.quality.sweep import SWEPT, sweep, table
+from taming_jax.settings import from_dict
+
+Parser = argparse.ArgumentParser
+Given = argparse.Namespace
+HOME = os.path.expanduser
+USUAL = "weights/inception_fid.npz"
+SETS = "a folder of images, a list of them (.txt), images or statistics (.npz), or a result (.json)"
+
+
+def _of_features(parser: Parser) -> None:
+    """The options that say how sets are measured."""
+    file = f"weights of the network of features, made by taming_jax.convert; {DEMO}: the package's own, for scenes"
+    parser.add_argument("--features", type=HOME, default="", help=f"{file}; default: {USUAL}, {DEMO} for demo data")
+    parser.add_argument("--dims", default="", help="the feature, by its number; default: the network's last")
+    parser.add_argument("--resize", default="", choices=("", *RESIZES), help="default: the network's own")
+
+
+def _of_all(parser: Parser, out: str) -> None:
+    parser.add_argument("--batch_size", type=int, default=0, help="images measured at once; default: 32 a device")
+    parser.add_argument("--out", type=HOME, default=out, help="the result, beside which the others go [%(default)s]")
+
+
+def _of_model(parser: Parser) -> None:
+    parser.add_argument("workdir", type=HOME, help="working directory of a training, or a converted model")
+    parser.add_argument("--step", default="", help='the checkpoint; default: the newest; "best": by its metric')
+
+
+def _of_drawing(parser: Parser) -> None:
+    parser.add_argument("--n", type=int, default=50_000, help="images to draw [%(default)s]")
+    parser.add_argument("--reference", type=HOME, default="train", help=f"train, val, {SETS} [%(default)s]")
+    parser.add_argument("--draw_batch", type=int, default=64, help="images drawn at once [%(default)s]")
+    parser.add_argument("--seed", type=int, default=0, help="of the images and of the extrapolation [%(default)s]")
+
+
+def _measuring(given: Given) -> Measuring:
+    quiet_orbax()
+    demo = "workdir" in given and open_saved(given.workdir).config.get("data", {}).get("source") == "demo"
+    path = given.features or (DEMO if demo else USUAL)
+    features = open_features(path, sharding.make_mesh(), given.resize, given.dims)
+    return Measuring(features, given.batch_size)
+
+
+def _drawn(given: Given, filters: Mapping[str, object]) -> SampleConfig:
+    """The settings of drawing: those saved with the model, but for what is given."""
+    saved = open_saved(given.workdir).config.get("sample", {})
+    kept = {name: saved[name] for name in (*SWEPT, "guidance_schedule", "unlabelled") if name in saved}
+    own = {"n": given.n, "batch_size": given.draw_batch, "seed": given.seed, "step": given.step}
+    return from_dict(SampleConfig, {**kept, **{k: v for k, v in filters.items() if v is not None}, **own}, "--")
+
+
+def _distance_options(parser: Parser) -> None:
+    parser.add_argument("reference", type=HOME, help=f"{SETS}: what is right")
+    parser.add_argument("images", type=HOME, help="likewise: what is measured")
+    _of_features(parser)
+    _of_all(parser, "distance.json")
+    parser.add_argument("--seed", type=int, default=0, help="of the extrapolation [%(default)s]")
+    parser.add_argument("--statistics", action="store_true", help="write those of the images, too, as OUT.npz")
+
+
+def _distance(given: Given) -> Compared:
+    return distance(given.reference, given.images, given.out, _measuring(given), given.statistics, given.seed)
+
+
+def _samples_options(parser: Parser) -> None:
+    _of_model(parser)
+    _of_features(parser)
+    _of_drawing(parser)
+    _of_all(parser, "samples.json")
+    parser.add_argument("--temperature", type=float, help="this and the next: default as saved with the model")
+    parser.add_argument("--top_k", type=int)
+    parser.add_argument("--top_p", type=float)
+    parser.add_argument("--guidance", type=float)
+    parser.add_argument("--guidance_schedule")
+    parser.add_argument("--by_class", action="store_true", help="also FID, precision and recall of each class")
+    parser.add_argument("--export-npz", type=HOME, default="", help="write the images for ADM's evaluator, too")
+
+
+def _samples(given: Given) -> Compared:
+    filters = {name: getattr(given, name) for name in (*SWEPT, "guidance_schedule")}
+    settings = _drawn(given, filters)
+    measuring = _measuring(given)
+    more = {"export": given.export_npz, "by_class": given.by_class}
+    return samples(given.workdir, settings, given.reference, given.out, measuring, **more)
+
+
+def _reconstruction_options(parser: Parser) -> None:
+    _of_model(parser)
+    _of_features(parser)
+    parser.add_argument("--images", type=HOME, default="", help="a folder; default: the training's validation data")
+    parser.add_argument("--size", type=int, default=0, help="with --images: pixels of a side; default: the training's")
+    parser.add_argument("--lpips", type=HOME, default="", help="weights for LPIPS, as of the perceptual loss")
+    _of_all(parser, "reconstruction.json")
+
+
+def _reconstruction(given: Given) -> Compared:
+    options = {name: getattr(given, name) for name in ("images", "size", "lpips", "step")}
+    return reconstruction(given.workdir, given.out, _measuring(given), **options)
+
+
+def _likelihood_options(parser: Parser) -> None:
+    _of_model(parser)
+    _of_all(parser, "likelihood.json")
+
+
+def _likelihood(given: Given) -> Compared:
+    quiet_orbax()
+    return likelihood(given.workdir, given.out, given.batch_size, given.step)
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",") if part]
+
+
+def _sweep_options(parser: Parser) -> None:
+    _of_model(parser)
+    _of_features(parser)
+    _of_drawing(parser)
+    _of_all(parser, "sweep.json")
+    for name in SWEPT:
+        parser.add_argument(f"--{name}", type=_numbers, default=[], help="values, with commas between them")
+
+
+def _sweep(given: Given) -> str:
+    values = {name: getattr(given, name) for name in SWEPT}
+    base = _drawn(given, {})
+    return table(sweep(given.workdir, base, values, given.reference, given.out, _measuring(given)))
+
+
+def _compare_options(parser: Parser) -> None:
+    parser.add_argument("results", nargs="+", type=HOME, help="results (.json)")
+    parser.add_argument("--out", type=HOME, default="", help="a file for the table; default: it is only printed")
+
+
+def _compare(given: Given) -> str:
+    text = compare_results(given.results)
+    if given.out:
+        write_whole(Path(given.out), text)
+    return text
+
+
+# Name -> (what it does, its options, the command).
+Command = tuple[str, Callable[[Parser], None], Callable[[Given], Compared | str]]
+COMMANDS: Mapping[str, Command] = {
+    "distance": ("compare two sets of images: FID and its kin", _distance_options, _distance),
+    "samples": ("draw from a second stage, and compare with a reference", _samples_options, _samples),
+    "reconstruction": ("measure what a first stage keeps of images", _reconstruction_options, _reconstruction),
+    "likelihood": ("measure how well a second stage predicts codes", _likelihood_options, _likelihood),
+    "sweep": ("draw with several filters, and plot what they do", _sweep_options, _sweep),
+    "compare": ("put results side by side", _compare_options, _compare),
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Run one of COMMANDS; an error that the user can mend ends the program in one line."""
+    parser = Parser(prog="python -m taming_jax.evaluate")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (help, options, _) in COMMANDS.items():
+        options(commands.add_parser(name, help=help, description=help.capitalize() + "."))
+    given = parser.parse_args(arguments)
+    logging.getLogger("taming_jax").setLevel(logging.INFO)
+    try:
+        sharding.start_distributed()
+        found = COMMANDS[given.command][2](given)
+    except (ValueError, OSError) as error:
+        parser.exit(2, f"error: {error}\n")
+    if isinstance(found, Compared):
+        print("\n".join(f"{name:32s} {value:12.6g}" for name, value in found.figures.items()))
+        print("\n".join(f"warning: {warning}" for warning in found.warnings))
+    else:
+        print(found)
+    if given.out:
+        print(f"The result is {given.out}.")

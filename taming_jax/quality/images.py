@@ -1,0 +1,129 @@
+"""Sets of images to measure: a folder or list of files, the arrays of an npz file, the data of a training."""
+
+import dataclasses
+import os
+import zipfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from taming_jax.data import pipeline
+from taming_jax.data.config import DataConfig, Needs
+from taming_jax.data.opening import BrokenImage, opened
+from taming_jax.data.walk import find_images
+from taming_jax.files import first_line
+from taming_jax.pictures import colours, to_pixels
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")  # what pytorch-fid reads, too
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """n images by number. read: the images from one number to another, in order: uint8 (H, W, 3), or what is wrong."""
+
+    source: str
+    n: int
+    read: Callable[[int, int], Iterator[np.ndarray | str]]
+    labels: np.ndarray | None = None  # int (n,), the class of each where it is known, -1 until it has been read
+
+    def first(self, n: int) -> "ImageSet":
+        """The first n of them, all where there are fewer."""
+        labels = None if self.labels is None else self.labels[:n]
+        return dataclasses.replace(self, n=min(n, self.n), labels=labels)
+
+
+def of_files(path: str) -> ImageSet:
+    """The images below a folder, or in a list file (.txt). Pixels are taken as they are stored, in RGB, without regard
+    to an EXIF orientation: so do pytorch-fid, clean-fid and ADM's evaluator. Raises ValueError where there are none."""
+    found = find_images(path, suffixes=SUFFIXES)
+    files = [str(found.root / name) for name in found.names]
+    pool = ThreadPoolExecutor(os.cpu_count())
+    return ImageSet(path, len(files), lambda start, stop: pool.map(_read, files[start:stop]))
+
+
+def _read(path: str) -> np.ndarray | str:
+    try:
+        return opened(path, lambda image, _: _rgb(image))
+    except BrokenImage as error:
+        return f"{path}: {first_line(error)}"
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("RGB"))
+
+
+def of_npz(path: str) -> ImageSet:
+    """The images of `arr_0`, uint8 (n, H, W, 3), as ADM's evaluator takes them, with the classes of `arr_1` where they
+    are there. Raises ValueError for another file."""
+    images, labels = stored_array(path, "arr_0"), None
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"arr_0 of {path} is {images.dtype} {images.shape}; expected uint8 (n, H, W, 3)")
+    if "arr_1" in array_names(path):
+        labels = np.asarray(stored_array(path, "arr_1"))
+        if labels.shape != images.shape[:1]:
+            raise ValueError(f"arr_1 of {path} has shape {labels.shape}, but there are {len(images)} images in arr_0")
+    return of_array(images, path, labels)
+
+
+def of_array(images: np.ndarray, source: str, labels: np.ndarray | None = None) -> ImageSet:
+    """uint8 (n, H, W, 3)."""
+    return ImageSet(source, len(images), lambda start, stop: (np.array(x) for x in images[start:stop]), labels)
+
+
+def of_data(data: DataConfig, split: str) -> ImageSet:
+    """The images of a split as trainings see them, at their size and without what training varies; the first three
+    channels, or grey."""
+    source = pipeline.opened(data, split, Needs(annotations=()))
+    size, labels = min(64, len(source)), np.full(len(source), -1)
+
+    def read(start: int, stop: int) -> Iterator[np.ndarray | str]:
+        number = start
+        for batch in pipeline.make_crops(data, split, start, stop, 0, size, Needs(annotations=())):
+            rows = zip(to_pixels(colours(batch["image"])), batch["valid"], batch["class_label"])
+            for image, valid, label in rows:
+                if number < stop:
+                    labels[number] = label
+                    yield image if valid else f"image {number} of {split}"
+                number += 1
+
+    return ImageSet(f"{data.source} {data.path} ({split})".replace("  ", " "), len(source), read, labels)
+
+
+def array_names(path: str) -> list[str]:
+    """The arrays of an npz file. Raises ValueError for another file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a file of arrays (.npz): {first_line(error)}") from error
+
+
+def stored_array(path: str, name: str) -> np.ndarray:
+    """An array of an npz file, mapped into memory where it is stored as it is, so that it may be larger than memory."""
+    try:
+        with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
+            entry = archive.getinfo(f"{name}.npy")
+            if entry.compress_type != zipfile.ZIP_STORED:
+                with archive.open(entry) as packed:
+                    return np.lib.format.read_array(packed, allow_pickle=False)
+            file.seek(entry.header_offset + 26)
+            lengths = np.frombuffer(file.read(4), "<u2")
+            file.seek(entry.header_offset + 30 + int(lengths.sum()))
+            version = np.lib.format.read_magic(file)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read(file)
+            if dtype.hasobject:
+                raise ValueError("it holds Python objects")
+            if not np.prod(shape, dtype=np.int64):
+                return np.zeros(shape, dtype)
+            return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+    except Exception as error:  # of zipfile and numpy, for damaged files
+        raise ValueError(f"{path} has no array {name} that can be read: {first_line(error)}") from error
+
+
+def open_images(path: str) -> ImageSet:
+    """A folder, a list file (.txt), or an npz file with images. Raises ValueError for anything else."""
+    return of_npz(path) if Path(path).suffix == ".npz" else of_files(path)

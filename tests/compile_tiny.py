@@ -1,0 +1,68 @@
+"""What tests/test_compile_for.py runs by itself, since the compiler's settings are read once in a process: the smallest
+networks of both stages, compiled for four v5e chips. Writes each program's text, and prints what is known as JSON."""
+
+import json
+import sys
+from pathlib import Path
+
+import jax
+
+from taming_jax import sharding
+from taming_jax.compiling import programs, report, slices
+from taming_jax.conditioning import ConditionConfig
+from taming_jax.data.config import DataConfig
+from taming_jax.experiment import SampleConfig, TransformerExperiment, VQGANExperiment
+from taming_jax.models.discriminator import DiscriminatorConfig
+from taming_jax.models.gpt import GPTConfig
+from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.sharding import MeshConfig
+from taming_jax.training.vqgan_loss import VQGANLossConfig
+
+WIDTH, CODES, BATCH = 128, 256, 8
+NETWORK = VQGANConfig(
+    resolution=32, ch=8, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), z_channels=8, embed_dim=8,
+    n_embed=CODES, norm_groups=4, dtype="bfloat16",
+)  # fmt: skip
+FIRST = VQGANExperiment(
+    workdir="",
+    data=DataConfig(size=32, batch_size=BATCH),
+    model=NETWORK,
+    discriminator=DiscriminatorConfig(ndf=8, n_layers=1, dtype="bfloat16"),
+    loss=VQGANLossConfig(perceptual_weight=0.0),
+)
+SECOND = TransformerExperiment(
+    workdir="",
+    first_stage="",
+    data=FIRST.data,
+    condition=ConditionConfig("class_label", n_classes=10),
+    transformer=GPTConfig(n_layer=2, n_head=2, n_embd=WIDTH, dtype="bfloat16"),
+    mesh=MeshConfig(data=1, fsdp=-1),
+    sample=SampleConfig(batch_size=BATCH, top_k=10),
+)
+
+
+def main(folder: Path) -> None:
+    for effort in ("jax_exec_time_optimization_effort", "jax_memory_fitting_effort"):
+        jax.config.update(effort, -1.0)  # quick rather than thorough
+    where = slices.slice_of("v5e:2x2")
+    devices = slices.devices(where)
+    by_data, by_fsdp = (sharding.make_mesh(mesh, devices) for mesh in (FIRST.mesh, SECOND.mesh))
+    made = {f"first {name}": programs.first_stage_program(FIRST, by_data, name) for name in ("train", "eval")}
+    for name in ("train", "eval", "sample"):
+        made[f"second {name}"] = programs.second_stage_program(SECOND, VQGAN(NETWORK), None, by_fsdp, name)
+    found = {}
+    for name, program in made.items():
+        found[name], text = report.measure(program, slices.KINDS[where.kind].clock)
+        (folder / f"{name}.hlo").write_text(text)
+    print(json.dumps({**found, "hops": hops(sharding.MeshConfig(data=1, fsdp=-1), "v5e:4x4")}))
+
+
+def hops(config: MeshConfig, name: str) -> int:
+    """The longest way between neighbours of a ring over all devices of a slice."""
+    mesh = sharding.make_mesh(config, slices.devices(slices.slice_of(name)))
+    places = [device.coords for device in mesh.devices.flat]
+    return max(sum(abs(a - b) for a, b in zip(*pair)) for pair in zip(places, places[1:] + places[:1]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

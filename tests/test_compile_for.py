@@ -1,0 +1,195 @@
+"""Programs compiled for TPUs that are not there: names of slices, what a program's text says, and both tiny stages."""
+
+import importlib.util
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from taming_jax.compiling import search
+from taming_jax.compiling.costs import costs, loop_instructions
+from taming_jax.compiling.hlo import Shape, parse
+from taming_jax.compiling.slices import slice_of
+
+ROOT = Path(__file__).parent.parent
+TPU = Path(sys.prefix) / "tpu"  # where `make test` puts libtpu: with it on its path JAX looks for TPUs, and complains
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "topology", "chips"),
+    [
+        ("v5litepod-16", "v5e", "4x4", 16),  # the number counts chips
+        ("v5e-1", "v5e", "1x1", 1),
+        ("v6e-16", "v6e", "4x4", 16),
+        ("v4-32", "v4", "2x2x4", 16),  # the number counts cores
+        ("v5p-64", "v5p", "2x4x4", 32),
+        ("2xv5p-64", "v5p", "2x4x4", 64),
+        ("v5e:2x2", "v5e", "2x2", 4),
+    ],
+)
+def test_slices_by_the_names_of_cloud_tpu(name, kind, topology, chips):
+    found = slice_of(name)
+    assert (found.kind, found.topology, found.chips) == (kind, topology, chips)
+
+
+@pytest.mark.parametrize("name", ["v5litepod-3", "v4-7", "v5p-2", "v7-8", "v5e", "", "v5e-4x4", "8xH100:2"])
+def test_other_names_are_refused_with_those_there_are(name):
+    with pytest.raises(ValueError, match=r"v5litepod|known: "):
+        slice_of(name)
+
+
+def test_layouts_fill_up_tiles():
+    assert Shape("bf16", (8, 24, 257, 64), "3,2,1,0:T(8,128)(2,1)").padded_bytes == 2 * 8 * 24 * 264 * 128
+    assert Shape("f32", (100,), "0:T(128)").padded_bytes == 4 * 128
+    assert Shape("f32", (5, 3), "0,1:T(8,128)S(1)").padded_bytes == 4 * 8 * 128  # the last axis is the slowest
+    assert Shape("f32", (5, 3), "0,1:T(8,128)S(1)").space == 1
+    assert Shape("f32", (5, 3)).padded_bytes == 60
+
+
+def test_loops_are_multiplied_out():
+    matrix = jax.ShapeDtypeStruct((16, 16), jnp.float32)
+
+    def looped(x: jax.Array) -> jax.Array:
+        inner = lambda y, _: (jnp.sin(y @ x), None)
+        outer = lambda y, _: (jax.lax.scan(inner, y, length=3)[0], None)
+        return jax.lax.scan(outer, x, length=5)[0]
+
+    module = parse(jax.jit(looped).lower(matrix).compile().as_text())
+    assert sorted(module.trips(*place) for place in module.loops.values()) == [3, 5]
+    assert costs(module).flops == 15 * 2 * 16**3
+
+
+TEXT = (Path(__file__).parent / "tpu_program.hlo").read_text()
+
+
+@pytest.mark.parametrize(("end", "trips", "times"), [("length", {}, 48), ("q", {"walk/while": 7, "while": 2}, 7)])
+def test_what_the_text_of_a_tpu_says(end, trips, times):
+    """Ends of loops that are carried; slices and not whole arrays are read; a chain of one collective is one; what lies
+    in the chip's own memory is no traffic."""
+    module = parse(TEXT.replace("%END", f"%{end}"))
+    found = costs(module, trips)
+    assert (found.cycles, found.unknown) == (1000 * times, [])
+    layer, whole = 4 * 1024 * 128, 4 * 48 * 1024 * 128
+    assert found.copied_bytes == times * whole
+    scalar, part, gathered = 4, 2 * 16 * 128, 2 * 64 * 128
+    assert found.hbm_bytes == times * (2 * layer + scalar + whole + 3 * part + 2 * gathered)
+    [row] = found.collective_rows()
+    assert row["count"] == times and row["bytes"] == row["overlapped"] == times * 2 * 64 * 128
+    assert {i.opcode for i in loop_instructions(module)} >= {"all-gather", "copy", "dynamic-slice"}
+
+
+def test_loops_that_end_at_run_time_are_named():
+    assert costs(parse(TEXT.replace("%END", "%q"))).unknown == ["jit(step)/walk/while"]
+
+
+def test_what_is_no_program_is_refused():
+    with pytest.raises(ValueError, match="ENTRY"):
+        parse("nothing")
+
+
+def test_find_tells_the_best_first():
+    """What fits before what does not; a choice that cannot be made is told and passed over."""
+    settings = {"first_stage": "", "mesh": {}, "optimizer": {}, "transformer": {}}
+
+    def compiled(changed: dict) -> dict:
+        remat, parts = changed["transformer"]["remat"], changed["optimizer"]["accumulate"]
+        if parts == 4:
+            raise ValueError("4 parts do not divide the batch")
+        if not remat:
+            return {"fits": False, "peak_bytes": 20e9 / parts}
+        return {"fits": True, "peak_bytes": 4e9, "cycles": 100e6 * parts + 50e6 * (remat == "block"), "collectives": []}
+
+    told = []
+    found = search.find(settings, compiled, told.append)
+    assert len(found) == 2 * 3 * 2 and len(told) == 2 * 3 * 3 and settings["mesh"] == {}
+    assert [row["chosen"]["transformer.remat"] for row in found[:4]] == ["dots", "dots", "block", "block"]
+    assert [row["fits"] for row in found] == [True] * 8 + [False] * 4 and found[-1]["peak_bytes"] == 20e9
+    assert "100.0 M cycles, 4.0 GB" in told[1] and "--config.transformer.remat=dots" in told[1]
+    assert sum("do not divide" in line for line in told) == 6
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "taming_jax.compile_for", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "--slice is missing"),
+        (("--slice=v9-1",), "no slice of"),
+        (("--slice=v5litepod-3",), "known: v5litepod-1"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments, message):
+    found = run("--config=configs/imagenet_cond.py:tiny", *arguments)
+    assert found.returncode == 1 and message in found.stderr and "Traceback" not in found.stderr
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory) -> tuple[dict, Path]:
+    """Both tiny steps, their evaluation and the sampler, compiled for four v5e chips."""
+    if importlib.util.find_spec("libtpu") is None and not (TPU / "libtpu").is_dir():
+        pytest.skip("the TPU's compiler is not there: pip install libtpu")
+    folder = tmp_path_factory.mktemp("programs")
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": path(ROOT, TPU)}
+    command = [sys.executable, Path(__file__).parent / "compile_tiny.py", folder]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return json.loads(result.stdout.splitlines()[-1]), folder
+
+
+def path(*folders: Path) -> str:
+    """Where modules are looked for: in these folders first."""
+    return os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def test_tiny_programs_fit_a_slice(tiny):
+    found, _ = tiny
+    for row in (found[name] for name in found if name != "hops"):
+        assert row["fits"] and row["cycles"] > 0 and row["peak_bytes"] < 1e9 and row["loops_counted_once"] == []
+    gathered = {row["kind"] for row in found["second train"]["collectives"]}
+    assert "all-gather" in gathered  # the parameters, over fsdp
+    assert found["second sample"]["times"] == 256 and found["second sample"]["per"] == "token"
+
+
+def test_no_collective_of_an_evaluation_carries_activations(tiny):
+    """An image of the second stage has 256 x 128 numbers between two blocks, and a block 12 x 128 x 128 parameters."""
+    found, _ = tiny
+    moved = {name: sum(row["bytes"] for row in found[name]["collectives"]) for name in ("first eval", "second eval")}
+    assert moved["first eval"] < 16e3  # sums of what is measured, and of how often codes occur
+    assert moved["second eval"] < 3 * (2 * 12 * 128**2 + 3 * 256 * 128)  # bytes of each parameter, which are gathered
+    kinds = {row["kind"] for row in found["second eval"]["collectives"] if row["bytes"] > 1e4}
+    assert kinds == {"all-gather"}
+
+
+def test_the_cache_is_updated_in_place(tiny):
+    """Of each of the loops over tokens: what is written is a position, and nothing of the cache's size is copied."""
+    _, folder = tiny
+    inside = loop_instructions(parse((folder / "second sample.hlo").read_text()))
+    cache = 8 * 2 * 64  # numbers of the shortest, for the 8 images at least that a device draws
+    assert any(found.opcode == "dynamic-update-slice" for found in inside)
+    large = lambda found: any(math.prod(shape.sizes) >= 128 * cache for shape in found.shapes)
+    assert [found.name for found in inside if found.opcode.startswith("copy") and large(found)] == []
+    rows = [shape.sizes for found in inside for shape in found.shapes if found.opcode == "dynamic-update-slice"]
+    assert all(sizes[-1] == 128 for sizes in rows if len(sizes) == 4)  # two heads of 64 side by side
+
+
+@pytest.mark.parametrize("name", ["first train", "first eval", "second train", "second sample"])
+def test_extremes_are_compared_in_float32(tiny, name):
+    _, folder = tiny
+    types = re.findall(r"= \((\w+)\[[\d,]*\]\S*, s32\[[\d,]*\]\S*\) reduce\(", (folder / f"{name}.hlo").read_text())
+    assert types and set(types) == {"f32"}
+
+
+def test_neighbours_along_an_axis_are_neighbours_in_the_network(tiny):
+    found, _ = tiny
+    assert found["hops"] == 1  # over a ring of 16 chips; in their own order up to 6

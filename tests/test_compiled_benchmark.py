@@ -1,0 +1,22 @@
+"""The table of docs/pods.md is that of the committed runs."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+
+import compiled
+
+
+def test_the_document_has_the_table_of_what_is_kept():
+    _, table, _ = compiled.split(compiled.DOCUMENT.read_text())
+    assert table == compiled.table(), "run python benchmarks/compiled.py --write"
+
+
+def test_what_is_kept_says_with_what_it_was_compiled():
+    kept = compiled.kept()
+    assert kept and kept.keys() <= compiled.RUNS.keys()
+    for name, states in kept.items():
+        for found in states.values():
+            assert found["versions"].keys() == {"jax", "jaxlib", "libtpu"} and "flags" in found
+            assert f"--slice={found['slice']}" in compiled.RUNS[name]

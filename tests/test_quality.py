@@ -1,0 +1,254 @@
+"""`evaluate distance` and its kin, with a small network of features in place of the large ones."""
+
+import json
+import sys
+
+import flax.linen as nn
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from taming_jax import evaluate
+from taming_jax.data.demo import DemoScenes
+from taming_jax.metrics import distances
+from taming_jax.metrics.predictions import inception_score
+from taming_jax.metrics.resizing import resize_for_features
+from taming_jax.quality import features as feature_networks
+from taming_jax.quality import images, statistics
+from taming_jax.quality.distance import Measuring, distance, open_set
+from taming_jax.quality.features import Kind, open_features
+from taming_jax.sharding import MeshConfig, make_mesh
+
+WEIGHT = np.random.RandomState(0).randn(12, 6).astype(np.float32)
+
+
+class Tiny(nn.Module):
+    """Six features, and four spatial ones, of pictures of two by two pixels."""
+
+    @nn.compact
+    def __call__(self, x):
+        weight = self.param("weight", nn.initializers.ones, WEIGHT.shape)
+        flat = x.reshape(len(x), -1)
+        return {"6": jnp.tanh(flat @ weight), "3": flat[:, :3], "spatial": flat[:, :4], "logits": flat @ weight * 3}
+
+
+TINY = Kind(
+    network=Tiny(),
+    shapes=lambda: {"weight": WEIGHT.shape},
+    side=2,
+    names=("3", "6"),
+    main="6",
+    spatial="spatial",
+    predictions="logits",
+)
+
+
+@pytest.fixture(autouse=True)
+def _tiny_network(monkeypatch):
+    monkeypatch.setitem(feature_networks.KINDS, "tiny", TINY)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two sets of pictures of several sizes, and weights of the network."""
+    place, rs = tmp_path_factory.mktemp("sets"), np.random.RandomState(1)
+    for name, n, bright in (("a", 23, 0), ("b", 17, 60)):
+        (place / name).mkdir()
+        for i in range(n):
+            pixels = rs.randint(0, 190, (8 + i % 3, 9, 3)) + bright
+            Image.fromarray(pixels.astype(np.uint8)).save(place / name / f"{i:03d}.png")
+    np.savez(place / "tiny.npz", weight=WEIGHT)
+    return place
+
+
+def measuring(folder, devices=1, batch_size=0, **options):
+    return Measuring(
+        open_features(str(folder / "tiny.npz"), make_mesh(MeshConfig(data=devices)), **options), batch_size
+    )
+
+
+def expected_features(folder, name, resize="pytorch-fid"):
+    """By numpy alone."""
+    read = [np.asarray(Image.open(path)) for path in sorted((folder / name).iterdir())]
+    x = np.stack([resize_for_features(pixels, 2, resize) for pixels in read]).reshape(len(read), -1)
+    x = x / 127.5 - 1 if resize == "pytorch-fid" else (x - 128) / 128
+    return np.tanh(x @ WEIGHT), x[:, :4], 3 * x @ WEIGHT
+
+
+def frechet(x, y):
+    return distances.frechet_distance(x.mean(0), np.cov(x, rowvar=False), y.mean(0), np.cov(y, rowvar=False))
+
+
+@pytest.mark.parametrize("resize", ["pytorch-fid", "clean-fid", "tensorflow"])
+def test_the_command_writes_what_the_formulas_give(folder, tmp_path, monkeypatch, capsys, resize):
+    out = tmp_path / "result.json"
+    arguments = ["distance", str(folder / "a"), str(folder / "b"), "--features", str(folder / "tiny.npz")]
+    monkeypatch.setattr(sys, "argv", ["evaluate", *arguments, "--dims", "6", "--resize", resize, "--out", str(out)])
+    evaluate.main()
+    found = json.loads(out.read_text())
+    (a, a_spatial, _), (b, b_spatial, logits) = (expected_features(folder, name, resize) for name in "ab")
+    assert found["fid"] == pytest.approx(frechet(a, b), rel=1e-4)
+    assert found["sfid"] == pytest.approx(frechet(a_spatial, b_spatial), rel=1e-4)
+    assert found["inception_score"] == pytest.approx(inception_score(logits)[0], rel=1e-5)
+    assert found["kernel_distance"] == pytest.approx(distances.kernel_distance(a, b), rel=1e-3, abs=1e-6)
+    assert {k: found[k] for k in ("precision", "recall", "coverage")} == {
+        k: pytest.approx(v) for k, v in distances.manifold_measures(a, b).items() if k != "density"
+    }
+    about = found["protocol"]
+    assert about["features"] | {"weights": ""} == {
+        "network": "tiny", "weights": "", "resize": resize, "feature": "6", "batch_size": 256
+    }  # fmt: skip
+    assert (about["reference"]["images"], about["images"]["images"]) == (23, 17)
+    assert about["versions"]["jax"] and about["seconds"] > 0 and "8 x cpu" in about["devices"]
+    assert any("has 23 images; below 10000" in warning for warning in found["warnings"])
+    assert "| fid |" in out.with_suffix(".md").read_text()
+    with Image.open(out.with_suffix(".png")) as sheet:
+        assert sheet.width > 8 * 96
+    assert "fid " in capsys.readouterr().out
+
+
+def test_the_plain_command_still_asks_for_a_working_directory(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["evaluate"])
+    with pytest.raises(SystemExit):
+        evaluate.main()
+    assert "--workdir" in capsys.readouterr().err
+
+
+def test_figures_depend_neither_on_batches_nor_on_devices_nor_on_order(folder, tmp_path):
+    found = [
+        distance(str(folder / "a"), str(folder / "b"), str(tmp_path / "out.json"), measuring(folder, *how)).figures
+        for how in ((1, 0), (8, 8), (8, 16), (1, 5))
+    ]
+    names = sorted(str(path) for path in (folder / "b").iterdir())
+    (tmp_path / "reversed.txt").write_text("\n".join(names[::-1]))
+    again = distance(str(folder / "a"), str(tmp_path / "reversed.txt"), str(tmp_path / "out.json"), measuring(folder))
+    for other in (*found[1:], again.figures):
+        assert other == pytest.approx(found[0], rel=1e-6, abs=1e-6)
+
+
+def test_a_set_is_at_no_distance_from_itself(folder, tmp_path):
+    same = distance(str(folder / "a"), str(folder / "a"), str(tmp_path / "out.json"), measuring(folder)).figures
+    assert abs(same["fid"]) < 1e-6 and same["precision"] == same["recall"] == 1
+
+
+def test_few_of_the_features_stay_in_memory_and_the_distance_knows_all(folder, tmp_path):
+    all_kept = measuring(folder)
+    few = Measuring(all_kept.features, 8, keep=5)
+    a, b = (open_set(str(folder / name), few).measure(few) for name in "ab")
+    assert a.features.shape == (5, 6) and a.n == 23
+    x, y = (expected_features(folder, name)[0] for name in "ab")
+    np.testing.assert_allclose(a.gaussians["6"].covariance, np.cov(x, rowvar=False), atol=1e-6)
+    np.testing.assert_allclose(a.features, x[:5], atol=1e-6)
+
+
+def test_unreadable_images_are_counted_named_and_left_out(folder, tmp_path):
+    for i in range(12):
+        Image.fromarray(np.full((9, 9, 3), 20 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    (tmp_path / "3.png").write_bytes(b"no picture")
+    (tmp_path / "note.md").write_text("passed over")
+    out = tmp_path / "out.json"
+    compared = distance(str(folder / "a"), str(tmp_path), str(out), measuring(folder, 8, 8))
+    about = json.loads(out.read_text())["protocol"]["images"]
+    assert about["images"] == 11 and about["unreadable"] == 1 and "3.png" in about["named"][0]
+    assert any("1 image(s) cannot be read" in warning for warning in compared.warnings)
+
+
+def test_statistics_go_through_files_of_both_kinds(folder, tmp_path):
+    with_all = measuring(folder)
+    direct = distance(str(folder / "a"), str(folder / "b"), str(tmp_path / "r.json"), with_all, save=True).figures
+    stored = np.load(tmp_path / "r.npz")
+    assert {"mu", "sigma", "mu_s", "sigma_s"} <= set(stored.files)  # both pytorch-fid and ADM read it
+    from_file = distance(str(tmp_path / "r.npz"), str(folder / "a"), str(tmp_path / "q.json"), with_all).figures
+    assert from_file["fid"] == pytest.approx(direct["fid"], rel=1e-9)
+    assert from_file["sfid"] == pytest.approx(direct["sfid"], rel=1e-9) and "precision" not in from_file
+    result = distance(str(tmp_path / "r.json"), str(folder / "a"), str(tmp_path / "q.json"), with_all).figures
+    assert result == from_file  # another result stands for its statistics
+    np.savez(tmp_path / "pytorch.npz", mu=stored["mu"], sigma=stored["sigma"])
+    foreign = distance(str(tmp_path / "pytorch.npz"), str(folder / "a"), str(tmp_path / "q.json"), with_all)
+    assert foreign.figures["fid"] == pytest.approx(direct["fid"], rel=1e-9)
+    assert any("does not say with which network" in warning for warning in foreign.warnings)
+
+
+def test_a_file_of_adm_gives_its_statistics_and_pairs_from_its_images(folder, tmp_path):
+    tensorflow = measuring(folder, resize="tensorflow")
+    pixels = np.random.RandomState(5).randint(0, 255, (9, 4, 4, 3)).astype(np.uint8)
+    sums = {"mu": np.ones(6), "sigma": np.eye(6), "mu_s": np.zeros(4), "sigma_s": np.eye(4)}
+    np.savez(tmp_path / "adm.npz", arr_0=pixels, **sums)
+    found = distance(str(tmp_path / "adm.npz"), str(folder / "b"), str(tmp_path / "r.json"), tensorflow).figures
+    x, spatial, _ = expected_features(folder, "b", "tensorflow")
+    expected = distances.frechet_distance(np.ones(6), np.eye(6), x.mean(0), np.cov(x, rowvar=False))
+    assert found["fid"] == pytest.approx(expected, rel=1e-4) and "sfid" in found and "precision" in found
+    with pytest.raises(ValueError, match="made with resize='tensorflow', and this comparison has 'pytorch-fid'"):
+        open_set(str(tmp_path / "adm.npz"), measuring(folder))
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_measured(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(statistics, "_prepared", lambda *_: pytest.fail("it has begun"))
+    a, out, all_of = str(folder / "a"), str(tmp_path / "r.json"), measuring(folder)
+    (tmp_path / "one").mkdir()
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "one" / "0.png")
+    np.savez(tmp_path / "wide.npz", mu=np.zeros(7), sigma=np.eye(7))
+    np.savez(tmp_path / "bad.npz", mu=np.full(6, np.nan), sigma=np.eye(6))
+    np.savez(tmp_path / "odd.npz", mu=np.zeros(6), sigma=np.eye(5))
+    np.savez(tmp_path / "neither.npz", x=np.zeros(3))
+    np.savez(tmp_path / "floats.npz", arr_0=np.zeros((3, 4, 4, 3)))
+    (tmp_path / "r2.json").write_text("{}")
+    (tmp_path / "text.npz").write_text("no archive")
+    other = ["tiny", "0" * 64, "pytorch-fid", "6"]
+    np.savez(tmp_path / "other.npz", mu=np.zeros(6), sigma=np.eye(6), protocol=np.array(other), n=5)
+    for name, message in {
+        "one": "has 1 image.s.; a distance needs at least 2",
+        "none": "there is no .*none",
+        "wide.npz": "means of 7 features, and this comparison is of 6: set --dims",
+        "bad.npz": "not finite",
+        "odd.npz": r"mu \(6,\) and sigma \(5, 5\)",
+        "neither.npz": "no array arr_0",
+        "floats.npz": r"arr_0 of .* is float64 \(3, 4, 4, 3\); expected uint8",
+        "r2.json": "no result that has its statistics",
+        "text.npz": "not a file of arrays",
+        "other.npz": "made with weights='000",
+    }.items():
+        for pair in ((a, str(tmp_path / name)), (str(tmp_path / name), a)):
+            with pytest.raises(ValueError, match=message):
+                distance(*pair, out, all_of)
+    with pytest.raises(ValueError, match=r"expected the name of a file that ends in \.json"):
+        distance(a, a, str(tmp_path / "r.txt"), all_of)
+    for options, message in (
+        ({"name": "5"}, "--dims=5: the features of tiny have 3, 6"),
+        ({"resize": "x"}, "resize=x"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            measuring(folder, **options)
+    with pytest.raises(ValueError, match="--batch_size=6"):
+        measuring(folder, 8, 6)
+    with pytest.raises(ValueError, match=r"there are no weights at .*(\n|.)*convert --inception"):
+        open_features(str(tmp_path / "gone.npz"), make_mesh())
+    with pytest.raises(ValueError, match="no weight file of"):
+        open_features(str(tmp_path / "neither.npz"), make_mesh())
+
+
+def test_images_of_an_npz_are_mapped_or_unpacked(tmp_path):
+    pixels = np.random.RandomState(5).randint(0, 255, (5, 3, 4, 3)).astype(np.uint8)
+    for save in (np.savez, np.savez_compressed):
+        save(tmp_path / "x.npz", pixels, np.arange(5))  # arr_0 and arr_1
+        opened = images.of_npz(str(tmp_path / "x.npz"))
+        np.testing.assert_array_equal(list(opened.read(1, 4)), pixels[1:4])
+        assert opened.labels.tolist() == [0, 1, 2, 3, 4]
+    np.savez(tmp_path / "objects.npz", arr_0=np.array([None], object))
+    with pytest.raises(ValueError, match="no array arr_0 that can be read"):
+        images.of_npz(str(tmp_path / "objects.npz"))
+
+
+def test_the_features_of_the_demo_read_scenes_and_their_distance_grows_with_damage():
+    network = open_features(feature_networks.DEMO, make_mesh())
+    scenes = DemoScenes(32, 160, seed=7)
+    pixels = [scenes[i]["image"] for i in range(160)]
+    blurred = [[np.asarray(Image.fromarray(x).resize((k, k)).resize((32, 32))) for x in pixels] for k in (16, 8, 4)]
+    noisy = [(x + np.random.RandomState(0).normal(0, 25, x.shape)).clip(0, 255).astype(np.uint8) for x in pixels]
+    outputs = [network([network.prepare(x) for x in shown], 160)[0] for shown in (pixels, *blurred, noisy)]
+    read = np.argmax(outputs[0]["logits_unbiased"], axis=1)
+    assert np.mean(read == [scenes.class_label(i) for i in range(160)]) > 0.95
+    reference, *others = (output["128"].astype(np.float64) for output in outputs)
+    a_little, more, much, noise = (frechet(reference, other) for other in others)
+    assert 0 < 2 * a_little < more < much / 2 and noise > a_little
