@@ -2,6 +2,7 @@
 
 import functools
 import gc
+import importlib.util
 import os
 import tempfile
 
@@ -50,6 +51,15 @@ def unchecked_shapes() -> Iterator[None]:
     jaxtyping_config.update("jaxtyping_disable", True)
     yield
     jaxtyping_config.update("jaxtyping_disable", False)
+
+
+# What is compared with twins of other programs' networks in PyTorch, which is large and needed for nothing else.
+WITH_TORCH = ("test_dinov2.py", "test_formats.py", "test_hub.py", "test_inception.py")
+collect_ignore = [] if importlib.util.find_spec("torch") else [*WITH_TORCH]
+
+
+def pytest_report_header() -> str:
+    return f"without PyTorch, and so without {', '.join(collect_ignore)}: pip install torch" if collect_ignore else ""
 
 
 GOLDENS = Path(__file__).parent / "goldens"
