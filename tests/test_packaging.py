@@ -91,7 +91,7 @@ def test_requirements_are_those_of_pyproject():
 def test_the_hosted_workflow_and_the_hooks_run_what_make_lint_runs():
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["check"]
     commands = [step["run"].split()[:2] for step in workflow["steps"] if "run" in step]
-    assert commands == [["make", "lint"], ["make", "test"]]
+    assert [command for command in commands if command[0] == "make"] == [["make", "lint"], ["make", "test"]]
     assert f">={workflow['strategy']['matrix']['python'][0]}" == PROJECT["requires-python"]
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
     assert all(repository["repo"] == "local" for repository in hooks)  # nothing to fetch
