@@ -10,7 +10,7 @@ RUNS := runs
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo   train both stages on the built-in scenes and sample (about 7 minutes on 2 cores)"
+	@echo "make demo   train both stages on the built-in scenes and sample (about 8 minutes on 2 cores)"
 	@echo "make test   run every test"
 	@echo "make lint   ruff, the format, and mypy"
 	@echo "make clean  remove the virtual environment and caches (runs/ stays)"
