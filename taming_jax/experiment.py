@@ -89,8 +89,7 @@ class SampleConfig:
 
     def filters(self) -> Filters:
         """How tokens are drawn. Raises ValueError for what cannot be drawn with."""
-        names = ("temperature", "top_k", "top_p", "guidance", "guidance_schedule", "guidance_power")
-        return Filters(**{name: getattr(self, name) for name in names}, guidance_interval=self.guidance_interval)
+        return Filters(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Filters)})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""Files that are whole or not there, and the reader of npz files."""
+"""Files that are whole or not there, and npz files."""
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +40,13 @@ def write_whole(path: PathLike, content: bytes | str) -> None:
             attempt.write_text(content)
         else:
             attempt.write_bytes(content)
+
+
+def write_npz(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write arrays by name, in a folder that is made where it is not there."""
+    epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as attempt, attempt.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:

@@ -235,7 +235,7 @@ def _fusion_moved(module: Module, fusion: Instruction, operands: list[tuple[Shap
             users[name].append(instruction)
     moved = 0.0
     written_into = set()
-    for root in _roots(inside):
+    for root in _roots(module.root(fusion.calls[0]), inside):
         while root.opcode in ("bitcast", "copy", "convert") and root.operands[0] in inside:
             root = inside[root.operands[0]]
         if root.opcode == "dynamic-update-slice":
@@ -262,8 +262,8 @@ def _fusion_moved(module: Module, fusion: Instruction, operands: list[tuple[Shap
     return moved
 
 
-def _roots(inside: Mapping[str, Instruction]) -> list[Instruction]:
-    root = next((found for found in inside.values() if found.is_root), list(inside.values())[-1])
+def _roots(root: Instruction, inside: Mapping[str, Instruction]) -> list[Instruction]:
+    """What a fusion writes: its root, or the parts of that."""
     return [inside[name] for name in root.operands if name in inside] if root.opcode == "tuple" else [root]
 
 

@@ -68,11 +68,15 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     return read_npz(path) if Path(path).suffix == ".npz" else read_state(path)[0]
 
 
-def save_weights(out: str | Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write an npz file of arrays, whole or not at all, making its folder."""
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    with whole(out) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """What PyTorch has for a kernel (h, w, in, out) or (in, out); other arrays are alike."""
+    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape[::-1] if len(shape) == 2 else shape
+
+
+def from_torch(array: np.ndarray) -> np.ndarray:
+    """The way back, float32: (out, in, h, w) -> (h, w, in, out); (out, in) -> (in, out)."""
+    array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T if array.ndim == 2 else array
+    return np.ascontiguousarray(array, np.float32)
 
 
 WRAPPERS = ("module.", "_orig_mod.")  # what DistributedDataParallel and torch.compile put before every name

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from taming_jax.convert.conversion import Conversion, checked_sha256, read_arrays, save_weights, unwrapped
+from taming_jax.convert.conversion import (
+    Conversion,
+    checked_sha256,
+    from_torch,
+    read_arrays,
+    torch_shape,
+    unwrapped,
+)
+from taming_jax.files import write_npz
 from taming_jax.models.dinov2 import PATCH, SIDE, SIZES, dinov2_shapes
 from taming_jax.models.weights import differences
 
@@ -76,30 +84,20 @@ def dinov2_arrays(source: Mapping[str, np.ndarray], where: str, side: int = SIDE
     if not known:
         raise ValueError(f"{where} is no DINOv2 of a known size: its tokens have {token.shape[-1]} numbers; {_known()}")
     shapes = dinov2_shapes(SIZES[known[0]], side)
-    expected = {their_name(name): _their_shape(shape) for name, shape in shapes.items()}
+    expected = {their_name(name): torch_shape(shape) for name, shape in shapes.items()}
     table = source.get("pos_embed", np.zeros((1, 0, 0)))
     places = table.shape[1] - 1 if table.ndim == 3 else -1
     if places > 0 and round(np.sqrt(places)) ** 2 == places:  # a table of any square of places can be resampled
         expected["pos_embed"] = (1, places + 1, token.shape[-1])
     if wrong := differences({name: array.shape for name, array in source.items()}, expected):
         raise ValueError(f"{where} is no DINOv2; {_known()}. Missing, unknown or of a wrong shape: {wrong}")
-    arrays = {name: _ours(source[their_name(name)]) for name in shapes}
+    arrays = {name: from_torch(source[their_name(name)]) for name in shapes}
     arrays["position"] = np.asarray(positions(arrays["position"].astype(np.float64), side), np.float32)
     return known[0], arrays
 
 
 def _known() -> str:
     return f"known are {', '.join(SIZES)}, without registers"
-
-
-def _their_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (shape[3], shape[2], shape[0], shape[1]) if len(shape) == 4 else shape[::-1] if len(shape) == 2 else shape
-
-
-def _ours(array: np.ndarray) -> np.ndarray:
-    """(out, in, height, width) -> (height, width, in, out); (out, in) -> (in, out)."""
-    array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T if array.ndim == 2 else array
-    return np.ascontiguousarray(array, np.float32)
 
 
 def convert_dinov2(path: str | Path, out: str | Path = "") -> Conversion:
@@ -109,5 +107,5 @@ def convert_dinov2(path: str | Path, out: str | Path = "") -> Conversion:
     state, notes = unwrapped(read_arrays(path))
     name, arrays = dinov2_arrays(state, str(path))
     out = out or f"weights/{name}.npz"
-    save_weights(out, arrays)
+    write_npz(out, arrays)
     return Conversion(name, str(out), digests, notes)

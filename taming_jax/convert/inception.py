@@ -5,7 +5,15 @@ from pathlib import Path
 
 import numpy as np
 
-from taming_jax.convert.conversion import Conversion, checked_sha256, read_arrays, save_weights, unwrapped
+from taming_jax.convert.conversion import (
+    Conversion,
+    checked_sha256,
+    from_torch,
+    read_arrays,
+    torch_shape,
+    unwrapped,
+)
+from taming_jax.files import write_npz
 from taming_jax.models.inception import inception_shapes
 from taming_jax.models.weights import differences
 
@@ -31,29 +39,19 @@ def their_name(name: str) -> str:
 def inception_arrays(source: Mapping[str, np.ndarray], where: str) -> dict[str, np.ndarray]:
     """pytorch-fid's names and layout to ours; strict."""
     shapes = inception_shapes()
-    expected = {their_name(name): _their_shape(shape) for name, shape in shapes.items()}
+    expected = {their_name(name): torch_shape(shape) for name, shape in shapes.items()}
     arrays = {name: array for name, array in source.items() if not name.endswith(COUNTER)}
     if wrong := differences({name: array.shape for name, array in arrays.items()}, expected):
         raise ValueError(
             f"{where} is not pytorch-fid's Inception (pt_inception-2015-12-05-6726825d.pth, of 1008 classes; "
             f"torchvision's own is another network): missing, unknown or of a wrong shape: {wrong}"
         )
-    return {name: _ours(arrays[their_name(name)]) for name in shapes}
-
-
-def _their_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[::-1] if len(shape) < 4 else (shape[3], shape[2], shape[0], shape[1])
-
-
-def _ours(array: np.ndarray) -> np.ndarray:
-    """(out, in, height, width) -> (height, width, in, out); (out, in) -> (in, out)."""
-    array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
-    return np.ascontiguousarray(array, np.float32)
+    return {name: from_torch(arrays[their_name(name)]) for name in shapes}
 
 
 def convert_inception(path: str | Path, out: str | Path) -> Conversion:
     """Write the weight file `out`. Raises ValueError where the file is missing, damaged, or of another network."""
     digests = {str(path): checked_sha256(path)}
     state, notes = unwrapped(read_arrays(path))
-    save_weights(out, inception_arrays(state, str(path)))
+    write_npz(out, inception_arrays(state, str(path)))
     return Conversion("Inception-v3 of the FID", str(out), digests, notes)

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from taming_jax.convert.conversion import Conversion, checked_sha256, read_arrays, save_weights
+from taming_jax.convert.conversion import Conversion, checked_sha256, read_arrays
+from taming_jax.files import write_npz
 from taming_jax.models.lpips import VGG16_WIDTHS, lpips_shapes
 
 # torchvision's VGG16 also holds the classifier, which LPIPS does not use.
@@ -59,5 +60,5 @@ def convert_lpips(vgg16: str | Path, lpips: str | Path, out: str | Path) -> Conv
     """
     digests = {str(path): checked_sha256(path) for path in (vgg16, lpips)}
     arrays = vgg16_arrays(read_arrays(vgg16), str(vgg16)) | linear_arrays(read_arrays(lpips), str(lpips))
-    save_weights(out, arrays)
+    write_npz(out, arrays)
     return Conversion("LPIPS", str(out), digests)

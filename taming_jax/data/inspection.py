@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import repeat
+from itertools import islice
 from math import ceil
 from typing import Any
 
@@ -56,10 +56,8 @@ class Reading:
             )
         if self.labels:
             n = pipeline.num_labels(data, needs)
-            names, order = (
-                pipeline.label_names(data, needs),
-                sorted(self.labels.items(), key=lambda item: (-item[1], item[0])),
-            )
+            names = pipeline.label_names(data, needs)
+            order = sorted(self.labels.items(), key=lambda item: (-item[1], item[0]))
             frequent = ", ".join(f"{names[label] if names else label} ({times})" for label, times in order[:5])
             yield f"labels: {len(self.labels)} of {n} occur; in how many maps: {frequent}"
         for title, files in (("unreadable", self.unreadable), ("training would stop at", self.refused)):
@@ -169,8 +167,7 @@ def contact_sheet(data: DataConfig, needs: Needs, draw: Draw) -> Image.Image:
     rows: list[np.ndarray] = []
     labels: list[str] = []
     for split, wanted in (("train", TRAIN_ROWS), ("val", 1)):
-        batches = pipeline.make_batches(data, split, needs=needs)
-        for batch in [batch for batch, _ in zip(batches, repeat(0, wanted))]:
+        for batch in islice(pipeline.make_batches(data, split, needs=needs), wanted):
             n = int(batch["valid"].sum()) if "valid" in batch else COLUMNS
             if n == 0:
                 continue

@@ -204,8 +204,9 @@ class GPT(nn.Module):
         """Rows of the tables of tokens and, where they are learned, of positions."""
         config, init = self.config, nn.initializers.normal(0.02)
         embed = nn.Embed(config.vocab_size, config.n_embd, embedding_init=init, name="token")
-        rows = jnp.take(split_by_row(embed.embedding), ids, axis=0)
-        if config.condition_table:
+        if not config.condition_table:
+            rows = jnp.take(split_by_row(embed.embedding), ids, axis=0)
+        else:
             assert layout is not None
             own = nn.Embed(config.condition_size, config.n_embd, embedding_init=init, name="condition_token")
             before = start + jnp.arange(ids.shape[1]) < layout.conditions

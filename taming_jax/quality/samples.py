@@ -14,7 +14,7 @@ from taming_jax.data import demo
 from taming_jax.data.config import DataConfig
 from taming_jax.drawing.requests import Wanted, open_model, requests
 from taming_jax.experiment import SampleConfig
-from taming_jax.files import whole
+from taming_jax.files import write_npz
 from taming_jax.pictures import colours, to_pixels
 from taming_jax.quality.distance import Measuring, Opened, open_set, statistics_file
 from taming_jax.quality.images import ImageSet, of_data
@@ -116,9 +116,7 @@ def export_npz(images: ImageSet, path: str) -> None:
     """Images of one size as ADM's evaluator takes them: arr_0 uint8 (n, H, W, 3), and arr_1 their classes where they
     have any."""
     pixels = np.stack([x for x in images.read(0, images.n) if not isinstance(x, str)])
-    arrays = [pixels] if images.labels is None else [pixels, images.labels]
-    with whole(path) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, *arrays)
+    write_npz(path, {"arr_0": pixels} if images.labels is None else {"arr_0": pixels, "arr_1": images.labels})
 
 
 def measured_samples(

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from taming_jax import sharding
 from taming_jax.data.prefetch import Prefetched
-from taming_jax.files import whole
+from taming_jax.files import write_npz
 from taming_jax.metrics.distances import Moments
 from taming_jax.metrics.predictions import PredictionSums
 from taming_jax.quality.features import Features, Protocol
@@ -200,5 +200,4 @@ def write_statistics(statistics: Statistics, path: str) -> None:
         spatial = statistics.gaussians[SPATIAL]
         arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.covariance}
     about = {"protocol": np.array(dataclasses.astuple(statistics.protocol)), "n": np.array(statistics.n or 0)}
-    with whole(path) as unfinished, unfinished.open("wb") as file:
-        np.savez(file, **arrays, **about)  # type: ignore[arg-type]
+    write_npz(path, {**arrays, **about})

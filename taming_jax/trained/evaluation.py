@@ -99,7 +99,7 @@ class FirstStageEvaluation:
         """Means over the images: psnr (dB), ssim, l1, and lpips where its weights are there; for label maps accuracy,
         the share of pixels of the right label. Of the codes: usage (share of the codebook that occurs) and
         perplexity."""
-        found = [self.evaluate(params, batch)[0] for batch in self.batches()]
+        found = (self.evaluate(params, batch)[0] for batch in self.batches())
         return _figures(functools.reduce(FirstStageMetrics.merge, found))
 
     def batches(self) -> Iterator[dict[str, jax.Array]]:
@@ -140,8 +140,8 @@ class GeneratorEvaluation:
         """nll: nats per token; bits_per_token."""
         stages, batches = self.sampler.stages.params, self.batches()
         with jax.set_mesh(self.mesh):  # see `sharding.split_by_image`
-            found = [self._evaluate(params, stages, batch) for batch in batches]
-        return _figures(functools.reduce(TokenMetrics.merge, found, TokenMetrics()))
+            found = (self._evaluate(params, stages, batch) for batch in batches)
+            return _figures(functools.reduce(TokenMetrics.merge, found, TokenMetrics()))
 
     def batches(self) -> Iterator[dict[str, jax.Array]]:
         """The validation split."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+from taming_jax.metrics.resizing import RESIZES
 from taming_jax.settings import PathText, check, check_known
 
 # What can be measured, see docs/quality.md; of a first stage fid is called rfid.
@@ -33,4 +34,4 @@ class QualityConfig:
         check(self, "n", self.n >= 2, "it must be at least 2")
         for name in ("every", "batch_size"):
             check(self, name, getattr(self, name) >= 0, "it must be 0 or more")
-        check_known(self, "resize", ("", "pytorch-fid", "clean-fid", "tensorflow"))
+        check_known(self, "resize", ("", *RESIZES))

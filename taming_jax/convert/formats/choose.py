@@ -54,7 +54,7 @@ def convert(
         return _from_diffusers(source, out_dir)
     if source.name == diffusers.CONFIG or source.stem == diffusers.STEM:
         return _from_diffusers(source.parent, out_dir)
-    checked_sha256(source)
+    digest = checked_sha256(source)
     state, extras = read_state(source, ("ema", *ENTRIES) if ema else ENTRIES)
     names, notes = unwrapped(state)
     kind = next((kind for sign, kind in SIGNS.items() if sign in names), "")
@@ -70,11 +70,11 @@ def convert(
         args = extras.get("args", {})
         try:
             if kind == "llamagen tokenizer":
-                return _from_tokenizer(source, out, config, names, args, notes)
-            return _from_transformer(source, out, config, names, args, notes, first_stage, n_head)
+                return _from_tokenizer(source, digest, out, config, names, args, notes)
+            return _from_transformer(source, digest, out, config, names, args, notes, first_stage, n_head)
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
-    read = (state, extras)
+    read = (digest, state, extras)
     return convert_checkpoint(source, out_dir, config, read=read, ema=ema, n_classes=n_classes, check=check)
 
 
@@ -97,6 +97,7 @@ def _from_diffusers(folder: Path, out_dir: str | Path) -> Conversion:
 
 def _from_tokenizer(
     source: Path,
+    digest: str,
     out: Path,
     config: Path | None,
     state: Mapping[str, np.ndarray],
@@ -108,7 +109,6 @@ def _from_tokenizer(
     told, found = llamagen_sizes.told_by(source, config, args, known)
     network = llamagen_tokenizer.config_of(state, told)
     brought = bring(llamagen_tokenizer.table_of(network), state)
-    digest = checked_sha256(source)
     origin = {"format": "llamagen", "file": source.name, "sha256": digest, **remembered(brought)}
     saved = {**llamagen_tokenizer.saved_config(network), "original": origin}
     write_parts(out, {"": Part(saved, tree_of(brought))})
@@ -117,6 +117,7 @@ def _from_tokenizer(
 
 def _from_transformer(
     source: Path,
+    digest: str,
     out: Path,
     config: Path | None,
     state: dict[str, np.ndarray],
@@ -131,7 +132,6 @@ def _from_transformer(
     side = llamagen_sizes.grid_side(told, state, source.name, stage.config if stage else {})
     gpt = llamagen_transformer.config_of(sizes, told, n_head, side)
     brought = bring(llamagen_transformer.table_of(gpt), llamagen_transformer.split(state, gpt))
-    digest = checked_sha256(source)
     origin = {"format": "llamagen", "file": source.name, "sha256": digest, **remembered(brought)}
     notes += [*found, f"{gpt.n_head} heads; a grid of {side} x {side} codes"]
     parts, size = {}, side * llamagen_sizes.FACTOR

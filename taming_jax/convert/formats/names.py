@@ -1,14 +1,10 @@
 """A first stage as LlamaGen and diffusers call its arrays: the same network, numbered in other ways."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
-
-import jax
-import jax.numpy as jnp
-from flax.traverse_util import flatten_dict
 
 from taming_jax.convert.engine import Table, entries_of
-from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.convert.original.names import vqgan_shapes
+from taming_jax.models.vqgan import VQGANConfig
 
 SAME = {
     "encoder|decoder|quant_conv|post_quant_conv|conv_in|conv_out|norm1|norm2|conv1|conv2|bias": r"\g<0>",
@@ -40,9 +36,4 @@ def stage_table(config: VQGANConfig, parts: Mapping[str, str], linear_attention:
         matrix = linear_attention and "attn" in target and ndim == 4
         return "pointwise" if matrix else "convolution" if ndim == 4 else "same"
 
-    return Table(entries_of(_shapes(config), parts, layout, "", "params/"))
-
-
-def _shapes(config: VQGANConfig) -> dict[str, Any]:
-    image = jax.ShapeDtypeStruct((1, config.factor, config.factor, config.in_channels), jnp.float32)
-    return flatten_dict(jax.eval_shape(VQGAN(config).init, jax.random.key(0), image)["params"], sep="/")
+    return Table(entries_of(vqgan_shapes(config), parts, layout, "", "params/"))

@@ -98,7 +98,7 @@ def convert_checkpoint(
     out_dir: str | Path,
     config: str | Path | None = None,
     *,
-    read: tuple[dict[str, np.ndarray], dict[str, Any]] | None = None,
+    read: tuple[str, dict[str, np.ndarray], dict[str, Any]] | None = None,
     ema: bool = False,
     n_classes: int = 0,
     check: Callable[[Plan], None] | None = None,
@@ -107,18 +107,18 @@ def convert_checkpoint(
     the original's with a few more settings; `taming_jax.load` opens it.
 
     config: its project.yaml; without one it is looked for where the trainings leave it.
-    read: what `read_state` gave of it, where that was called already. ema: take latent-diffusion's averages of the
-    parameters.
+    read: its SHA-256 and what `read_state` gave of it, where they are known already. ema: take latent-diffusion's
+    averages of the parameters.
     n_classes: for models conditioned on objects, how many classes of objects there are.
     check: called before anything is written. Raises ValueError for files that are missing, damaged, malicious or do not
     fit together, for settings that are not supported, and where `out_dir` holds something already. Nothing is left
     half-written.
     """
     out = new_folder(out_dir)
-    digest = checked_sha256(source)
+    digest = read[0] if read else checked_sha256(source)
     config = Path(config) if config else _find_project(Path(source))
     project = load_project(config)
-    state, extras = read or read_state(source)
+    state, extras = read[1:] if read else read_state(source)
     state, unwrapping = unwrapped(state)
     try:
         plan = translate(project, state, n_classes)

@@ -104,7 +104,7 @@ def first_stage_table(stage: StageNetworks, prefix: str, folder: str) -> Table:
     codebook = {"gumbel": "embed.weight"}.get(config.quantizer, "embedding.weight")
     parts = {**VQGAN_PARTS, "codebook": codebook}
     layout = lambda target, ndim: "convolution" if ndim == 4 else "same"
-    table = Table(entries_of(_vqgan_shapes(config), parts, layout, prefix, f"{folder}params/"))
+    table = Table(entries_of(vqgan_shapes(config), parts, layout, prefix, f"{folder}params/"))
     if config.remap:
         table.passive.append(Passive(f"{prefix}quantize.used", np.asarray(config.remap, np.int64)))
     if stage.colours:
@@ -190,7 +190,8 @@ def lpips_arrays(params: dict) -> dict[str, np.ndarray]:
 
 
 @lru_cache(maxsize=8)
-def _vqgan_shapes(config: VQGANConfig) -> dict:
+def vqgan_shapes(config: VQGANConfig) -> dict:
+    """Every parameter of a first stage by its path, as a shape."""
     side = config.factor
     image = jax.ShapeDtypeStruct((1, side, side, config.in_channels), jnp.float32)
     return flatten_dict(jax.eval_shape(VQGAN(config).init, jax.random.key(0), image)["params"], sep="/")
