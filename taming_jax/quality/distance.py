@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from taming_jax import sharding
 from taming_jax.quality.features import Features
 from taming_jax.quality.images import ImageSet, array_names, of_npz, open_images
@@ -102,13 +104,15 @@ def distance(a: str, b: str, out: str, measuring: Measuring, save: bool = False,
         **compared.details,
     }
     if save:
-        write_statistics(measured, statistics_file(out))
-        protocol["statistics"] = Path(statistics_file(out)).name
+        protocol |= keep_statistics(measured, out)
     picture = sheet({"reference": reference.shown, "measured": measured.shown})
     write_result(out, compared.figures, compared.warnings, {**protocol, **environment(clock)}, picture)
     return compared
 
 
-def statistics_file(out: str) -> str:
-    """Where the statistics of a result go."""
-    return str(Path(out).with_suffix(".npz"))
+def keep_statistics(statistics: Statistics, out: str) -> dict[str, str]:
+    """For the protocol: the file of the statistics, which the first process writes beside a result."""
+    path = Path(out).with_suffix(".npz")
+    if jax.process_index() == 0:
+        write_statistics(statistics, str(path))
+    return {"statistics": path.name}

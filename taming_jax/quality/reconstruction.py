@@ -1,7 +1,6 @@
 """`evaluate reconstruction`: what a first stage keeps of held-out images, in all measures of the field."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,10 +13,10 @@ from taming_jax.data.config import DataConfig
 from taming_jax.metrics.states import FirstStageMetrics
 from taming_jax.models.lpips import load_lpips
 from taming_jax.pictures import colours, to_pixels
-from taming_jax.quality.distance import Measuring, statistics_file
+from taming_jax.quality.distance import Measuring, keep_statistics
 from taming_jax.quality.measures import Compared, compare
 from taming_jax.quality.result import Clock, check_out, checkpoint_of, described, environment, sheet, write_result
-from taming_jax.quality.statistics import Gathering, Statistics, write_statistics
+from taming_jax.quality.statistics import Gathering, Statistics
 from taming_jax.settings import from_dict
 from taming_jax.trained.evaluation import FirstStageEvaluation, whole
 from taming_jax.trained.first_stage import FirstStage
@@ -102,9 +101,7 @@ def reconstruction(
         "lpips": lpips or None,
         **compared.details,
     }
-    if jax.process_index() == 0:
-        write_statistics(fake, statistics_file(out))
-        protocol["statistics"] = Path(statistics_file(out)).name
+    protocol |= keep_statistics(fake, out)
     picture = sheet({"original": real.shown[:8], "reconstruction": fake.shown[:8]})
     write_result(out, figures, compared.warnings, {**protocol, **environment(clock)}, picture)
     return Compared(figures, compared.warnings, compared.details)

@@ -16,11 +16,11 @@ from taming_jax.drawing.requests import Wanted, open_model, requests
 from taming_jax.experiment import SampleConfig
 from taming_jax.files import write_npz
 from taming_jax.pictures import colours, to_pixels
-from taming_jax.quality.distance import Measuring, Opened, open_set, statistics_file
+from taming_jax.quality.distance import Measuring, Opened, keep_statistics, open_set
 from taming_jax.quality.images import ImageSet, of_data
 from taming_jax.quality.measures import Compared, compare, compare_by_class
 from taming_jax.quality.result import Clock, check_out, checkpoint_of, described, environment, sheet, write_result
-from taming_jax.quality.statistics import Statistics, check_enough, write_statistics
+from taming_jax.quality.statistics import Statistics, check_enough
 from taming_jax.quality.store import Store
 from taming_jax.settings import from_dict, to_dict
 from taming_jax.trained.generator import Generator
@@ -172,12 +172,11 @@ def samples(
     compared, statistics = measured_samples(model, images, real, measuring)
     protocol = {"measured": "samples", "reference": described(real), "images": described(statistics)}
     protocol |= protocol_of(model, measuring, compared.details)
-    if jax.process_index() == 0:
-        write_statistics(statistics, statistics_file(out))
-        protocol["statistics"] = Path(statistics_file(out)).name
-        if export:
+    protocol |= keep_statistics(statistics, out)
+    if export:
+        protocol["exported"] = export
+        if jax.process_index() == 0:
             export_npz(images, export)
-            protocol["exported"] = export
     figures: dict[str, Any] = dict(compared.figures)
     if by_class:
         figures["by_class"] = compare_by_class(real, statistics)
