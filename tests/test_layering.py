@@ -37,7 +37,7 @@ TABLE: tuple[tuple[int, tuple[str, ...]], ...] = (
     (7, ("taming_jax/drawing", "taming_jax/compiling")),
     (8, ("taming_jax/quality",)),
     (8, ("taming_jax/encode_dataset.py", "taming_jax/codes_used.py")),
-    (8, ("taming_jax/inspect_data.py", "taming_jax/compile_for.py")),
+    (8, ("taming_jax/inspect_data.py", "taming_jax/compile_for.py", "taming_jax/html_report.py")),
     (8, ("taming_jax/convert/__main__.py", "taming_jax/page")),
     (8, ("taming_jax/__init__.py",)),  # lazily: importing the package must cost nothing
     (9, ("taming_jax/evaluate.py",)),
