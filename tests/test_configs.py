@@ -29,7 +29,7 @@ ARGUMENTS |= dict.fromkeys(
     ("ade20k_vqgan", "coco_vqgan", "sflckr_vqgan"), ("", "segmentation", "tiny", "segmentation,tiny")
 )
 ARGUMENTS["landscapes"] = ("", "class", "panorama")
-ARGUMENTS["landscapes_segmentation"] = ("", "32", "48", "tiny")
+ARGUMENTS["landscapes_segmentation"] = ("", "48", "64", "tiny")
 CASES = [(name, arg) for name in NAMES for arg in ARGUMENTS.get(name, ("", "tiny"))]
 COUNTS = json.loads((ROOT / "tests" / "goldens" / "parameter_counts.json").read_text())
 
