@@ -135,7 +135,7 @@ def test_the_wheel_is_what_is_imported(unpacked_wheel, tmp_path):
 
 
 def test_the_wheel_holds_every_file_of_the_package(unpacked_wheel):
-    for kind in ("*.py", "*.html", "*.npz"):
+    for kind in ("*.py", "*.html", "*.css", "*.js", "*.svg", "*.npz"):
         files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "taming_jax").rglob(kind)}
         assert files and {path.relative_to(unpacked_wheel).as_posix() for path in unpacked_wheel.rglob(kind)} == files
 

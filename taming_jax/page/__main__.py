@@ -1,6 +1,6 @@
-"""Paint a label map in the browser, and see it drawn as a picture.
+"""Draw in the browser: paint a map, choose a class, send a photograph, and see it drawn as a picture.
 
-python -m taming_jax.page --workdir=runs/landscapes_segmentation [--port=8080] [--host=127.0.0.1]
+python -m taming_jax.page --workdir DIR [DIR ...] [--port=8080] [--host=127.0.0.1]
 """
 
 import argparse
@@ -16,14 +16,20 @@ from taming_jax.trained.loading import load_saved
 def main() -> None:
     assert __doc__
     parser = argparse.ArgumentParser(prog="python -m taming_jax.page", description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", type=os.path.expanduser, required=True, help="a training on label maps")
+    parser.add_argument(
+        "--workdir",
+        type=os.path.expanduser,
+        nargs="+",
+        action="extend",
+        required=True,
+        help="trainings of second stages; the page lets choose between several",
+    )
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 serves whoever reaches this machine")
     arguments = parser.parse_args()
     try:
         quiet_orbax()
-        saved = open_saved(arguments.workdir)
-        server = PageServer(Painter(load_saved(saved), saved.config), (arguments.host, arguments.port))
+        server = PageServer([_open(path) for path in arguments.workdir], (arguments.host, arguments.port))
     except (ValueError, OSError, OverflowError) as error:
         parser.exit(2, f"error: {error}\n")
     host, port = server.server_address[:2]
@@ -35,6 +41,11 @@ def main() -> None:
         print()
     finally:
         server.server_close()
+
+
+def _open(path: str) -> Painter:
+    saved = open_saved(path)
+    return Painter(load_saved(saved, to_draw=True), saved)
 
 
 if __name__ == "__main__":
