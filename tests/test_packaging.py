@@ -22,6 +22,7 @@ NOT_IMPORTED = {
     "tensorboard": "imported, but not declared, by clu",
     "jupyterlab": "runs the notebooks",
     "pytest-xdist": "a plugin of pytest",
+    "playwright": "by pytest.importorskip, where it is there",
     "setuptools": "builds the wheel",
     "pre-commit": "a program",
     "ruff": "a program",

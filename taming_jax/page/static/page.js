@@ -452,4 +452,5 @@ guarded(async () => {
   await chooseModel(0);
   const unfinished = await gallery();
   if (unfinished) await watch(unfinished).finally(() => busy(false));
+  else if (by("thumbs").firstChild) await by("thumbs").firstChild.onclick(); // as before the page was loaded again
 })();
