@@ -87,29 +87,33 @@ def test_a_drawing_can_be_stopped_in_the_middle(painter):
         painter.draw(asked_of(painter, height=16, width=32, labels=b64(bytes(512))), progress, None)
 
 
-def test_an_unfinished_picture_is_decoded_now_and_then_and_guessed_between(monkeypatch):
-    """What is drawn shows at once, in the mean colour of its code, and what is not shows the background."""
+def test_an_unfinished_picture_is_decoded_by_tiles_and_guessed_between(monkeypatch):
+    """What is drawn shows at once, in the mean colour of its code where its tile is not complete; the rest shows the
+    background, and so does a code that was not seen yet. Each tile is decoded once."""
     monkeypatch.setattr(previewing, "PAUSE", 0.0)
     decoded, palette = [], np.arange(30, dtype=np.uint8).reshape(10, 3) * 8
 
     def decode(ids):
-        decoded.append(ids)
+        decoded.append(ids[0].tolist())
         return palette[ids].repeat(2, 1).repeat(2, 2)
 
-    when, ids = np.arange(8).reshape(2, 4), np.array([[[1, 2, 1, 2], [2, 1, 1, 1]]])
+    when, ids = np.arange(8).reshape(2, 4), np.array([[[1, 2, 1, 2], [2, 1, 5, 1]]])
     background = np.full((1, 4, 8, 3), 7, np.uint8)
-    preview = Preview(decode, 10, when, np.zeros((2, 4), bool), background)
-    first = pixels(preview.update(ids, 3)[0])
-    preview._next_decoding = time.monotonic() + 100
-    second = pixels(preview.update(ids, 6)[0])
-    assert len(decoded) == 1
+    preview = Preview(decode, 10, when, np.zeros((2, 4), bool), background, (1, 2))
     whole = palette[ids[0]].repeat(2, 0).repeat(2, 1)
-    for picture, done in ((first, 3), (second, 6)):
-        drawn = (when < done).repeat(2, 0).repeat(2, 1)
+    for done, seen in ((1, 1), (3, 3), (7, 6)):  # the seventh is the first 5, in a tile that lacks the eighth
+        picture = pixels(preview.update(ids, done)[0])
+        drawn = (when < seen).repeat(2, 0).repeat(2, 1)
         np.testing.assert_array_equal(picture[drawn], whole[drawn])
         assert (picture[~drawn] == 7).all()
+        for _ in range(3):
+            preview.update(ids, done)
+    for _ in range(3):
+        last = preview.update(ids, 8)
+    np.testing.assert_array_equal(pixels(last[0]), whole)
+    assert decoded == [[[1, 2]], [[1, 2]], [[1, 2]], [[2, 1]], [[5, 1]]]  # the first for its colours alone, too
     monkeypatch.setattr(previewing, "PAUSE", 60.0)
-    assert Preview(decode, 10, when, np.zeros((2, 4), bool), background).update(ids, 3) == []
+    assert Preview(decode, 10, when, np.zeros((2, 4), bool), background, (1, 2)).update(ids, 3) == []
 
 
 def flags(asked):

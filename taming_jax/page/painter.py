@@ -216,7 +216,9 @@ class Painter:
         when = self.generator.drawing_steps((height, width))
         decode = lambda ids: pictures.to_pixels(pictures.colours(np.asarray(self.generator.decode(ids))))
         there = np.zeros(when.shape, bool) if keep is None else keep
-        return Preview(decode, self.generator.model.n_codes, when, there, background)
+        rows, columns = self.generator.model.grid
+        tile = max(1, rows // 2), 4 * columns  # soon complete, as rows follow one another by the window's width
+        return Preview(decode, self.generator.model.n_codes, when, there, background, tile)
 
 
 def _placed(settings: SampleConfig, folder: Path, completed: bool) -> SampleConfig:

@@ -8,16 +8,19 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 from PIL import Image
 
+from taming_jax.trained.tiles import tile_corners
+
 PAUSE = 1.0  # seconds between two, at least
-REST = 6.0  # and between two decodings times as long as the last one took, so that most of the time is for drawing
+REST = 6.0  # and times as long as decoding takes, so that most of the time is for drawing
 
 
 class Preview:
-    """What is there of images (n, H, W, 3): decoded now and then; codes drawn since then in the mean colour that each
-    had where it was decoded; the rest as in `background`, uint8 of that shape.
+    """What is there of images (n, H, W, 3): tiles whose codes are all there are decoded, once, a few at a time; other
+    codes that are there have the mean colour that such codes had so far; the rest is as in `background`, uint8 of that
+    shape. A whole picture would take much longer than its tiles where the decoder has attention.
 
     decode: ids (n, h, w) -> uint8 (n, H, W, 3). n_codes: how many there are. when: int (h, w), the step in which each
-    is drawn. keep: bool (h, w), which are there from the start.
+    is drawn. keep: bool (h, w), which are there from the start. tile: height and width in codes.
     """
 
     def __init__(
@@ -27,11 +30,16 @@ class Preview:
         when: Int[np.ndarray, "h w"],
         keep: Bool[np.ndarray, "h w"],
         background: UInt8[np.ndarray, "n H W 3"],
+        tile: tuple[int, int],
     ) -> None:
         self._decode, self._when, self._keep = decode, when, keep
-        self._colours = np.full((n_codes, 3), 128, np.uint8)
         self._picture, self._decoded = background.copy(), np.zeros(when.shape, bool)
-        self._next, self._next_decoding = time.monotonic() + PAUSE, 0.0
+        self._factor = background.shape[1] // when.shape[0]
+        self._tile = min(tile[0], when.shape[0]), min(tile[1], when.shape[1])
+        self._left = list(tile_corners((when.shape[0], when.shape[1]), self._tile, 0))
+        self._sums, self._counts = np.zeros((n_codes, 3)), np.zeros(n_codes)
+        self._last = time.monotonic()
+        self._next = self._last + PAUSE
 
     def update(self, ids: Int[np.ndarray, "n h w"], done: int) -> list[bytes]:
         """PNGs of what is there after `done` steps; empty where the last ones are not old enough."""
@@ -39,30 +47,43 @@ class Preview:
         if begun < self._next:
             return []
         drawn = (self._when < done) | self._keep
-        factor = self._picture.shape[1] // drawn.shape[0]
-        new = (drawn & ~self._decoded).repeat(factor, 0).repeat(factor, 1)[..., None]
-        rough = None
-        if begun >= self._next_decoding:
-            image = self._decode(ids)
-            self._picture = np.where(drawn.repeat(factor, 0).repeat(factor, 1)[..., None], image, self._picture)
-            self._decoded = drawn
-            self._learn(ids[:, drawn], image, drawn, factor)
-            end = time.monotonic()
-            self._next_decoding = end + REST * (end - begun)
-        else:
-            rough = self._colours[ids].repeat(factor, 1).repeat(factor, 2)
-        files = [png(image) for image in (self._picture if rough is None else np.where(new, rough, self._picture))]
-        self._next = max(begun + PAUSE, time.monotonic() + PAUSE / 4)
+        ready = [corner for corner in self._left if drawn[self._place(corner)].all()]
+        if not ready and not self._counts.any():
+            self._learn(ids, drawn, self._left[0])  # so that there are colours from the beginning
+        for corner in ready:
+            image = self._learn(ids, drawn, corner)
+            rows, columns = self._place(corner, self._factor)
+            self._picture[:, rows, columns], self._decoded[self._place(corner)] = image, True
+            self._left.remove(corner)
+            if time.monotonic() - begun > (begun - self._last) / REST:
+                break
+        files = [png(image) for image in self._with_rough(ids, drawn & ~self._decoded)]
+        self._last = time.monotonic()
+        self._next = max(begun + PAUSE, self._last + PAUSE / 4)
         return files
 
-    def _learn(self, codes: np.ndarray, image: np.ndarray, drawn: np.ndarray, factor: int) -> None:
-        """The mean colour of each code: codes (n, k), those of the places that are drawn."""
-        n, h, w = len(image), *drawn.shape
-        colours = image.reshape(n, h, factor, w, factor, 3).mean((2, 4))[:, drawn].reshape(-1, 3)
-        count = np.bincount(codes.ravel(), minlength=len(self._colours))
+    def _place(self, corner: tuple[int, int], times: int = 1) -> tuple[slice, slice]:
+        (top, left), (h, w) = corner, self._tile
+        return slice(top * times, (top + h) * times), slice(left * times, (left + w) * times)
+
+    def _learn(self, ids: np.ndarray, drawn: np.ndarray, corner: tuple[int, int]) -> np.ndarray:
+        """A tile decoded, uint8 (n, H, W, 3), and the mean colours of its codes taken in."""
+        rows, columns = self._place(corner)
+        image, there = self._decode(ids[:, rows, columns]), drawn[rows, columns]
+        n, (h, w), f = len(image), self._tile, self._factor
+        colours = image.reshape(n, h, f, w, f, 3).mean((2, 4))[:, there].reshape(-1, 3)
+        codes = ids[:, rows, columns][:, there].ravel()
+        self._counts += np.bincount(codes, minlength=len(self._counts))
         for channel in range(3):
-            total = np.bincount(codes.ravel(), colours[:, channel], minlength=len(self._colours))
-            self._colours[count > 0, channel] = (total[count > 0] / count[count > 0]).astype(np.uint8)
+            self._sums[:, channel] += np.bincount(codes, colours[:, channel], minlength=len(self._counts))
+        return image
+
+    def _with_rough(self, ids: np.ndarray, rough: np.ndarray) -> np.ndarray:
+        """The pictures, with mean colours where (h, w) says, as far as they are known."""
+        known = rough & (self._counts[ids] > 0)  # (n, h, w)
+        colours = (self._sums / np.maximum(self._counts, 1)[:, None]).astype(np.uint8)[ids]
+        larger = lambda x: x.repeat(self._factor, 1).repeat(self._factor, 2)
+        return np.where(larger(known)[..., None], larger(colours), self._picture)
 
 
 def png(image: UInt8[np.ndarray, "H W 3"]) -> bytes:
