@@ -45,6 +45,9 @@ class PageServer(ThreadingHTTPServer):
 
     def __init__(self, painters: list[Painter], address: tuple[str, int]) -> None:
         self.painters = painters
+        if len({painter.name for painter in painters}) < len(painters):
+            for painter in painters:
+                painter.name = painter.saved.path
         self.queue = Queue(lambda asked, progress, show: asked.painter.draw(asked, progress, show))
         folder = files("taming_jax.page").joinpath("static")
         self.static = {path: (folder.joinpath(name).read_bytes(), kind) for path, (name, kind) in STATIC.items()}

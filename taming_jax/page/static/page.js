@@ -58,6 +58,7 @@ function chooseModel(number) {
   for (const name of ["temperature", "top_p", "guidance"]) by(name).value = model.sample[name] ?? 1;
   by("top_k").value = model.sample.top_k ?? "";
   by("n").max = about.most.pictures;
+  by("stride").replaceChildren();
   boxes.things = []; boxes.most = model.most_objects;
   upload = null; by("upload-seen").hidden = true;
   brushes();
