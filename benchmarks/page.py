@@ -1,6 +1,6 @@
 """How a large picture comes on the page: seconds in all, between the pictures that are shown, and memory.
 
-python benchmarks/page.py --workdir=runs/landscapes_segmentation [--size=512,2048] [--stride=1] [--out=FILE] [--picture=FILE]
+python benchmarks/page.py --workdir=DIR [--size=512,2048] [--stride=1] [--out=FILE] [--picture=FILE]
 
 Drawn as the page draws, in a process of its own: compiling is counted, as whoever waits would count it. cpu_seconds: of
 all threads, which on a machine with other work says more.
