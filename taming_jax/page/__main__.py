@@ -1,6 +1,6 @@
 """Draw in the browser: paint a map, choose a class, send a photograph, and see it drawn as a picture.
 
-python -m taming_jax.page --workdir DIR [DIR ...] [--port=8080] [--host=127.0.0.1]
+python -m taming_jax.page [--workdir DIR [DIR ...]] [--port=8080] [--host=127.0.0.1]
 """
 
 import argparse
@@ -8,6 +8,7 @@ import os
 import sys
 
 from taming_jax.checkpoint import open_saved, quiet_orbax
+from taming_jax.checkpoint.portable import PACKAGED, PRETRAINED
 from taming_jax.page.painter import Painter
 from taming_jax.page.server import PageServer
 from taming_jax.trained.loading import load_saved
@@ -21,15 +22,18 @@ def main() -> None:
         type=os.path.expanduser,
         nargs="+",
         action="extend",
-        required=True,
-        help="trainings of second stages; the page lets choose between several",
+        help="trainings of second stages, between which the page lets choose; default: the models of the package",
     )
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 serves whoever reaches this machine")
     arguments = parser.parse_args()
+    packaged = [name for name in PRETRAINED if (PACKAGED / name).exists()]
+    if not arguments.workdir and not packaged:
+        parser.error("this package carries no model; name the directory of a second stage with --workdir")
     try:
         quiet_orbax()
-        server = PageServer([_open(path) for path in arguments.workdir], (arguments.host, arguments.port))
+        painters = [_open(path) for path in arguments.workdir or packaged]
+        server = PageServer(painters, (arguments.host, arguments.port))
     except (ValueError, OSError, OverflowError) as error:
         parser.exit(2, f"error: {error}\n")
     host, port = server.server_address[:2]
@@ -45,7 +49,7 @@ def main() -> None:
 
 def _open(path: str) -> Painter:
     saved = open_saved(path)
-    return Painter(load_saved(saved, to_draw=True), saved)
+    return Painter(load_saved(saved, to_draw=True), saved, path)
 
 
 if __name__ == "__main__":

@@ -86,7 +86,7 @@ def parse(body: bytes, painters: list[Painter], find: Callable[[str], Any]) -> A
         top_p=None if top_p == 1 else top_p,
         guidance=form.number("guidance", 0, 20, 1.0) if painter.guided else 1.0,
         stride=form.whole("stride", 1, 64, 1),
-        step=str(painter.saved.step),
+        step=str(painter.saved.step or ""),  # one that hubs keep has no steps
     )
     stem = f"picture_{secrets.token_hex(3)}"
     files: dict[str, bytes] = {}

@@ -60,8 +60,8 @@ class Asked:
             "filters": {name: getattr(settings, name) for name in FILTERS},
             "stem": self.stem,
             "files": sorted(self.files),
-            "command": recipe.command(settings, painter.saved.path, painter.saved.config),
-            "python": recipe.python(settings, painter.saved.path, painter.factor, self.keywords),
+            "command": recipe.command(settings, painter.workdir, painter.saved.config),
+            "python": recipe.python(settings, painter.workdir, painter.factor, self.keywords),
             "exact": self.ids is None,
         }
 
@@ -76,15 +76,16 @@ class Drawn:
 
 
 class Painter:
-    """generator: what draws; saved: the checkpoint that it is from. Raises ValueError for what is no generator."""
+    """generator: what draws; saved: the checkpoint that it is from; workdir: by what name, default its path. Raises
+    ValueError for what is no generator."""
 
     most_pixels = MOST_PIXELS
 
-    def __init__(self, generator: Any, saved: Saved) -> None:
+    def __init__(self, generator: Any, saved: Saved, workdir: str = "") -> None:
         if not isinstance(generator, Generator):
             raise ValueError(f"{saved.path!r} holds no second stage, and only that can draw; name the directory of one")
-        self.generator, self.saved = generator, saved
-        self.name = Path(saved.path).name or saved.path
+        self.generator, self.saved, self.workdir = generator, saved, workdir or saved.path
+        self.name = Path(self.workdir).name or self.workdir
         self.condition = generator.model.condition
         self.guided = bool(generator.model.condition_dropout)
         stage, config = generator.condition_stage, generator.first_stage.config
@@ -198,7 +199,7 @@ class Painter:
                 show(files)
 
         ids = np.asarray(generator.sampler.draw(generator.params, request, step, watch))
-        made = {"workdir": self.saved.path, "of": settings.n, "largest": settings.n, "sample": to_dict(settings)}
+        made = {"workdir": self.workdir, "of": settings.n, "largest": settings.n, "sample": to_dict(settings)}
         files, path = [], folder / "drawn.png"
         for number, image in enumerate(np.asarray(generator.decode(ids))):
             pictures.save(image, epath.Path(path), {**made, "number": number})

@@ -47,7 +47,7 @@ class PageServer(ThreadingHTTPServer):
         self.painters = painters
         if len({painter.name for painter in painters}) < len(painters):
             for painter in painters:
-                painter.name = painter.saved.path
+                painter.name = painter.workdir
         self.queue = Queue(lambda asked, progress, show: asked.painter.draw(asked, progress, show))
         folder = files("taming_jax.page").joinpath("static")
         self.static = {path: (folder.joinpath(name).read_bytes(), kind) for path, (name, kind) in STATIC.items()}
