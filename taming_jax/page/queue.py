@@ -119,9 +119,9 @@ class Queue:
                 drawing.pictures, drawing.shown = pictures, drawing.shown + 1
 
             try:
-                pictures, drawing.kept = self._draw(drawing.asked, progress, show)
+                pictures, kept = self._draw(drawing.asked, progress, show)
                 show(pictures)
-                drawing.seconds, drawing.state = time.monotonic() - begun, "done"
+                drawing.kept, drawing.seconds, drawing.state = kept, time.monotonic() - begun, "done"
             except Cancelled:
                 drawing.state = "cancelled"
             except ValueError as error:
