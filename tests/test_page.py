@@ -91,10 +91,11 @@ def test_an_unfinished_picture_is_decoded_by_tiles_and_guessed_between(monkeypat
     """What is drawn shows at once, in the mean colour of its code where its tile is not complete; the rest shows the
     background, and so does a code that was not seen yet. Each tile is decoded once."""
     monkeypatch.setattr(previewing, "PAUSE", 0.0)
+    monkeypatch.setattr(previewing, "MARGIN", 0)
     decoded, palette = [], np.arange(30, dtype=np.uint8).reshape(10, 3) * 8
 
     def decode(ids):
-        decoded.append(ids[0].tolist())
+        decoded.append(ids[0, : len(ids[0]) // 2].tolist())  # the rest are some of what else is there
         return palette[ids].repeat(2, 1).repeat(2, 2)
 
     when, ids = np.arange(8).reshape(2, 4), np.array([[[1, 2, 1, 2], [2, 1, 5, 1]]])
@@ -112,6 +113,12 @@ def test_an_unfinished_picture_is_decoded_by_tiles_and_guessed_between(monkeypat
         last = preview.update(ids, 8)
     np.testing.assert_array_equal(pixels(last[0]), whole)
     assert decoded == [[[1, 2]], [[1, 2]], [[1, 2]], [[2, 1]], [[5, 1]]]  # the first for its colours alone, too
+    monkeypatch.setattr(previewing, "MARGIN", 1)  # then a tile is decoded with what is around it, and later
+    preview, decoded[:] = Preview(decode, 10, when, np.zeros((2, 4), bool), background, (1, 2)), []
+    for done in (8, 8, 8, 8):
+        last = preview.update(ids, done)
+    np.testing.assert_array_equal(pixels(last[0]), whole)
+    assert decoded == [ids[0].tolist()] * 4
     monkeypatch.setattr(previewing, "PAUSE", 60.0)
     assert Preview(decode, 10, when, np.zeros((2, 4), bool), background, (1, 2)).update(ids, 3) == []
 

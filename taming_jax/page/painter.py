@@ -218,7 +218,7 @@ class Painter:
         decode = lambda ids: pictures.to_pixels(pictures.colours(np.asarray(self.generator.decode(ids))))
         there = np.zeros(when.shape, bool) if keep is None else keep
         rows, columns = self.generator.model.grid
-        tile = max(1, rows // 2), 4 * columns  # soon complete, as rows follow one another by the window's width
+        tile = max(1, rows // 2), 4 * columns  # wide, as a row follows the one above it by the window's width
         return Preview(decode, self.generator.model.n_codes, when, there, background, tile)
 
 
