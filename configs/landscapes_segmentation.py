@@ -6,8 +6,9 @@ python sample.py --config=configs/landscapes_segmentation.py --config.sample.n=1
 
 Needs the first stages of configs/landscapes_vqgan.py and configs/landscapes_segmentation_vqgan.py. The window that it
 learns is 32 pixels wide and high; `--config=configs/landscapes_segmentation.py:48`, or 64, learns a larger one, which
-sees more of the map, in more hours. The sky's label says the mood. Hardware: 2 CPU cores, some hours. Expected: not
-measured to the end yet.
+sees more of the map, in more hours. The sky's label says the mood. Hardware: 2 CPU cores, 55 minutes.
+Expected: 3.12 nats a code on held-out maps; the labels read back from pictures agree with the maps as do those of
+reconstructions (docs/quality.md).
 """
 
 from ml_collections import ConfigDict
