@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import pytest
 
 from taming_jax.compiling import search
-from taming_jax.compiling.costs import costs, loop_instructions
-from taming_jax.compiling.hlo import Shape, parse
+from taming_jax.compiling.costs import costs, is_copy, loop_instructions
+from taming_jax.compiling.hlo import Instruction, Shape, parse
 from taming_jax.compiling.slices import slice_of
 
 ROOT = Path(__file__).parent.parent
@@ -181,6 +181,21 @@ def test_the_cache_is_updated_in_place(tiny):
     assert [found.name for found in inside if found.opcode.startswith("copy") and large(found)] == []
     rows = [shape.sizes for found in inside for shape in found.shapes if found.opcode == "dynamic-update-slice"]
     assert all(sizes[-1] == 128 for sizes in rows if len(sizes) == 4)  # two heads of 64 side by side
+
+
+def test_what_windows_keep_is_read_and_written_in_place(tiny):
+    """Keys and values of 9 columns of windows and an idle one: 256 positions of 256 numbers each."""
+    _, folder = tiny
+    module = parse((folder / "second window.hlo").read_text())
+    inside, kept = loop_instructions(module), 10 * 256 * 256
+    assert any(found.opcode == "dynamic-update-slice" and (10, 1, 256, 256) in sizes(found) for found in inside)
+    moved = [found for found in inside if found.opcode in ("copy", "copy-start", "transpose") or is_copy(module, found)]
+    assert [found.name for found in moved if any(math.prod(shape) >= kept for shape in sizes(found))] == []
+    assert [found.scope for found in inside if found.scope.endswith("scatter") and "attention" in found.scope] == []
+
+
+def sizes(instruction: Instruction) -> list[tuple[int, ...]]:
+    return [shape.sizes for shape in instruction.shapes]
 
 
 @pytest.mark.parametrize("name", ["first train", "first eval", "second train", "second sample"])
