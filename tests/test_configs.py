@@ -28,6 +28,7 @@ ARGUMENTS |= dict.fromkeys(("folder_vqgan", "folder_uncond"), ("", "small", "tin
 ARGUMENTS |= dict.fromkeys(
     ("ade20k_vqgan", "coco_vqgan", "sflckr_vqgan"), ("", "segmentation", "tiny", "segmentation,tiny")
 )
+ARGUMENTS["landscapes"] = ("", "class", "panorama")
 ARGUMENTS["landscapes_segmentation"] = ("", "32", "48", "tiny")
 CASES = [(name, arg) for name in NAMES for arg in ARGUMENTS.get(name, ("", "tiny"))]
 COUNTS = json.loads((ROOT / "tests" / "goldens" / "parameter_counts.json").read_text())
@@ -62,7 +63,8 @@ def test_what_is_saved_of_the_data_meets_the_needs_of_the_training():
 @pytest.mark.parametrize("name", NAMES)
 def test_its_docstring_has_command_hardware_and_result(name):
     text = importlib.import_module(f"configs.{name}").__doc__
-    program = "train_vqgan.py" if name.endswith("vqgan") else "train_transformer.py"
+    trained = "train_vqgan.py" if name.endswith("vqgan") else "train_transformer.py"
+    program = "sample.py" if name == "landscapes" else trained  # which is there already
     assert f"python {program} --config=configs/{name}.py" in text
     assert "Hardware:" in text and ("Expected" in text or "Published result" in text)
 
@@ -74,7 +76,8 @@ def first_stages():
 
 
 def test_working_directories_are_their_own():
-    workdirs = [experiment(*case).workdir for case in CASES]
+    trained = (case for case in CASES if case[0] != "landscapes")  # which is there already, and drawn from twice
+    workdirs = [experiment(*case).workdir for case in trained]
     assert len(set(workdirs)) == len(workdirs)
 
 

@@ -20,7 +20,7 @@ from taming_jax.metrics.image import psnr
 from taming_jax.pictures import to_pixels
 from taming_jax.quality import commands, samples, statistics
 from taming_jax.quality.distance import Measuring, distance
-from taming_jax.quality.features import DEMO, open_features
+from taming_jax.quality.features import open_features
 from taming_jax.quality.images import of_npz
 from taming_jax.quality.reconstruction import reconstruction
 from taming_jax.quality.store import Store
@@ -72,7 +72,7 @@ def test_samples_are_those_of_the_model_and_their_distance_is_that_of_the_files(
     assert about["checkpoint"]["step"] == 1 and len(about["checkpoint"]["sum"]) == 8
     assert {"fid", "precision", "inception_score", "class_read_right"} <= set(found)
     # from the files alone, the other way round: a distance has no direction
-    measuring = Measuring(open_features(DEMO, make_mesh()), 8)
+    measuring = Measuring(open_features("demo", make_mesh()), 8)
     again = distance(str(drawn), str(tmp_path / "for_adm.npz"), str(tmp_path / "again.json"), measuring)
     assert again.figures["fid"] < 1e-3 * found["fid"]
     with Image.open(drawn.with_suffix(".png")) as sheet:
@@ -80,7 +80,7 @@ def test_samples_are_those_of_the_model_and_their_distance_is_that_of_the_files(
 
 
 def test_the_figures_of_each_class(class_dir, tmp_path):
-    measuring, out = Measuring(open_features(DEMO, make_mesh()), 8), tmp_path / "r.json"
+    measuring, out = Measuring(open_features("demo", make_mesh()), 8), tmp_path / "r.json"
     settings = SampleConfig(n=N * 4, batch_size=16)
     samples.samples(class_dir, settings, "train", str(out), measuring, by_class=True)
     found = json.loads(out.read_text())["by_class"]  # 32 scenes are 3 or 4 a class, of which 4 are needed
@@ -159,7 +159,7 @@ def test_the_reconstructions_of_a_folder(vqgan_dir, tmp_path):
     pixels = rs.randint(0, 255, (9, 16, 16, 3)).astype(np.uint8)
     for i, x in enumerate(pixels):
         Image.fromarray(x).save(tmp_path / "images" / f"{i}.png")
-    measuring = Measuring(open_features(DEMO, make_mesh()), 8)
+    measuring = Measuring(open_features("demo", make_mesh()), 8)
     out = tmp_path / "r.json"
     found = reconstruction(vqgan_dir, str(out), measuring, images=str(tmp_path / "images")).figures
     x = pixels.astype(np.float32) / 127.5 - 1
@@ -205,24 +205,24 @@ def logged(workdir):
 
 
 def test_a_first_stage_in_training_measures_its_reconstructions_and_is_kept_by_them(tmp_path):
-    evaluate = {"measures": ("rfid", "precision"), "features": DEMO, "batch_size": 8, "every": 1}
+    evaluate = {"measures": ("rfid", "precision"), "features": "demo", "batch_size": 8, "every": 1}
     train = {"steps": 2, "evaluate": evaluate, "monitor": "quality/rfid", "monitor_mode": "min"}
     settings = experiment("demo_vqgan", loss={"disc_weight": 0.0}, train=train)
     assert train_vqgan.train_and_evaluate(settings, str(tmp_path / "w"))
     found = logged(tmp_path / "w")
     assert [step for step, _ in found] == [1, 2]
-    measuring = Measuring(open_features(DEMO, make_mesh()), 8)
+    measuring = Measuring(open_features("demo", make_mesh()), 8)
     later = reconstruction(str(tmp_path / "w"), str(tmp_path / "r.json"), measuring).figures
     assert found[-1][1]["quality/rfid"] == pytest.approx(later["rfid"], rel=1e-3)
     assert found[-1][1]["quality/precision"] == later["precision"]
 
 
 def test_a_second_stage_in_training_draws_and_measures(vqgan_dir, tmp_path):
-    evaluate = {"measures": ("fid", "inception_score"), "features": DEMO, "batch_size": 8, "n": N, "every": 1}
+    evaluate = {"measures": ("fid", "inception_score"), "features": "demo", "batch_size": 8, "n": N, "every": 1}
     train = {"steps": 1, "evaluate": evaluate, "monitor": "quality/fid"}
     assert train_transformer.train_and_evaluate(second_stage(vqgan_dir, train=train), str(tmp_path / "w"))
     ((_, found),) = logged(tmp_path / "w")
-    measuring = Measuring(open_features(DEMO, make_mesh()), 8)
+    measuring = Measuring(open_features("demo", make_mesh()), 8)
     drawn = SampleConfig(n=N, batch_size=8)
     later = samples.samples(str(tmp_path / "w"), drawn, "val", str(tmp_path / "r.json"), measuring).figures
     assert found["quality/fid"] == pytest.approx(later["fid"], rel=1e-3)
@@ -231,12 +231,15 @@ def test_a_second_stage_in_training_draws_and_measures(vqgan_dir, tmp_path):
 
 def test_what_a_training_cannot_measure_is_refused_before_it_begins(vqgan_dir, tmp_path):
     for asked, message in (
-        ({"measures": ("sfid",), "features": DEMO}, "sfid cannot be measured here, of 1000 images on features of demo"),
-        ({"measures": ("fid_infinity",), "n": 9, "features": DEMO}, "fid_infinity cannot be .* of 9 images"),
-        ({"measures": ("recall",), "n": 3, "features": DEMO}, "recall cannot be .* of 3 images"),
-        ({"measures": ("rfid",), "features": DEMO}, "rfid cannot be measured"),
+        (
+            {"measures": ("sfid",), "features": "demo"},
+            "sfid cannot be measured here, of 1000 images on",
+        ),
+        ({"measures": ("fid_infinity",), "n": 9, "features": "demo"}, "fid_infinity cannot be .* of 9 images"),
+        ({"measures": ("recall",), "n": 3, "features": "demo"}, "recall cannot be .* of 3 images"),
+        ({"measures": ("rfid",), "features": "demo"}, "rfid cannot be measured"),
         ({"measures": ("fid",), "features": "gone.npz"}, "there are no weights at 'gone.npz'"),
-        ({"measures": ("fid",), "features": DEMO, "reference": "gone"}, "there is no 'gone'"),
+        ({"measures": ("fid",), "features": "demo", "reference": "gone"}, "there is no 'gone'"),
     ):
         settings = second_stage(vqgan_dir, train={"evaluate": asked})
         with pytest.raises(ValueError, match=message):

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ("train_vqgan.py", "train_transformer.py", "sample.py")
 
-# The one table of levels, lowest first; README's layout shows the same, with the job of each. Looked up by the exact
+# The one table of levels, lowest first; docs/layout.md shows the same, with the job of each. Looked up by the exact
 # file first, then by its folder.
 TABLE: tuple[tuple[int, tuple[str, ...]], ...] = (
     (
@@ -37,7 +37,7 @@ TABLE: tuple[tuple[int, tuple[str, ...]], ...] = (
     (7, ("taming_jax/drawing", "taming_jax/compiling")),
     (8, ("taming_jax/quality",)),
     (8, ("taming_jax/encode_dataset.py", "taming_jax/codes_used.py")),
-    (8, ("taming_jax/inspect_data.py", "taming_jax/compile_for.py")),
+    (8, ("taming_jax/inspect_data.py", "taming_jax/compile_for.py", "taming_jax/html_report.py")),
     (8, ("taming_jax/convert/__main__.py", "taming_jax/page")),
     (8, ("taming_jax/__init__.py",)),  # lazily: importing the package must cost nothing
     (9, ("taming_jax/evaluate.py",)),
@@ -65,7 +65,7 @@ def level(path: str) -> int:
         return LEVELS[path]
     folder = path.rsplit("/", 1)[0]
     if folder not in LEVELS:
-        raise KeyError(f"{path} has no level: add it, or its folder, to TABLE here and to the layout in README.md")
+        raise KeyError(f"{path} has no level: add it, or its folder, to TABLE here and to docs/layout.md")
     return LEVELS[folder]
 
 
@@ -146,21 +146,20 @@ def test_every_file_has_a_level(sources):
     assert {level(path) for path in sources} == set(range(10))
 
 
-def layout(readme: str) -> list[tuple[int, str]]:
-    """(level, file or folder) of every row of the README's layout, from the top."""
-    section = readme.split("\n## Layout\n")[1].split("\n## ")[0]
-    rows = re.findall(r"^\| (\d+) \| (.+?) \| .+ \|$", section, re.MULTILINE)
+def layout(page: str) -> list[tuple[int, str]]:
+    """(level, file or folder) of every row of docs/layout.md, from the top."""
+    rows = re.findall(r"^\| (\d+) \| (.+?) \| .+ \|$", page, re.MULTILINE)
     return [(int(number), name.rstrip("/")) for number, names in rows for name in re.findall(r"`(.+?)`", names)]
 
 
-def test_the_readme_shows_the_table():
-    shown = layout((ROOT / "README.md").read_text())
+def test_the_documentation_shows_the_table():
+    shown = layout((ROOT / "docs" / "layout.md").read_text())
     missing = sorted(set((number, place) for place, number in LEVELS.items()) - set(shown))
     surplus = sorted(set(shown) - {(number, place) for place, number in LEVELS.items()})
-    assert not missing, f"README.md, section Layout: add rows | level | `file` | its one job | for {missing}"
-    assert not surplus, f"README.md, section Layout: {surplus} is not in TABLE here, or on another level"
-    assert [number for number, _ in shown] == sorted(number for number, _ in shown), "README.md: sort Layout by level"
-    assert len(shown) == len(LEVELS), "README.md, section Layout: an entry is shown twice"
+    assert not missing, f"docs/layout.md: add rows | level | `file` | its one job | for {missing}"
+    assert not surplus, f"docs/layout.md: {surplus} is not in TABLE here, or on another level"
+    assert [number for number, _ in shown] == sorted(number for number, _ in shown), "docs/layout.md: sort it by level"
+    assert len(shown) == len(LEVELS), "docs/layout.md: an entry is shown twice"
 
 
 @pytest.mark.parametrize(

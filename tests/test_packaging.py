@@ -21,6 +21,8 @@ NOT_IMPORTED = {
     "importlib-resources": "imported, but not declared, by tensorflow-datasets",
     "tensorboard": "imported, but not declared, by clu",
     "jupyterlab": "runs the notebooks",
+    "mkdocs-material": "makes the site",
+    "mkdocstrings": "a plugin of mkdocs",
     "pytest-xdist": "a plugin of pytest",
     "setuptools": "builds the wheel",
     "pre-commit": "a program",
@@ -135,7 +137,7 @@ def test_the_wheel_is_what_is_imported(unpacked_wheel, tmp_path):
 
 
 def test_the_wheel_holds_every_file_of_the_package(unpacked_wheel):
-    for kind in ("*.py", "*.html", "*.npz"):
+    for kind in ("*.py", "*.html", "*.npz", "*.safetensors", "*.json", "*.md"):
         files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "taming_jax").rglob(kind)}
         assert files and {path.relative_to(unpacked_wheel).as_posix() for path in unpacked_wheel.rglob(kind)} == files
 

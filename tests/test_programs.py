@@ -20,8 +20,9 @@ import sample
 import taming_jax
 import train_transformer
 import train_vqgan
-from taming_jax import checkpoint, codes_used, evaluate
+from taming_jax import checkpoint, codes_used, evaluate, html_report
 from taming_jax.data import pipeline
+from taming_jax.data.demo.readers import ClassReader
 from taming_jax.drawing.drawing import draw
 from taming_jax.experiment import SampleConfig, TransformerExperiment, VQGANExperiment
 from taming_jax.models.gpt import GPT, unstack_layers
@@ -275,6 +276,26 @@ def test_the_report_of_a_second_stage(class_dir, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_the_page_about_trainings_and_pictures_holds_everything(vqgan_dir, class_dir, tmp_path, monkeypatch, capsys):
+    drawn, results, page = tmp_path / "drawn", tmp_path / "results", tmp_path / "pages" / "report.html"
+    drawn.mkdir(), results.mkdir(), page.parent.mkdir()
+    for name in ("00000", "00001_<b>"):
+        Image.new("RGB", (8, 8)).save(drawn / f"{name}.png")
+    (results / "samples.json").write_text(json.dumps({"fid": 1.25, "protocol": {"n": 3}}))
+    command = ["html_report", vqgan_dir, class_dir, str(drawn), str(results), "--out", str(page), "--next", "a < b"]
+    monkeypatch.setattr(sys, "argv", command)
+    html_report.main()
+    text = page.read_text()
+    assert "open it in a browser" in capsys.readouterr().out
+    for part in ("val/psnr: from", "train/loss: from", "<td>fid</td><td>1.25</td>", "2 pictures", "a &lt; b"):
+        assert part in text
+    assert text.count("data:image/png;base64,") >= 4 and "<script" not in text and "http" not in text
+    monkeypatch.setattr(sys, "argv", ["html_report", str(tmp_path / "pages" / "none")])
+    with pytest.raises(SystemExit):
+        html_report.main()
+    assert "holds no training, no results and no pictures" in capsys.readouterr().err
+
+
 def test_samples_are_judged_in_batches_of_one_size(monkeypatch):
     drawn = []
 
@@ -292,7 +313,7 @@ def test_samples_are_judged_in_batches_of_one_size(monkeypatch):
         def decode(self, ids):
             return ids
 
-    monkeypatch.setattr(evaluate.demo, "read_class", lambda images: images)
+    monkeypatch.setitem(evaluate.CLASS_READERS, "demo", ClassReader(lambda images: images, 10))
     assert evaluate.class_accuracy(Model(), 20, Filters(), 8, "demo") == 0.75
     assert drawn == [(8, 0), (8, 8), (8, 16)]
 

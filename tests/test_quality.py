@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from taming_jax import evaluate
-from taming_jax.data.demo import DemoScenes
+from taming_jax.data.demo import DemoLandscapes, DemoScenes
 from taming_jax.metrics import distances
 from taming_jax.metrics.predictions import inception_score
 from taming_jax.metrics.resizing import resize_for_features
@@ -240,15 +240,19 @@ def test_images_of_an_npz_are_mapped_or_unpacked(tmp_path):
         images.of_npz(str(tmp_path / "objects.npz"))
 
 
-def test_the_features_of_the_demo_read_scenes_and_their_distance_grows_with_damage():
-    network = open_features(feature_networks.DEMO, make_mesh())
-    scenes = DemoScenes(32, 160, seed=7)
+@pytest.mark.parametrize(
+    ("name", "pictures", "side", "right"), [("demo", DemoScenes, 32, 0.95), ("landscapes", DemoLandscapes, 64, 0.9)]
+)
+def test_the_features_of_the_demo_read_its_pictures_and_their_distance_grows_with_damage(name, pictures, side, right):
+    network = open_features(name, make_mesh())
+    scenes = pictures(side, 160, seed=7)
     pixels = [scenes[i]["image"] for i in range(160)]
-    blurred = [[np.asarray(Image.fromarray(x).resize((k, k)).resize((32, 32))) for x in pixels] for k in (16, 8, 4)]
+    sizes = ((side // 2**k, side // 2**k) for k in (1, 2, 3))
+    blurred = [[np.asarray(Image.fromarray(x).resize(size).resize((side, side))) for x in pixels] for size in sizes]
     noisy = [(x + np.random.RandomState(0).normal(0, 25, x.shape)).clip(0, 255).astype(np.uint8) for x in pixels]
     outputs = [network([network.prepare(x) for x in shown], 160)[0] for shown in (pixels, *blurred, noisy)]
     read = np.argmax(outputs[0]["logits_unbiased"], axis=1)
-    assert np.mean(read == [scenes.class_label(i) for i in range(160)]) > 0.95
+    assert np.mean(read == [scenes.class_label(i) for i in range(160)]) > right
     reference, *others = (output["128"].astype(np.float64) for output in outputs)
     a_little, more, much, noise = (frechet(reference, other) for other in others)
     assert 0 < 2 * a_little < more < much / 2 and noise > a_little

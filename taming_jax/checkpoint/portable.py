@@ -14,6 +14,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 HUB = "hf://"
+PACKAGED = Path(__file__).parents[1] / "pretrained"
+PRETRAINED = ("landscapes", "landscapes_class")  # the models that the package carries, by the names of their folders
 REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
@@ -22,13 +24,13 @@ def is_portable(path: str) -> bool:
     return all((epath.Path(path) / name).is_file() for name in (CONFIG, WEIGHTS))
 
 
-def write_portable(folder: Path, params: Any, config: Mapping[str, Any]) -> None:
-    """Write one network. Floats become float32."""
+def write_portable(folder: Path, params: Any, config: Mapping[str, Any], dtype: str = "float32") -> None:
+    """Write one network. Floats become `dtype`, float32 or float16."""
     from safetensors.numpy import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     flat = flatten_dict(jax.device_get(params), sep="/")
-    save_file({name: np.ascontiguousarray(array, np.float32) for name, array in flat.items()}, folder / WEIGHTS)
+    save_file({name: np.ascontiguousarray(array, dtype) for name, array in flat.items()}, folder / WEIGHTS)
     text = json.dumps({"library_name": "taming_jax", **config}, indent=2)
     (folder / CONFIG).write_text(text + "\n")
 
@@ -49,7 +51,7 @@ def read_config(path: str) -> dict[str, Any]:
 
 
 def read_params(path: str, dtype: Any = None) -> Any:
-    """The parameters, cast to `dtype`. Raises ValueError for a damaged file."""
+    """The parameters, cast to `dtype`, default float32. Raises ValueError for a damaged file."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 
@@ -58,14 +60,16 @@ def read_params(path: str, dtype: Any = None) -> Any:
         flat = load(file.read_bytes())
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged: {error}; get it again") from error
-    return unflatten_dict({name: a if dtype is None else a.astype(dtype) for name, a in flat.items()}, sep="/")
+    return unflatten_dict({name: a.astype(dtype or np.float32, copy=False) for name, a in flat.items()}, sep="/")
 
 
 def fetched(path: str) -> str:
     """The folder of this machine that holds hf://OWNER/NAME[@REVISION], through huggingface_hub, which keeps what it
-    has got; other paths as they are. Raises ValueError where that library is missing or does not get it."""
+    has got; of a model that the package carries (`PRETRAINED`; "/first_stage" of one, too), where the working folder
+    has nothing of that name; other paths as they are. Raises ValueError where that library is missing or fails."""
     if not path.startswith(HUB):
-        return path
+        packaged = path.split("/")[0] in PRETRAINED and not epath.Path(path).exists()
+        return str(PACKAGED / path) if packaged else path
     named = REPOSITORY.fullmatch(path.removeprefix(HUB))
     if not named:
         raise ValueError(f"{path!r} names no model of a hub; expected hf://OWNER/NAME, or hf://OWNER/NAME@REVISION")

@@ -13,7 +13,7 @@ from taming_jax.files import write_whole
 from taming_jax.metrics.resizing import RESIZES
 from taming_jax.quality.comparison import compare_results
 from taming_jax.quality.distance import Measuring, distance
-from taming_jax.quality.features import DEMO, open_features
+from taming_jax.quality.features import OWN, open_features
 from taming_jax.quality.likelihood import likelihood
 from taming_jax.quality.measures import Compared
 from taming_jax.quality.reconstruction import reconstruction
@@ -30,8 +30,8 @@ SETS = "a folder of images, a list of them (.txt), images or statistics (.npz), 
 
 def _of_features(parser: Parser) -> None:
     """The options that say how sets are measured."""
-    file = f"weights of the network of features, made by taming_jax.convert; {DEMO}: the package's own, for scenes"
-    parser.add_argument("--features", type=HOME, default="", help=f"{file}; default: {USUAL}, {DEMO} for demo data")
+    file = f"weights of the network of features, made by taming_jax.convert; {', '.join(OWN)}: the package's"
+    parser.add_argument("--features", type=HOME, default="", help=f"{file}; default: {USUAL}, but for data of the demo")
     parser.add_argument("--dims", default="", help="the feature, by its number; default: the network's last")
     parser.add_argument("--resize", default="", choices=("", *RESIZES), help="default: the network's own")
 
@@ -55,8 +55,8 @@ def _of_drawing(parser: Parser) -> None:
 
 def _measuring(given: Given) -> Measuring:
     quiet_orbax()
-    demo = "workdir" in given and open_saved(given.workdir).config.get("data", {}).get("source") == "demo"
-    path = given.features or (DEMO if demo else USUAL)
+    source = open_saved(given.workdir).config.get("data", {}).get("source") if "workdir" in given else ""
+    path = given.features or (source if source in OWN else USUAL)
     features = open_features(path, sharding.make_mesh(), given.resize, given.dims)
     return Measuring(features, given.batch_size)
 

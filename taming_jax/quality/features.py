@@ -1,6 +1,7 @@
 """The networks on whose features sets of images are compared, and how pictures reach them."""
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,12 +14,13 @@ import numpy as np
 from jax import Array
 
 from taming_jax import sharding
+from taming_jax.data.demo.readers import CLASS_READERS
 from taming_jax.metrics.resizing import RESIZES, resize_for_features
 from taming_jax.models import demo_classifier, dinov2, inception
 from taming_jax.models.weights import Shapes, load_weights
 
-DEMO = "demo"  # the name of the weights that the package carries
-DEMO_FILE = Path(__file__).with_name("demo_features.npz")
+# The weights that the package carries, by the data of the training that they are for.
+OWN = {name: Path(__file__).with_name(f"{name}_features.npz") for name in ("demo", "landscapes")}
 INCEPTION_URL = (
     "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 )
@@ -68,6 +70,14 @@ def dino(size: dinov2.ViTSize, side: int = dinov2.SIDE) -> Kind:
     return Kind(dinov2.DINOv2(size), shapes, side, (name,), name, resize="clean-fid", scale=of_imagenet)
 
 
+def own(n_classes: int) -> Kind:
+    """A classifier of the demo's scenes or landscapes."""
+    network = demo_classifier.DemoClassifier(n_classes)
+    shapes = functools.partial(demo_classifier.demo_classifier_shapes, n_classes)
+    name = demo_classifier.FEATURES
+    return Kind(network, shapes, demo_classifier.SIDE, (name,), name, predictions="logits_unbiased")
+
+
 # By the names that results give them.
 KINDS: dict[str, Kind] = {
     "inception": Kind(
@@ -79,14 +89,7 @@ KINDS: dict[str, Kind] = {
         spatial="spatial",
         predictions="logits_unbiased",
     ),
-    "demo": Kind(
-        network=demo_classifier.DemoClassifier(),
-        shapes=demo_classifier.demo_classifier_shapes,
-        side=demo_classifier.SIDE,
-        names=(demo_classifier.FEATURES,),
-        main=demo_classifier.FEATURES,
-        predictions="logits_unbiased",
-    ),
+    **{name: own(CLASS_READERS[name].n_classes) for name in OWN},
     **{name: dino(size) for name, size in dinov2.SIZES.items()},
 }
 
@@ -150,13 +153,13 @@ class Features:
 
 
 def open_features(path: str, mesh: jax.sharding.Mesh, resize: str = "", name: str = "") -> Features:
-    """The network of a weight file; "demo" is the one that the package carries. Raises ValueError for another file."""
-    file = DEMO_FILE if path == DEMO else Path(path)
+    """The network of a weight file, or one that the package carries (`OWN`). Raises ValueError for another file."""
+    file = OWN.get(path, Path(path))
     if not file.is_file():
         raise ValueError(
             f"there are no weights at {str(file)!r}. For the FID download {INCEPTION_URL} and run\n"
             f"  python -m taming_jax.convert --inception pt_inception-2015-12-05-6726825d.pth --out {file}\n"
-            f"or compare pictures of the demo with --features {DEMO}, which the package carries"
+            "or compare pictures of the demo with --features demo or landscapes, which the package carries"
         )
     kind, params = load_weights(file, {name: kind.shapes() for name, kind in KINDS.items()})
     with file.open("rb") as opened:

@@ -23,7 +23,8 @@ def load(
     """Open a checkpoint directory; what is in it decides: a first stage, a two-stage generator, a transformer alone.
 
     path: what a training or a conversion has written, or a model as hubs keep it (config.json, model.safetensors), in a
-    directory or as hf://OWNER/NAME[@REVISION], which huggingface_hub fetches.
+    directory or as hf://OWNER/NAME[@REVISION], which huggingface_hub fetches; "landscapes" and "landscapes_class" are
+    models that the package carries.
     step: which checkpoint, default the newest; "best" for the best by its monitored metric.
     dtype: keep the parameters in this type, such as jnp.bfloat16, in half the memory.
     mesh: where to work, default all devices.

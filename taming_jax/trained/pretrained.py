@@ -17,12 +17,14 @@ def save_pretrained(
     data: str = "",
     metrics: Mapping[str, float] | None = None,
     words: str = "",
+    dtype: str = "float32",
 ) -> None:
     """Write config.json, model.safetensors and a model card README.md into a new folder, which is whole or not there.
 
     parts: folder within it -> (parameters, the checkpoint that they were loaded from), "" being the model itself.
     licence: its name on the hub, such as "mit". data: what it was trained on, default what its settings say. metrics:
-    figures by their names, default those that its checkpoint was saved with. words: more for the card.
+    figures by their names, default those that its checkpoint was saved with. words: more for the card. dtype: in
+    which they are stored, float32 or float16, in half the size; they are loaded as float32.
     Raises ValueError where the folder holds something already or the model was not loaded from a checkpoint.
     """
     out = Path(folder).expanduser()
@@ -38,7 +40,7 @@ def save_pretrained(
     with whole(out) as unfinished:
         for name, (params, saved) in parts.items():
             assert saved is not None
-            write_portable(unfinished / name, params, saved.config)
+            write_portable(unfinished / name, params, saved.config, dtype)
         write_card(unfinished, out.name, own.config, card)
         if out.exists():
             out.rmdir()

@@ -16,8 +16,8 @@ class QualityConfig:
 
     n: images that a second stage draws for it; a first stage takes the whole validation split. every: steps between;
     0: as eval_every. batch_size: images at once, 0: 32 a device.
-    features: weights of the network, made by taming_jax.convert, or "demo". resize: how images reach it, "" for its own
-    way. reference: of a second stage: val, train, or a folder or statistics (.npz).
+    features: weights of the network, made by taming_jax.convert, or "demo" or "landscapes". resize: how images
+    reach it, "" for its own way. reference: of a second stage: val, train, or a folder or statistics (.npz).
     """
 
     measures: tuple[str, ...] = ()
