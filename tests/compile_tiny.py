@@ -59,11 +59,14 @@ def main(folder: Path) -> None:
         made[f"second {name}"] = programs.second_stage_program(SECOND, VQGAN(NETWORK), None, by_fsdp, name)
     alone = sharding.make_mesh(MeshConfig(data=1), devices)
     made["second window"] = programs.second_stage_program(SLIDING, VQGAN(NETWORK), None, alone, "window")
+    two = sharding.make_mesh(MeshConfig(data=1, fsdp=-1, dcn=-1), slices.devices(slices.slice_of("2xv5e:2x2")))
+    made["two slices"] = programs.second_stage_program(SECOND, VQGAN(NETWORK), None, two, "train")
     found = {}
     for name, program in made.items():
         found[name], text = report.measure(program, slices.KINDS[where.kind].clock)
         (folder / f"{name}.hlo").write_text(text)
-    print(json.dumps({**found, "hops": hops(sharding.MeshConfig(data=1, fsdp=-1), "v5e:4x4")}))
+    of_devices = [device.slice_index for device in two.devices.flat]
+    print(json.dumps({**found, "slices": of_devices, "hops": hops(sharding.MeshConfig(data=1, fsdp=-1), "v5e:4x4")}))
 
 
 def hops(config: MeshConfig, name: str) -> int:

@@ -154,7 +154,7 @@ def path(*folders: Path) -> str:
 
 def test_tiny_programs_fit_a_slice(tiny):
     found, _ = tiny
-    for row in (found[name] for name in found if name != "hops"):
+    for row in (found[name] for name in found if name not in ("hops", "slices")):
         assert row["fits"] and row["cycles"] > 0 and row["peak_bytes"] < 1e9 and row["loops_counted_once"] == []
     gathered = {row["kind"] for row in found["second train"]["collectives"]}
     assert "all-gather" in gathered  # the parameters, over fsdp
@@ -203,6 +203,15 @@ def test_extremes_are_compared_in_float32(tiny, name):
     _, folder = tiny
     types = re.findall(r"= \((\w+)\[[\d,]*\]\S*, s32\[[\d,]*\]\S*\) reduce\(", (folder / f"{name}.hlo").read_text())
     assert types and set(types) == {"f32"}
+
+
+def test_parameters_are_gathered_within_a_slice(tiny):
+    """On two slices of 4 chips; between them only sums travel."""
+    found, folder = tiny
+    assert found["slices"] == [0] * 4 + [1] * 4
+    text = (folder / "two slices.hlo").read_text()
+    groups = re.findall(r" all-gather(?:-start)?\(.*replica_groups=(\{\{[\d,{}]*\}\})", text)
+    assert groups and set(groups) == {"{{0,1,2,3}}"}  # the text is that of one slice
 
 
 def test_neighbours_along_an_axis_are_neighbours_in_the_network(tiny):
