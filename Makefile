@@ -5,22 +5,40 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 RUNS := runs
+SHOWN := landscapes_panorama landscapes landscapes_class demo_vqgan demo_class demo_report
+
+define NEXT
+$(PY) -m taming_jax.page --workdir=landscapes
+    paint a map in your browser, and see it drawn
+$(PY) sample.py --config=configs/landscapes.py:panorama --config.sample.seed=1
+    another panorama by the same map
+$(PY) sample.py --config=configs/demo_class.py --config.sample.classes=star --config.sample.n=16
+    more of the model that was trained just now
+README.md, "Your own photographs"
+    train your own
+endef
+export NEXT
 
 .PHONY: help demo test lint clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo   train both stages on the built-in scenes and sample (about 8 minutes on 2 cores)"
+	@echo "make demo   draw landscapes by the model that is here already, then train both stages on the"
+	@echo "            built-in scenes and sample; a page with all of it (about 9 minutes on 2 cores)"
 	@echo "make test   run every test"
 	@echo "make lint   ruff, the format, and mypy"
 	@echo "make clean  remove the virtual environment and caches (runs/ stays)"
 
 demo: $(VENV)/.base
+	$(PY) sample.py --config=configs/landscapes.py:panorama --config.sample.out=$(RUNS)/landscapes_panorama
+	$(PY) sample.py --config=configs/landscapes.py --config.sample.out=$(RUNS)/landscapes
+	$(PY) sample.py --config=configs/landscapes.py:class --config.sample.out=$(RUNS)/landscapes_class
 	$(PY) train_vqgan.py --config=configs/demo_vqgan.py --workdir=$(RUNS)/demo_vqgan
 	$(PY) train_transformer.py --config=configs/demo_class.py --workdir=$(RUNS)/demo_class
 	$(PY) sample.py --config=configs/demo_class.py --workdir=$(RUNS)/demo_class
 	$(PY) -m taming_jax.evaluate --workdir=$(RUNS)/demo_class --out=$(RUNS)/demo_report
 	$(PY) -m taming_jax.evaluate samples $(RUNS)/demo_class --n 2000 --draw_batch 100 --out $(RUNS)/demo_report/samples.json
+	$(PY) -m taming_jax.html_report $(addprefix $(RUNS)/,$(SHOWN)) --out $(RUNS)/report.html --title "The demo of taming_jax" --next "$$NEXT"
 
 test: $(VENV)/.dev
 	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile

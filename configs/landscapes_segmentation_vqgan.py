@@ -13,5 +13,5 @@ from configs import common, landscapes_vqgan
 def get_config(arg: str = "") -> ConfigDict:
     config = common.reads(landscapes_vqgan.get_config(), "segmentation", channels=10)
     config.workdir = "runs/landscapes_segmentation_vqgan"
-    config.train.update({"steps": 4000, "eval_every": 1000})
+    config.train.update({"steps": 1000, "eval_every": 500})
     return common.tiny_vqgan(config, "landscapes") if "tiny" in common.arguments(arg) else config

@@ -17,8 +17,8 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.update({"source": "landscapes", "size": 64, "resize": 256, "random_scale": True, "n_train": 65536})
     config.model.update({"resolution": 64, "n_embed": 512})
     # Textures get crisp late, by a discriminator that has learned for long before it is heard.
-    config.loss.update({"disc_learn_start": 1000, "disc_start": 3000, "disc_ramp": 1000})
+    config.loss.update({"disc_learn_start": 500, "disc_start": 1500, "disc_ramp": 500})
     config.discriminator.ndf = 16
     config.optimizer.update({"learning_rate": 1e-3, "warmup": 100})
-    config.train.update({"steps": 16_000, "eval_every": 2000, "image_every": 1000, "save_every": 1000})
+    config.train.update({"steps": 4000, "eval_every": 1000, "image_every": 500, "save_every": 250})
     return common.tiny_vqgan(config, "landscapes") if "tiny" in common.arguments(arg) else config

@@ -20,7 +20,7 @@ from taming_jax.checkpoint import open_saved
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig, Needs
 from taming_jax.models.vqgan import network_input
-from taming_jax.nn.quantizers import count_codes
+from taming_jax.nn.codes import count_codes
 from taming_jax.settings import from_dict
 from taming_jax.trained.first_stage import FirstStage
 from taming_jax.trained.loading import load_first_stage

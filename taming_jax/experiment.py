@@ -97,11 +97,15 @@ class VQGANExperiment:
     """A training of the first stage. workdir: where `--workdir` is not given.
 
     init_from: the directory of a model to start from, such as a converted one, with its discriminator.
+    freeze: "encoder" keeps encoder, quantizer and codes of init_from bit for bit, and trains the decoder alone.
+    usage_window: how many of the last ids are kept, to log the use of codes over them; 0: none.
     """
 
     workdir: PathText
     data: DataConfig
     init_from: PathText = ""
+    freeze: str = ""
+    usage_window: int = 0
     model: VQGANConfig = VQGANConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     loss: VQGANLossConfig = VQGANLossConfig()
@@ -124,6 +128,8 @@ class VQGANExperiment:
             ema_decay=self.optimizer.ema_decay,
             seed=self.train.seed,
             init_from=self.init_from,
+            freeze=self.freeze,
+            usage_window=self.usage_window,
         )
 
     @property

@@ -28,8 +28,10 @@ ARGUMENTS |= dict.fromkeys(("folder_vqgan", "folder_uncond"), ("", "small", "tin
 ARGUMENTS |= dict.fromkeys(
     ("ade20k_vqgan", "coco_vqgan", "sflckr_vqgan"), ("", "segmentation", "tiny", "segmentation,tiny")
 )
+MODERN = ("", "16384", "fsq16", "lfq18")
+ARGUMENTS["modern_vqgan"] = (*MODERN, *(f"{w},{x}".strip(",") for x in ("f8", "tiny") for w in MODERN))
 ARGUMENTS["landscapes"] = ("", "class", "panorama")
-ARGUMENTS["landscapes_segmentation"] = ("", "32", "48", "tiny")
+ARGUMENTS["landscapes_segmentation"] = ("", "48", "64", "tiny")
 CASES = [(name, arg) for name in NAMES for arg in ARGUMENTS.get(name, ("", "tiny"))]
 COUNTS = json.loads((ROOT / "tests" / "goldens" / "parameter_counts.json").read_text())
 

@@ -24,6 +24,7 @@ NOT_IMPORTED = {
     "mkdocs-material": "makes the site",
     "mkdocstrings": "a plugin of mkdocs",
     "pytest-xdist": "a plugin of pytest",
+    "playwright": "by pytest.importorskip, where it is there",
     "setuptools": "builds the wheel",
     "pre-commit": "a program",
     "ruff": "a program",
@@ -137,7 +138,7 @@ def test_the_wheel_is_what_is_imported(unpacked_wheel, tmp_path):
 
 
 def test_the_wheel_holds_every_file_of_the_package(unpacked_wheel):
-    for kind in ("*.py", "*.html", "*.npz", "*.safetensors", "*.json", "*.md"):
+    for kind in ("*.py", "*.html", "*.css", "*.js", "*.svg", "*.npz", "*.safetensors", "*.json", "*.md"):
         files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "taming_jax").rglob(kind)}
         assert files and {path.relative_to(unpacked_wheel).as_posix() for path in unpacked_wheel.rglob(kind)} == files
 

@@ -1,154 +1,79 @@
-"""The painting page: its queue, its requests, and what it refuses."""
+"""What the page draws with: what a browser asks for as settings, pictures that come, the queue."""
 
-import dataclasses
-import http.client
+import ast
 import io
 import json
-import socket
+import shlex
 import threading
 import time
-from urllib.parse import urlencode
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+import page_models
 import pytest
+from page_client import b64, wanted
 from PIL import Image
-from tiny import TINY
 
-from taming_jax.conditioning import StageCondition
 from taming_jax.data.demo import landscape_kinds
-from taming_jax.models.gpt import GPT, GPTConfig
-from taming_jax.models.vqgan import VQGAN
+from taming_jax.experiment import SampleConfig
 from taming_jax.page import painter as painting
+from taming_jax.page import preview as previewing
+from taming_jax.page.asked import parse, read_labels
 from taming_jax.page.painter import Painter
-from taming_jax.page.queue import Full, Queue
-from taming_jax.page.server import PageServer
-from taming_jax.sharding import MeshConfig, make_mesh
-from taming_jax.trained.first_stage import FirstStage
-from taming_jax.trained.generator import Generator
-from taming_jax.two_stage import TwoStage
-
-CONFIG = {"data": {"source": "landscapes"}}
+from taming_jax.page.preview import Preview
+from taming_jax.page.queue import Drawing, Full, Queue
+from taming_jax.pictures import KEY
+from taming_jax.settings import from_dict
 
 
 @pytest.fixture(scope="module")
-def generator():
-    """An untrained one that draws 16 pixels in grids of 8 x 8 on maps of the landscapes' labels."""
-    first = VQGAN(TINY)
-    second = VQGAN(dataclasses.replace(TINY, content="segmentation", in_channels=10, out_channels=10))
-    gpt = GPT(GPTConfig(vocab_size=20, block_size=127, n_layer=1, n_head=2, n_embd=16))
-    model = TwoStage(first, gpt, StageCondition("segmentation", second, True, 16), (8, 8))
-    init = lambda network, *x: jax.jit(network.init)(jax.random.key(0), *x)["params"]
-    mesh = make_mesh(MeshConfig())
-    stages = [
-        FirstStage(net, init(net, jnp.zeros((1, 16, 16, net.config.in_channels))), mesh) for net in (first, second)
-    ]
-    return Generator(model, init(gpt, jnp.zeros((1, 2), jnp.int32)), *stages)
+def painter():
+    return page_models.painter("segmentation")
 
 
-@pytest.fixture(scope="module")
-def painter(generator):
-    return Painter(generator, CONFIG)
+def asked_of(painter, find=lambda name: None, **changes):
+    return parse(wanted(**changes), [painter], find)
 
 
-class Slow(Painter):
-    """Draws nothing, in as many steps as are let pass."""
-
-    def __init__(self, painter):
-        self.__dict__ |= vars(painter)
-        self.go, self.drawn = threading.Semaphore(0), []
-
-    def steps(self, asked):
-        return 3
-
-    def draw(self, asked, progress, show):
-        for i in range(3):
-            self.go.acquire()
-            progress(1)
-            show(b"part %d" % i)
-        if asked.seed == 13:
-            raise ValueError("13 is refused")
-        if asked.seed == 14:
-            raise RuntimeError("a secret of the machine")
-        self.drawn.append(asked.seed)
-        return b"picture %d" % asked.seed
+def pixels(file):
+    with Image.open(io.BytesIO(file)) as picture:
+        return np.asarray(picture)
 
 
-@pytest.fixture
-def slow(painter):
-    return Slow(painter)
+def a_file(values):
+    file = io.BytesIO()
+    Image.fromarray(values).save(file, format="PNG")
+    return file.getvalue()
 
 
-@pytest.fixture
-def page(slow):
-    server = PageServer(slow, ("127.0.0.1", 0))
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+PHOTO = np.random.RandomState(0).randint(0, 255, (24, 40, 3)).astype(np.uint8)
 
 
-def ask(page, method, path, body=None, headers=(), **fields):
-    """(status, body, headers)"""
-    connection = http.client.HTTPConnection("127.0.0.1", page.server_address[1], timeout=20)
-    connection.request(method, path + ("?" + urlencode(fields) if fields else ""), body, dict(headers))
-    answer = connection.getresponse()
-    told = answer.status, answer.read(), answer.headers
-    connection.close()
-    return told
-
-
-def draw(page, seed=0, body=bytes(256), **fields):
-    sizes = {"height": 16, "width": 16, "seed": seed, "temperature": 1, "top_p": 0.9}
-    return ask(page, "POST", "/draw", body, **sizes | fields)
-
-
-def told(page, name):
-    return json.loads(ask(page, "GET", "/drawing", name=name)[1])
-
-
-def wait(page, name, state):
-    for _ in range(400):
-        if told(page, name)["state"] == state:
-            return told(page, name)
-        time.sleep(0.01)
-    raise AssertionError(f"it stays {told(page, name)}")
-
-
-def named(answer):
-    assert answer[0] == 202, answer
-    return json.loads(answer[1])["name"]
-
-
-def test_what_is_painted_is_drawn(painter):
-    labels = painter.example(16, 32, seed=3)
+def test_what_is_painted_is_drawn_and_a_part_of_it_again(painter, monkeypatch):
+    monkeypatch.setattr(previewing, "PAUSE", 0.0)
+    labels, steps, shown = painter.example(16, 32, seed=3), [], []
     assert labels.shape == (16, 32) and labels.dtype == np.uint8 and len(np.unique(labels)) > 1
-    asked, steps = painter.ask(labels.tobytes(), 16, 32, 5, 1.0, 0.9), []
-    np.testing.assert_array_equal(asked.labels, labels)
-    with Image.open(io.BytesIO(painter.draw(asked, steps.append, lambda png: None))) as picture:
-        assert picture.size == (32, 16) and picture.format == "PNG"
-        drawn = np.asarray(picture)
-    assert sum(steps) == painter.steps(asked)
-    images = painter.generator.sample(1, segmentation=labels.astype(np.int32), seed=5, temperature=1.0, top_p=0.9)
-    np.testing.assert_array_equal(drawn, np.round((np.clip(images[0], -1, 1) + 1) * 127.5).astype(np.uint8))
+    size = {"height": 16, "width": 32}
+    asked = asked_of(painter, **size, labels=b64(labels.tobytes()), seed=5, temperature=1)
+    (file,), drawn = painter.draw(asked, steps.append, shown.append)
+    assert sum(steps) == asked.steps and len(shown) > 3
+    ids = painter.generator.sample_ids(1, segmentation=labels.astype(np.int32), seed=5, top_p=0.9)
+    np.testing.assert_array_equal(drawn.ids, ids)
+    images = np.asarray(painter.generator.decode(ids))
+    np.testing.assert_array_equal(pixels(file), np.round((np.clip(images[0], -1, 1) + 1) * 127.5).astype(np.uint8))
+    made = json.loads(Image.open(io.BytesIO(file)).text[KEY])
+    assert made["number"] == 0 and made["sample"]["seed"] == 5 and made["workdir"] == "runs/tiny_segmentation"
+    assert made["sample"]["condition"] in asked.files
 
-
-def test_the_picture_is_shown_while_it_is_drawn(painter, monkeypatch):
-    """From above, on the map's colours, and what is drawn stays."""
-    monkeypatch.setattr(painting, "PAUSE", 0.0)
-    monkeypatch.setattr(painting, "REST", 0.0)
-    labels = np.full((32, 32), 7, np.uint8)
-    files = []
-    last = painter.draw(painter.ask(labels.tobytes(), 32, 32, 0, 1.0, 1.0), lambda steps: None, files.append)
-    parts = [np.asarray(Image.open(io.BytesIO(file))) for file in (*files, last)]
-    meadow = landscape_kinds.PALETTE[7]
-    undrawn = [float(np.mean((part == meadow).all(-1))) for part in parts]
-    assert len(parts) > 3 and undrawn[0] > 0.5 and undrawn[-1] < 0.1 and undrawn == sorted(undrawn, reverse=True)
-    first_row = (parts[len(parts) // 2][-1] == meadow).all(), (parts[len(parts) // 2][0] == meadow).all()
-    assert first_row == (True, False)
+    drawing = Drawing(asked, 1, pictures=[file], kept=drawn)
+    again = np.zeros((16, 32), np.uint8)
+    again[:, 17:] = 1
+    asked = asked_of(
+        painter, {"a": drawing}.get, **size, labels=b64(labels.tobytes()), seed=6, base="a", redraw=b64(again.tobytes())
+    )
+    _, redrawn = painter.draw(asked, lambda n: None, lambda files: None)
+    np.testing.assert_array_equal(redrawn.ids[..., :8], drawn.ids[..., :8])  # the ninth column is half erased
+    assert (redrawn.ids[..., 8:] != drawn.ids[..., 8:]).mean() > 0.5
+    assert pixels(asked.files[asked.settings.complete]).shape == (16, 32, 3)
 
 
 def test_a_drawing_can_be_stopped_in_the_middle(painter):
@@ -159,154 +84,199 @@ def test_a_drawing_can_be_stopped_in_the_middle(painter):
         raise Stop
 
     with pytest.raises(Stop):
-        painter.draw(painter.ask(bytes(16 * 32), 16, 32, 0, 1.0, 1.0), progress, None)
+        painter.draw(asked_of(painter, height=16, width=32, labels=b64(bytes(512))), progress, None)
 
 
-def test_the_painter_knows_its_labels(painter, generator):
+def test_an_unfinished_picture_is_decoded_by_tiles_and_guessed_between(monkeypatch):
+    """What is drawn shows at once, in the mean colour of its code where its tile is not complete; the rest shows the
+    background, and so does a code that was not seen yet. Each tile is decoded once."""
+    monkeypatch.setattr(previewing, "PAUSE", 0.0)
+    monkeypatch.setattr(previewing, "MARGIN", 0)
+    decoded, palette = [], np.arange(30, dtype=np.uint8).reshape(10, 3) * 8
+
+    def decode(ids):
+        decoded.append(ids[0, : len(ids[0]) // 2].tolist())  # the rest are some of what else is there
+        return palette[ids].repeat(2, 1).repeat(2, 2)
+
+    when, ids = np.arange(8).reshape(2, 4), np.array([[[1, 2, 1, 2], [2, 1, 5, 1]]])
+    background = np.full((1, 4, 8, 3), 7, np.uint8)
+    preview = Preview(decode, 10, when, np.zeros((2, 4), bool), background, (1, 2))
+    whole = palette[ids[0]].repeat(2, 0).repeat(2, 1)
+    for done, seen in ((1, 1), (3, 3), (7, 6)):  # the seventh is the first 5, in a tile that lacks the eighth
+        picture = pixels(preview.update(ids, done)[0])
+        drawn = (when < seen).repeat(2, 0).repeat(2, 1)
+        np.testing.assert_array_equal(picture[drawn], whole[drawn])
+        assert (picture[~drawn] == 7).all()
+        for _ in range(3):
+            preview.update(ids, done)
+    for _ in range(3):
+        last = preview.update(ids, 8)
+    np.testing.assert_array_equal(pixels(last[0]), whole)
+    assert decoded == [[[1, 2]], [[1, 2]], [[1, 2]], [[2, 1]], [[5, 1]]]  # the first for its colours alone, too
+    monkeypatch.setattr(previewing, "MARGIN", 1)  # then a tile is decoded with what is around it, and later
+    preview, decoded[:] = Preview(decode, 10, when, np.zeros((2, 4), bool), background, (1, 2)), []
+    for done in (8, 8, 8, 8):
+        last = preview.update(ids, done)
+    np.testing.assert_array_equal(pixels(last[0]), whole)
+    assert decoded == [ids[0].tolist()] * 4
+    monkeypatch.setattr(previewing, "PAUSE", 60.0)
+    assert Preview(decode, 10, when, np.zeros((2, 4), bool), background, (1, 2)).update(ids, 3) == []
+
+
+def flags(asked):
+    """The settings that the command of a picture says."""
+    words = shlex.split(asked.told()["command"].replace("\\\n", ""))
+    assert words[:2] == ["python", "sample.py"] and words[3] == f"--workdir={asked.painter.saved.path}"
+    pairs = [word.removeprefix("--config.sample.").split("=", 1) for word in words[4:]]
+    texts = ("classes", "condition", "complete", "keep")
+    return {name: value if name in texts else ast.literal_eval(value) for name, value in pairs}
+
+
+def test_the_command_and_the_lines_say_the_same(painter):
+    asked = asked_of(painter, seed=3, n=2, top_k=5, top_p=1, guidance=2.5, temperature=0.5)
+    before = asked.painter.saved.config["sample"] | flags(asked) | {"batch_size": 2, "step": "7"}
+    settings = from_dict(SampleConfig, before, "config.sample")
+    assert settings == asked.settings and settings.guidance == 2.5 and settings.top_p is None
+    assert "--config=configs/demo_segmentation.py" in asked.told()["command"]
+    calls = []
+
+    class Model:
+        def __getattr__(self, name):
+            return self
+
+        def read(self, path, factor, size):
+            return {"segmentation": str(path)}
+
+        def sample(self, n, **options):
+            calls.append((n, options))
+
+    lines = asked.told()["python"].replace("import taming_jax\n", "")
+    exec(lines, {"taming_jax": type("", (), {"load": lambda path: Model()})})
+    map_file = f"{asked.stem}_map.png"
+    given = {"size": (16, 16), "seed": 3, "temperature": 0.5, "top_k": 5, "guidance": 2.5, "segmentation": map_file}
+    assert calls == [(2, given)] and list(asked.files) == [map_file]
+    np.testing.assert_array_equal(pixels(asked.files[map_file]), np.zeros((16, 16)))
+
+
+def test_classes_objects_photographs_and_nothing():
+    classes = page_models.painter("class_label")
+    asked = asked_of(classes, **{"class": 4, "n": 3})
+    assert flags(asked)["classes"] == page_models.CLASSES[4] and asked.settings.n == 3
+    assert f"class_label={page_models.CLASSES[4]!r}" in asked.told()["python"]
+    assert asked_of(classes).settings.n == len(page_models.CLASSES)  # one of each
+    with pytest.raises(ValueError, match="class must be a whole number from 0 to 17"):
+        asked_of(classes, **{"class": 18})
+
+    boxes = page_models.painter("boxes")
+    things = [{"category": "star", "box": [0.1, 0.1, 0.5, 0.5]}]
+    asked = asked_of(boxes, objects=things)
+    assert json.loads(asked.files[asked.settings.condition]) == things
+    with pytest.raises(ValueError, match="has no area"):
+        asked_of(boxes, objects=[{"category": "star", "box": [0.1, 0.1, 0, 0]}])
+
+    edges = page_models.painter("edges")
+    asked = asked_of(edges, height=16, width=32, upload=b64(a_file(PHOTO)))
+    assert asked.settings.condition.endswith("_condition.png")
+    with pytest.raises(ValueError, match="the file is missing"):
+        asked_of(edges)
+    depth = np.random.RandomState(1).rand(24, 24).astype(np.float32)
+    file = io.BytesIO()
+    np.save(file, depth)
+    assert asked_of(page_models.painter("depth"), upload=b64(file.getvalue())).settings.condition.endswith(".npy")
+    assert not asked_of(page_models.painter("none")).files
+
+
+def test_what_is_to_be_completed(painter):
+    mask = np.zeros((16, 16), np.uint8)
+    mask[8:] = 1
+    photo = PHOTO[:16, :16]
+    asked = asked_of(painter, picture=b64(a_file(photo)), redraw=b64(mask.tobytes()))
+    np.testing.assert_array_equal(pixels(asked.files[asked.settings.keep]), np.where(mask, 0, 255))
+    assert asked.ids is None and flags(asked)["complete"] == asked.settings.complete
+    assert "complete(generator.first_stage" in asked.told()["python"]
+    for changes, message in (
+        ({"redraw": b64(bytes(256))}, "nothing is erased yet"),
+        ({"redraw": b64(b"\1" * 256)}, "nothing of the picture would stay"),
+        ({"redraw": b64(b"\2" * 256)}, "2 is not one of the 2"),
+        ({"picture": b64(a_file(PHOTO))}, r"the picture has \(40, 24\) pixels"),
+        ({"picture": b64(b"GIF89a")}, "no picture that is known"),
+        ({"base": "gone"}, "not known, or no longer kept"),
+        ({"base": 3}, "not known, or no longer kept"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            asked_of(painter, **{"picture": b64(a_file(photo)), "redraw": b64(mask.tobytes()), **changes})
+
+
+def test_a_picture_is_extended_at_any_side(painter):
+    ids = np.arange(64, dtype=np.int32).reshape(1, 8, 8) % 20
+    drawing = Drawing(asked_of(painter), 1, pictures=[a_file(PHOTO[:16, :16])], kept=painting.Drawn(ids, [""]))
+    again = np.ones((16, 24), np.uint8)
+    again[:, 8:] = 0
+    options = {"height": 16, "width": 24, "labels": b64(bytes(384)), "base": "a", "redraw": b64(again.tobytes())}
+    asked = asked_of(painter, {"a": drawing}.get, **options, left=8)
+    np.testing.assert_array_equal(asked.ids[:, 4:], ids[0])
+    np.testing.assert_array_equal(pixels(asked.files[asked.settings.complete])[:, 8:], PHOTO[:16, :16])
+    for left in (7, 10, 1000):
+        with pytest.raises(ValueError, match="does not lie at"):
+            asked_of(painter, {"a": drawing}.get, **options, left=left)
+    other = page_models.painter("segmentation")  # whose codes may mean something else
+    assert asked_of(other, {"a": drawing}.get, **options, left=8).ids is None
+
+
+def test_a_file_of_labels_can_be_painted_on(painter):
+    file = a_file(np.full((32, 32), 9, np.uint8))
+    labels = read_labels(wanted(labels=None, upload=b64(file)), [painter])
+    assert labels.shape == (16, 16) and (labels == 9).all()
+    for bad, message in ((a_file(PHOTO), "RGB"), (a_file(np.full((16, 16), 10, np.uint8)), "there are 10 labels")):
+        with pytest.raises(ValueError, match=message) as caught:
+            read_labels(wanted(upload=b64(bad)), [painter])
+        assert "/tmp" not in str(caught.value)
+
+
+def test_the_painter_knows_its_labels(painter):
     about = painter.about()
     assert [label["name"] for label in about["labels"]] == list(landscape_kinds.LABELS)
     assert about["labels"][7]["colour"] == landscape_kinds.PALETTE[7].tolist()
-    assert about["factor"] == 2 and about["sides"] == (16, 16)
-    other = Painter(generator, {"data": {"source": "ade20k"}})
+    assert about["kind"] == "segmentation" and about["factor"] == 2 and about["sides"] == (16, 16)
+    other = page_models.painter("segmentation", source="ade20k")
     assert other.names[9] == "label 9" and other.colours.shape == (10, 3) and not other.example(16, 16, 1).any()
 
 
-def test_only_generators_on_label_maps_will_do(generator):
-    with pytest.raises(ValueError, match="does not draw on label maps"):
-        Painter(generator.first_stage, CONFIG)
+def test_only_generators_will_do(painter):
+    with pytest.raises(ValueError, match="holds no second stage"):
+        Painter(painter.generator.first_stage, painter.saved)
 
 
-def test_the_page_and_what_it_asks_first(page):
-    status, body, headers = ask(page, "GET", "/")
-    assert status == 200 and b"<canvas" in body and headers["Content-Type"].startswith("text/html")
-    assert "default-src 'self'" in headers["Content-Security-Policy"] and headers["X-Content-Type-Options"] == "nosniff"
-    assert b"http://" not in body and b"https://" not in body  # nothing is fetched from elsewhere
-    about = json.loads(ask(page, "GET", "/about")[1])
-    assert len(about["labels"]) == 10
-    status, body, _ = ask(page, "GET", "/example", height=16, width=24, seed=4)
-    assert status == 200 and len(body) == 16 * 24 and max(body) < 10
-
-
-def test_a_picture_from_asking_to_fetching(page, slow):
-    name = named(draw(page, seed=7))
-    assert ask(page, "GET", "/picture", name=name)[0] == 400
-    slow.go.release()
-    while (now := told(page, name))["done"] < 1:
-        time.sleep(0.01)
-    assert now["state"] == "drawing" and now["steps"] == 3 and now["ahead"] == 0
-    while told(page, name)["shown"] < 1:
-        time.sleep(0.01)
-    assert ask(page, "GET", "/picture", name=name)[:2] == (200, b"part 0")
-    slow.go.release(2)
-    assert wait(page, name, "done")["shown"] == 4
-    status, body, headers = ask(page, "GET", "/picture", name=name)
-    assert (status, body, headers["Content-Type"]) == (200, b"picture 7", "image/png")
-
-
-def test_one_after_another_with_those_that_are_not_wanted_left_out(page, slow):
-    names = [named(draw(page, seed=seed)) for seed in (1, 2, 3)]
-    wait(page, names[0], "drawing")
-    assert [told(page, name)["ahead"] for name in names] == [0, 1, 2]
-    assert ask(page, "POST", "/cancel", b"", name=names[1])[0] == 200
-    assert told(page, names[1])["state"] == "cancelled" and told(page, names[2])["ahead"] == 1
-    assert ask(page, "POST", "/cancel", b"", name=names[0])[0] == 200
-    slow.go.release()
-    wait(page, names[0], "cancelled")
-    slow.go.release(3)
-    wait(page, names[2], "done")
-    assert slow.drawn == [3]
-
-
-def test_what_cannot_be_drawn_is_told_and_the_next_is_drawn(page, slow):
-    slow.go.release(9)
-    names = [named(draw(page, seed=seed)) for seed in (13, 14, 15)]
-    wait(page, names[2], "done")
-    first, second = (told(page, name) for name in names[:2])
-    assert (first["state"], first["error"]) == ("failed", "13 is refused")
-    assert second["state"] == "failed" and "RuntimeError" in second["error"] and "secret" not in second["error"]
-
-
-def test_fifty_at_once_and_the_queue_goes_on(page, slow):
-    answers = []
-    threads = [threading.Thread(target=lambda: answers.append(draw(page))) for _ in range(50)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    statuses = sorted(answer[0] for answer in answers)
-    assert len(statuses) == 50 and set(statuses) == {202, 503} and 8 <= statuses.count(202) <= 9
-    assert b"waiting already" in next(answer[1] for answer in answers if answer[0] == 503)
-    slow.go.release(30)
-    for name in [named(answer) for answer in answers if answer[0] == 202]:
-        wait(page, name, "done")
-    slow.go.release(3)
-    wait(page, named(draw(page, seed=99)), "done")
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"body": bytes(255)}, "255 bytes are no map of 16 x 16"),
-        ({"body": b"\x0a" * 256}, "label 10 is not one of the 10"),
-        ({"height": 17}, "multiples of 2"),
-        ({"height": 8, "width": 32}, "at least 16"),
-        ({"height": 100000, "width": 100000}, "are more than"),
-        ({"height": -16}, "height must be a whole number"),
-        ({"height": "1e9"}, "height must be a whole number"),
-        ({"seed": "../../etc/passwd"}, "seed must be a whole number"),
-        ({"temperature": "nan"}, "temperature from 0 to 2"),
-        ({"temperature": "hot"}, "temperature must be a number"),
-        ({"top_p": 0}, "top_p above 0"),
-    ],
-)
-def test_bad_maps_and_settings_are_refused(page, changes, message):
-    status, body, _ = draw(page, **changes)
-    assert status == 400 and message in json.loads(body)["error"]
-
-
-@pytest.mark.parametrize(
-    "path", ["/../../etc/passwd", "/page.html", "//etc/passwd", "/%2e%2e/server.py", "/draw", "/x"]
-)
-def test_there_is_nothing_but_the_page(page, path):
-    assert ask(page, "GET", path)[0] == 404
-
-
-@pytest.mark.parametrize("name", ["", "0", "../x", "0" * 16])
-def test_unknown_pictures(page, name):
-    for method, path in (("GET", "/drawing"), ("GET", "/picture"), ("POST", "/cancel")):
-        assert ask(page, method, path, b"" if method == "POST" else None, name=name)[0] == 400
-
-
-def test_too_much_is_not_even_read(page):
-    with socket.create_connection(page.server_address[:2], timeout=20) as client:
-        client.sendall(b"POST /draw HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n")
-        assert b"400" in client.recv(4096).split(b"\r\n")[0]
-    with socket.create_connection(page.server_address[:2], timeout=20) as client:
-        client.sendall(b"POST /draw?height=16&width=16 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 256\r\n\r\n123")
-    assert ask(page, "GET", "/about")[0] == 200  # one that goes away in the middle ends nothing
-
-
-def test_other_pages_cannot_use_it(page):
-    host = f"localhost:{page.server_address[1]}"
-    assert ask(page, "GET", "/about", headers={"Host": host, "Origin": f"http://{host}"}.items())[0] == 200
-    assert ask(page, "GET", "/about", headers={"Host": "evil.example"}.items())[0] == 400
-    assert ask(page, "GET", "/about", headers={"Host": host, "Origin": "http://evil.example"}.items())[0] == 400
+def test_sizes(painter):
+    for size, message in (((14, 64), "at least 16 and 16"), ((17, 16), "multiples of 2"), ((4096, 4096), "are more")):
+        with pytest.raises(ValueError, match=message):
+            painter.check_size(*size)
+    with pytest.raises(ValueError, match="64 pictures of 512 x 512 are more than"):
+        asked_of(painter, height=512, width=512, labels=b64(bytes(512 * 512)), n=64)
+    assert painting.MOST_PIXELS >= 2048 * 512
 
 
 def test_old_pictures_are_forgotten():
-    queue = Queue(lambda asked, progress, show: asked, waiting=50, kept=3)
+    queue = Queue(lambda asked, progress, show: ([asked], None), waiting=50, kept=3)
     drawings = []
     for i in range(8):
         drawings.append(queue.add(b"%d" % i, 1))
         while not drawings[-1].over:
             time.sleep(0.005)
     assert [queue.get(drawing.name) is None for drawing in drawings] == [True] * 4 + [False] * 4
-    assert drawings[-1].png == b"7"
+    assert list(drawings[-1].pictures) == [b"7"]
+    queue = Queue(lambda asked, progress, show: ([asked], None), kept_bytes=150)
+    large = [queue.add(bytes(100), 1)]
+    for _ in range(2):
+        while not large[-1].over:
+            time.sleep(0.005)
+        large.append(queue.add(bytes(100), 1))
+    assert queue.get(large[0].name) is None and queue.get(large[1].name)
 
 
 def test_the_queue_is_bounded():
     go = threading.Event()
-    queue = Queue(lambda asked, progress, show: b"%d" % go.wait(20), waiting=2)
+    queue = Queue(lambda asked, progress, show: ([b"%d" % go.wait(20)], None), waiting=2)
     first = queue.add(0, 1)
     while first.state == "waiting":
         time.sleep(0.005)
@@ -314,9 +284,3 @@ def test_the_queue_is_bounded():
     with pytest.raises(Full, match="2 pictures are waiting"):
         queue.add(3, 1)
     go.set()
-
-
-def test_the_least_size_is_that_of_training(painter):
-    with pytest.raises(ValueError, match="at least 16 and 16"):
-        painter.check_size(14, 64)
-    assert painting.MOST_PIXELS >= 2048 * 512

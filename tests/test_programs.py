@@ -21,6 +21,7 @@ import taming_jax
 import train_transformer
 import train_vqgan
 from taming_jax import checkpoint, codes_used, evaluate, html_report
+from taming_jax.convert.formats import export
 from taming_jax.data import pipeline
 from taming_jax.data.demo.readers import ClassReader
 from taming_jax.drawing.drawing import draw
@@ -220,6 +221,23 @@ def test_codes_in_use_are_found_and_make_a_smaller_vocabulary(vqgan_dir, tmp_pat
     with pytest.raises(ValueError, match=r"expected a list of codes"):
         train_transformer.train_and_evaluate(second_stage(vqgan_dir, **settings), str(tmp_path / "other"))
     assert train_transformer.train_and_evaluate(second_stage(vqgan_dir, **settings), workdir)  # has its own copy
+
+
+def test_codes_without_a_table_go_all_the_way(tmp_path, capsys):
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    settings = experiment("modern_vqgan", "fsq16,tiny", loss={"disc_weight": 0.0, "guard": 0.0, "lecam_weight": 0.0})
+    assert train_vqgan.train_and_evaluate(settings, first)
+    uses = [line["train/usage_recent"] for line in history(first) if "train/usage_recent" in line]
+    assert len(uses) == STEPS and 0 < uses[0] <= max(uses) <= 1
+    codes_used.main(["--workdir", first, "--out", str(tmp_path / "used"), "--batches", "1"])
+    assert "of 64 codes" in capsys.readouterr().out
+    assert train_transformer.train_and_evaluate(second_stage(first), second)
+    generator = taming_jax.load(second)
+    assert "quantizer" not in generator.first_stage.params
+    ids = generator.sample_ids(2, class_label=[0, 1])
+    assert ids.max() < 64 and np.isfinite(generator.decode(ids)).all()
+    with pytest.raises(ValueError, match="quantizer='fsq': the original has none of this kind"):
+        export(first, tmp_path / "out.ckpt")
 
 
 def test_training_can_start_from_another_model(vqgan_dir, tmp_path):

@@ -1,6 +1,9 @@
 """`sample.py` beyond the training size: completion, rejection sampling, animation, and pictures drawn again."""
 
+import base64
+import contextlib
 import dataclasses
+import io
 import json
 import subprocess
 import sys
@@ -27,10 +30,12 @@ from taming_jax.drawing.requests import _held_out, open_model, requests
 from taming_jax.experiment import SampleConfig, TransformerExperiment, saved_form
 from taming_jax.models.gpt import GPT
 from taming_jax.models.vqgan import VQGAN
+from taming_jax.page.asked import parse
+from taming_jax.page.painter import Painter
 from taming_jax.sampling.rejection import choose, draw_best, load_scorer, rounds_for
 from taming_jax.settings import from_dict, to_dict
 from taming_jax.trained import tiles
-from taming_jax.trained.loading import load
+from taming_jax.trained.loading import load, load_saved
 
 FIRST = dataclasses.replace(TINY, ch_mult=(1, 1, 1), n_embed=32)
 ROOT = Path(__file__).parent.parent
@@ -96,6 +101,25 @@ def pixels(path):
 def redness(images, conditions):
     assert set(conditions) == {"class_label"}
     return images[..., 0].mean(axis=(1, 2))
+
+
+def test_a_picture_of_the_page_is_drawn_again(workdir, photo, tmp_path, capsys):
+    """From what its PNG says, with the files that the page gives beside it."""
+    saved = checkpoint.open_saved(workdir)
+    painter = Painter(load_saved(saved), saved)
+    with Image.open(photo) as picture:
+        file = io.BytesIO()
+        picture.resize((16, 16)).save(file, format="PNG")
+    redraw = np.repeat([0, 1], 128).astype(np.uint8)
+    fields = {"height": 16, "width": 16, "class": 3, "n": 2, "seed": 4, "guidance": 1.5, "top_k": 20}
+    files = {"picture": file.getvalue(), "redraw": redraw.tobytes()}
+    fields |= {name: base64.b64encode(content).decode() for name, content in files.items()}
+    asked = parse(json.dumps(fields).encode(), [painter], lambda name: None)
+    drawn, _ = painter.draw(asked, lambda steps: None, lambda files: None)
+    for name, content in (*asked.files.items(), ("second.png", drawn[1])):
+        (tmp_path / name).write_bytes(content)
+    with contextlib.chdir(tmp_path):
+        assert reproduce("second.png"), capsys.readouterr().out
 
 
 def test_a_picture_is_drawn_again_from_what_it_says(workdir, photo, tmp_path, capsys):

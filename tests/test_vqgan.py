@@ -186,7 +186,7 @@ def test_convolutions_start_uniform_by_their_fan_in():
     [
         ({"ch": 100}, "norm_groups=32, .* widths .*100"),
         ({"resolution": 250}, "resolution=250, .* factor 16"),
-        ({"quantizer": "fsq"}, "quantizer='fsq' is unknown; known: .*vq"),
+        ({"quantizer": "round"}, "quantizer='round' is unknown; known: .*vq"),
         ({"dtype": "float8"}, "'float8'"),
         ({"dropout": 1.0}, r"\[0, 1\)"),
         ({"n_embed": 0}, "n_embed=0"),

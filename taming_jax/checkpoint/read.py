@@ -149,4 +149,4 @@ def load_discriminator(workdir: str, step: int | str | None = None) -> dict[str,
     found = load_tree(folder, "train", only=("disc_params", "batch_stats"))
     if not found.get("disc_params"):
         return None
-    return {"params": found["disc_params"], "batch_stats": found["batch_stats"]}
+    return {"params": found["disc_params"], "batch_stats": found.get("batch_stats", {})}

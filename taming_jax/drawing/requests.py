@@ -60,7 +60,7 @@ def open_model(
                 "config.sample.unlabelled, the value for no label or -1"
             ) from error
         settings = dataclasses.replace(settings, unlabelled=unlabelled)
-    return generator, saved, dataclasses.replace(settings, step=str(saved.step))
+    return generator, saved, dataclasses.replace(settings, step=str(saved.step or ""))  # what hubs keep has no steps
 
 
 def requests(settings: SampleConfig, generator: Generator, saved: Saved) -> Iterator[Wanted]:

@@ -1,5 +1,6 @@
 """The first stage: an autoencoder whose bottleneck is a grid of codes (Esser, Rombach & Ommer 2021, 3.1, table 7)."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +14,21 @@ from jax import Array
 from jaxtyping import Float, Int
 
 from taming_jax.models.content import CONTENTS, Content
+from taming_jax.nn.codes import ESTIMATORS
 from taming_jax.nn.conv import Conv, ResBlock, SpatialAttention, conv1x1, double, downsample, group_norm
 from taming_jax.nn.quantizers import QUANTIZERS, Quantized, Remap, Temperature
 from taming_jax.settings import check, check_known
 from taming_jax.sharding import split_by_image
+
+# The quantizers that a setting is for.
+TABLES = ("vq", "ema", "normalized")  # whose codes are rows that move each by itself
+OPTIONS: dict[str, tuple[str, ...]] = {
+    "levels": ("fsq",),
+    "estimator": (*TABLES, "simvq"),
+    "kmeans": TABLES,
+    "restart_below": ("vq", "normalized"),
+    "entropy_weight": ("normalized", "lfq", "bsq", "ibq"),
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,7 @@ class VQGANConfig:
     in_channels, out_channels: of the images, or of label maps, depth, edges and so on.
     ch, ch_mult: width, and its multiple at each level; the factor is 2 to the number of levels less one.
     num_res_blocks: residual blocks a level (the decoder has one more).
+    decoder_ch, decoder_blocks: the same of the decoder alone; 0: as the encoder's.
     attn_resolutions: sides of the feature maps that get self-attention after each block.
     attention: "vanilla", there and between the two middle blocks, or "none" anywhere.
     z_channels: width of the encoder's output; embed_dim: of the codes; n_embed: how many codes.
@@ -35,8 +48,15 @@ class VQGANConfig:
     dropout: share dropped in each residual block in training, in [0, 1).
     norm_groups: groups of every GroupNorm; must divide all widths.
     quantizer: a name in QUANTIZERS. beta, legacy_beta: weight of the quantizer's loss and on which term it lies.
-    entropy_weight: of the quantizer "normalized": of the loss by which codes are used alike, and latents near one.
-    ema_decay, ema_restart_below: of the quantizer "ema", see EMAVectorQuantizer. kl_weight: of "gumbel".
+    levels: of the quantizer "fsq", of each channel: n_embed is their product, embed_dim their number.
+    estimator: how the gradient gets past the rounding where there is a table of codes, a name in ESTIMATORS.
+    kmeans: above 0, the table starts as the means of the first batch's latents, after so many iterations.
+    restart_below: above 0, codes of "vq" and "normalized" that are used less than this share of the average get a new
+    place, see VectorQuantizer.
+    entropy_weight, entropy_temperature: of "normalized", "lfq", "bsq" and "ibq": of the loss by which codes are used
+    alike, and latents near one.
+    ema_decay, ema_restart_below: of the quantizer "ema", see EMAVectorQuantizer; ema_decay of `restart_below` too.
+    kl_weight: of "gumbel".
     remap: the codes that are in use; ids are then places in this list. unknown: where other codes go, see Remap.
     dtype: "float32" or "bfloat16", of the convolutions; parameters, statistics, codes and output stay float32.
     remat: training keeps only what lies between residual blocks and computes the rest again, for less memory.
@@ -68,13 +88,22 @@ class VQGANConfig:
     remat: bool = False
     attention: str = "vanilla"
     entropy_weight: float = 0.0
+    entropy_temperature: float = 0.01
+    levels: tuple[int, ...] = ()
+    estimator: str = "straight"
+    kmeans: int = 0
+    restart_below: float = 0.0
+    decoder_ch: int = 0
+    decoder_blocks: int = 0
 
     def __post_init__(self) -> None:
         sizes = ("in_channels", "out_channels", "ch", "z_channels", "embed_dim")
         for name in ("resolution", "num_res_blocks", "n_embed", "norm_groups", *sizes):
             check(self, name, getattr(self, name) >= 1, "it must be at least 1")
         check(self, "ch_mult", min(self.ch_mult, default=0) >= 1, "it must hold at least one level, each at least 1")
-        widths = {self.ch, *(self.ch * m for m in self.ch_mult)}
+        for name in ("decoder_ch", "decoder_blocks"):
+            check(self, name, getattr(self, name) >= 0, "it must not be negative")
+        widths = {ch * m for ch in (self.ch, self.decoder_width) for m in (1, *self.ch_mult)}
         divides = all(width % self.norm_groups == 0 for width in widths)
         check(self, "norm_groups", divides, f"it must divide the widths {sorted(widths)} that ch and ch_mult make")
         levels = f"the factor {self.factor} that the {len(self.ch_mult)} levels of ch_mult make"
@@ -86,8 +115,7 @@ class VQGANConfig:
         check_known(self, "dtype", ("float32", "bfloat16"))
         check_known(self, "content", CONTENTS)
         check_known(self, "attention", ("vanilla", "none"))
-        entropy = self.entropy_weight >= 0 and not (self.entropy_weight and self.quantizer != "normalized")
-        check(self, "entropy_weight", entropy, "it must not be negative, and goes with quantizer='normalized'")
+        self._check_quantizer()
         known = self.reads.channels or self.in_channels
         check(self, "in_channels", self.in_channels == known, f"content {self.content!r} has {known} channel(s)")
         check(self, "out_channels", self.out_channels == known, f"it must be in_channels={known}")
@@ -96,10 +124,34 @@ class VQGANConfig:
             largest = max(self.remap)
             check(self, "n_embed", largest < self.n_embed, f"remap names code {largest}; it must be of these codes")
 
+    def _check_quantizer(self) -> None:
+        check_known(self, "estimator", ESTIMATORS)
+        check(self, "entropy_temperature", self.entropy_temperature > 0, "it must be above 0")
+        check(self, "entropy_weight", self.entropy_weight >= 0, "it must not be negative")
+        check(self, "kmeans", self.kmeans >= 0, "it must be 0 or more iterations")
+        check(self, "restart_below", 0 <= self.restart_below < 1, "it must be in [0, 1)")
+        unused = {"entropy_weight": 0.0, "levels": (), "estimator": "straight", "kmeans": 0, "restart_below": 0.0}
+        for name, none in unused.items():
+            fits = getattr(self, name) == none or self.quantizer in OPTIONS[name]
+            check(self, name, fits, f"with quantizer={self.quantizer!r} it has no effect; known are {OPTIONS[name]}")
+        if self.quantizer == "fsq":
+            check(self, "levels", min(self.levels, default=0) >= 2, "each channel needs at least 2")
+            channels, codes = len(self.levels), math.prod(self.levels)
+            check(self, "embed_dim", self.embed_dim == channels, f"levels={self.levels} are {channels} channels")
+            check(self, "n_embed", self.n_embed == codes, f"levels={self.levels} make {codes} codes")
+        if self.quantizer in ("lfq", "bsq"):
+            fits = self.embed_dim < 31 and self.n_embed == 2**self.embed_dim
+            check(self, "n_embed", fits, f"it must be 2^embed_dim, of embed_dim={self.embed_dim} below 31")
+
     @property
     def reads(self) -> Content:
         """What goes in and comes out, with all that depends on it."""
         return CONTENTS[self.content]
+
+    @property
+    def decoder_width(self) -> int:
+        """`ch` of the decoder."""
+        return self.decoder_ch or self.ch
 
     @property
     def n_codes(self) -> int:
@@ -184,16 +236,16 @@ class Decoder(nn.Module):
     def __call__(
         self, z: Float[Array, "b h w d"], *, train: bool = False
     ) -> tuple[Float[Array, "b H W c"], Float[Array, "b H W f"]]:
-        cfg = self.config
+        cfg, ch = self.config, self.config.decoder_width
         dtype, block, attention, norm = _layers(cfg, train)
-        h = split_by_image(Conv(cfg.ch * cfg.ch_mult[-1], dtype=dtype, name="conv_in")(z))
+        h = split_by_image(Conv(ch * cfg.ch_mult[-1], dtype=dtype, name="conv_in")(z))
         h = block(h.shape[-1], "mid_block_0", h)
         if cfg.attention != "none":
             h = attention(name="mid_attn")(h)
         h = block(h.shape[-1], "mid_block_1", h)
         for level in reversed(range(len(cfg.ch_mult))):  # levels are numbered as in the encoder: 0 is full size
-            width = cfg.ch * cfg.ch_mult[level]
-            for i in range(cfg.num_res_blocks + 1):
+            width = ch * cfg.ch_mult[level]
+            for i in range((cfg.decoder_blocks or cfg.num_res_blocks) + 1):
                 h = block(width, f"up_{level}_block_{i}", h)
                 if cfg.level_has_attention(level):
                     h = attention(name=f"up_{level}_attn_{i}")(h)
@@ -215,11 +267,24 @@ class VQGAN(nn.Module):
         self.decoder = Decoder(cfg)
         self.quant_conv = conv1x1(cfg.embed_dim)
         self.post_quant_conv = conv1x1(cfg.z_channels)
-        options = {
-            "vq": {"beta": cfg.beta, "legacy": cfg.legacy_beta},
-            "ema": {"beta": cfg.beta, "decay": cfg.ema_decay, "restart_below": cfg.ema_restart_below},
+        gradient = {"beta": cfg.beta, "legacy": cfg.legacy_beta, "estimator": cfg.estimator}
+        restart = {"restart_below": cfg.restart_below, "decay": cfg.ema_decay}
+        entropy = {
+            "beta": cfg.beta,
+            "entropy_weight": cfg.entropy_weight,
+            "entropy_temperature": cfg.entropy_temperature,
+        }
+        averages = {"decay": cfg.ema_decay, "restart_below": cfg.ema_restart_below}
+        options: dict[str, dict[str, Any]] = {
+            "vq": gradient | restart,
+            "ema": {"beta": cfg.beta, "estimator": cfg.estimator, **averages},
             "gumbel": {"kl_weight": cfg.kl_weight},
-            "normalized": {"beta": cfg.beta, "entropy_weight": cfg.entropy_weight},
+            "normalized": entropy | restart | {"estimator": cfg.estimator},
+            "fsq": {"levels": cfg.levels},
+            "lfq": entropy,
+            "bsq": entropy,
+            "simvq": gradient,
+            "ibq": entropy | {"legacy": cfg.legacy_beta},
         }
         self.quantizer = QUANTIZERS[cfg.quantizer](cfg.n_embed, cfg.embed_dim, **options[cfg.quantizer])
 
@@ -229,6 +294,10 @@ class VQGAN(nn.Module):
             raise ValueError(f"expected images (b, H, W, {self.config.in_channels}), got an array of shape {x.shape}")
         self.config.grid(*x.shape[1:3])
         return self.quant_conv(self.encoder(x, train=train))
+
+    def latents(self, x: Float[Array, "b H W c"]) -> Float[Array, "b h w d"]:
+        """Images -> latents (b, h, w, embed_dim) as they are compared with a table of codes."""
+        return self.quantizer.measured(self.pre_quant(x).astype(jnp.float32))
 
     def encode(self, x: Float[Array, "b H W c"], train: bool = False, temperature: Temperature = 1.0) -> Quantized:
         """Images (b, H, W, in_channels) in [-1, 1] -> Quantized on a grid (b, H/f, W/f), its ids without the remap.
@@ -264,10 +333,15 @@ class VQGAN(nn.Module):
         return self.decoder(self.post_quant_conv(z), train=train)[1]
 
     def reconstruct(
-        self, x: Float[Array, "b H W c"], train: bool = False, temperature: Temperature = 1.0
+        self,
+        x: Float[Array, "b H W c"],
+        train: bool = False,
+        temperature: Temperature = 1.0,
+        train_encoder: bool = True,
     ) -> tuple[Float[Array, "b H W c"], Float[Array, "b H W f"], Quantized]:
-        """As `__call__`, with the decoder's features (b, H, W, ch) between the two."""
-        quantized = self.encode(x, train, temperature)
+        """As `__call__`, with the decoder's features (b, H, W, ch) between the two. train_encoder: False for the
+        decoder alone."""
+        quantized = self.encode(x, train and train_encoder, temperature)
         reconstruction, features = self.decoder(self.post_quant_conv(quantized.z), train=train)
         return reconstruction, features, quantized
 

@@ -79,6 +79,37 @@ class Conv(nn.Module):
         return y
 
 
+class SpectralConv(Conv):
+    """Conv by a kernel whose largest singular value is one, as a matrix (k k c, d) (Miyato et al. 2018, arXiv
+    1802.05957).
+
+    The value is found by power iteration: each call goes one step on, and in training keeps where it is, `u` (d,) in
+    collection `batch_stats`.
+    """
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b H W c"], *, train: bool = False) -> Float[Array, "b h w d"]:
+        k, c = self.kernel_size, x.shape[-1]
+        default = uniform_fan_in(k * k * c)
+        kernel = self.param("kernel", self.kernel_init or default, (k, k, c, self.features))
+        y = conv2d(x.astype(self.dtype), self._scaled(kernel, train), self.stride, self.padding)
+        if self.use_bias:
+            y = y + channels(self.param("bias", default, (self.features,))).astype(self.dtype)
+        return y
+
+    def _scaled(self, kernel: Float[Array, "k k c d"], train: bool) -> Float[Array, "k k c d"]:
+        matrix = lax.stop_gradient(kernel).reshape(-1, self.features)
+        start = lambda: jax.random.normal(self.make_rng("params"), (self.features,))
+        kept = self.variable("batch_stats", "u", start)
+        length_one = lambda x: x / jnp.maximum(jnp.linalg.norm(x), 1e-12)
+        v = length_one(jnp.matmul(matrix, kept.value, precision=lax.Precision.HIGHEST))
+        u = length_one(jnp.matmul(v, matrix, precision=lax.Precision.HIGHEST))
+        if train and not self.is_initializing():
+            kept.value = u
+        largest = jnp.einsum("i,ij,j->", v, kernel.reshape(-1, self.features), u, precision=lax.Precision.HIGHEST)
+        return kernel / largest
+
+
 def conv1x1(features: int, **options: Any) -> Conv:
     return Conv(features, kernel_size=1, padding=NONE, **options)
 

@@ -6,45 +6,28 @@ that draws noise takes it from the rng stream `quantize`; one that keeps running
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
-from jaxtyping import Float, Int, Key, Shaped
+from jaxtyping import Float, Int, Key
 
-from taming_jax.nn.extremes import argmax, argmin
-
-Latents = Float[Array, "*grid d"]
-Temperature = Float[Array, ""] | float
-
-
-class Quantized(NamedTuple):
-    """What a quantizer makes of latents (b, h, w, d), or on any other grid."""
-
-    z: Latents  # float32 codebook entries; their gradient goes straight to the latents
-    ids: Int[Array, "*grid"]
-    loss: Float[Array, ""]
-    metrics: dict[str, Float[Array, ""]]  # further scalars to log, where the quantizer has any
-
-
-def nearest(z: Float[Array, "*b c"], codebook: Float[Array, "n c"]) -> Int[Array, "*b"]:
-    """The entry at the least squared distance (the first of equals)."""
-    # |z|^2 is the same for every entry and is left out. Full precision: accelerators otherwise round the factors, and
-    # with thousands of near entries that changes ids.
-    dots = jnp.einsum("...c,nc->...n", z, codebook, precision=lax.Precision.HIGHEST)
-    lengths = jnp.sum(codebook**2, axis=-1).reshape((1,) * (z.ndim - 1) + (-1,))
-    return argmin(lengths - 2 * dots)
-
-
-def count_codes(
-    ids: Int[Array, "*b"], n_embed: int, weights: Shaped[Array, "*b"] | None = None
-) -> Float[Array, " {n_embed}"]:
-    """How often each code occurs in ids; `weights` counts some less."""
-    weights = jnp.ones(ids.shape, jnp.float32) if weights is None else weights.astype(jnp.float32)
-    return jnp.zeros((n_embed,), jnp.float32).at[ids.reshape(-1)].add(weights.reshape(-1))
+from taming_jax.nn.codes import (
+    ESTIMATORS,
+    Latents,
+    Quantized,
+    Temperature,
+    choice_entropy,
+    count_codes,
+    entropy_of_choices,
+    nearest,
+    unit_length,
+)
+from taming_jax.nn.extremes import argmax
+from taming_jax.nn.lookup_free import BinarySphericalQuantizer, FiniteScalarQuantizer, LookupFreeQuantizer
 
 
 class VectorQuantizer(nn.Module):
@@ -52,32 +35,65 @@ class VectorQuantizer(nn.Module):
 
     The loss is commitment `|sg[z_q] - z|^2` and codebook `|z_q - sg[z]|^2`, averaged. The paper weights the commitment
     by `beta`; the authors' program by default (`legacy`) weights the other term. Arithmetic in float32.
+
+    estimator: how the gradient gets past the rounding, a name in ESTIMATORS. restart_below: above 0, a code that is
+    used less than this share of the average, over steps as `decay` forgets them, is to take the place of a latent. Its
+    uses and candidates are in collection `ema`; `training.codebook` moves the codes, with what the optimizer knows of
+    them.
     """
 
     n_embed: int
     embed_dim: int
     beta: float = 0.25
     legacy: bool = True
+    estimator: str = "straight"
+    restart_below: float = 0.0
+    decay: float = 0.99
 
     def setup(self) -> None:
         def uniform(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "n c"]:
             return jax.random.uniform(key, shape, jnp.float32, -1 / self.n_embed, 1 / self.n_embed)
 
         self.codebook = self.param("codebook", uniform, (self.n_embed, self.embed_dim))
+        self._setup_watch()
 
     def __call__(self, z: Latents, *, train: bool = False, temperature: Temperature = 1.0) -> Quantized:
-        z = z.astype(jnp.float32)
-        ids = nearest(lax.stop_gradient(z), lax.stop_gradient(self.codebook))
+        z, codes = self.measured(z.astype(jnp.float32)), self.codes()
+        ids = nearest(lax.stop_gradient(z), lax.stop_gradient(codes))
+        if train:
+            self._watch(z, ids)
         zq = self.lookup(ids)
         commitment = jnp.mean((lax.stop_gradient(zq) - z) ** 2)
         codebook = jnp.mean((zq - lax.stop_gradient(z)) ** 2)
         loss = commitment + self.beta * codebook if self.legacy else self.beta * commitment + codebook
-        straight_through = z + lax.stop_gradient(zq - z)
-        return Quantized(straight_through, ids, loss, {})
+        return Quantized(ESTIMATORS[self.estimator](z, zq), ids, loss, {})
+
+    def measured(self, z: Latents) -> Latents:
+        """Latents as they are compared with the codes."""
+        return z
+
+    def codes(self) -> Float[Array, "n c"]:
+        """All codes."""
+        return self.codebook
 
     def lookup(self, ids: Int[Array, "*b"]) -> Float[Array, "*b c"]:
         """The entries of ids in [0, n)."""
-        return jnp.take(self.codebook, ids, axis=0, mode="clip")
+        return jnp.take(self.codes(), ids, axis=0, mode="clip")
+
+    def _setup_watch(self) -> None:
+        if self.restart_below and self.is_mutable_collection("ema"):
+            self.count = self.variable("ema", "count", jnp.zeros, (self.n_embed,))
+            self.candidates = self.variable("ema", "candidates", jnp.zeros, (self.n_embed, self.embed_dim))
+
+    def _watch(self, z: Latents, ids: Int[Array, "*grid"]) -> None:
+        """Move the count of uses, and note latents of this very batch that idle codes could become."""
+        if not self.restart_below or not self.is_mutable_collection("ema") or self.is_initializing():
+            return
+        latents = lax.stop_gradient(z).reshape(-1, self.embed_dim)
+        self.count.value = self.count.value + (1 - self.decay) * (count_codes(ids, self.n_embed) - self.count.value)
+        # Each latent once before any is taken twice. The same key and the same global batch on all replicas.
+        order = jax.random.permutation(self.make_rng("quantize"), latents.shape[0])
+        self.candidates.value = latents[jnp.resize(order, (self.n_embed,))]
 
 
 class EMAVectorQuantizer(VectorQuantizer):
@@ -88,11 +104,9 @@ class EMAVectorQuantizer(VectorQuantizer):
     batch; they move in training only, and `ema_codebook` makes the next codebook of them.
     """
 
-    decay: float = 0.99
     restart_below: float = 0.05
 
-    def setup(self) -> None:
-        super().setup()
+    def _setup_watch(self) -> None:
         if self.is_mutable_collection("ema"):  # training, else the codebook among the parameters is all
             self.count = self.variable("ema", "count", jnp.zeros, (self.n_embed,))
             self.total = self.variable("ema", "total", jnp.zeros, (self.n_embed, self.embed_dim))
@@ -104,8 +118,7 @@ class EMAVectorQuantizer(VectorQuantizer):
         if train and self.is_mutable_collection("ema") and not self.is_initializing():
             self._follow(lax.stop_gradient(z).reshape(-1, self.embed_dim), ids.reshape(-1))
         loss = self.beta * jnp.mean((zq - z) ** 2)
-        straight_through = z + lax.stop_gradient(zq - z)
-        return Quantized(straight_through, ids, loss, {})
+        return Quantized(ESTIMATORS[self.estimator](z, zq), ids, loss, {})
 
     def _follow(self, latents: Float[Array, "m c"], ids: Int[Array, " m"]) -> None:
         """Move the averages, and give idle codes a new place."""
@@ -134,51 +147,88 @@ class NormalizedQuantizer(VectorQuantizer):
 
     The loss is that of codes and commitment, the latter times `beta`, and `entropy_weight` times the entropy of each
     latent's choice less that of the average choice (Yu et al. 2024, arXiv 2310.05737, section 3.1), where choices are a
-    softmax over codes at the temperature of 0.01. Arithmetic in float32.
+    softmax over codes at `entropy_temperature`. Arithmetic in float32.
     """
 
     entropy_weight: float = 0.0
+    entropy_temperature: float = 0.01
 
     def setup(self) -> None:
         def uniform(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "n c"]:
             return unit_length(jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0))
 
         self.codebook = self.param("codebook", uniform, (self.n_embed, self.embed_dim))
+        self._setup_watch()
+
+    def measured(self, z: Latents) -> Latents:
+        return unit_length(z)
+
+    def codes(self) -> Float[Array, "n c"]:
+        return unit_length(self.codebook)
 
     def __call__(self, z: Latents, *, train: bool = False, temperature: Temperature = 1.0) -> Quantized:
-        z, codes = unit_length(z.astype(jnp.float32)), unit_length(self.codebook)
+        z, codes = self.measured(z.astype(jnp.float32)), self.codes()
         ids = nearest(lax.stop_gradient(z), lax.stop_gradient(codes))
+        if train:
+            self._watch(z, ids)
         zq = jnp.take(codes, ids, axis=0, mode="clip")
         metrics = {"codebook_loss": jnp.mean((zq - lax.stop_gradient(z)) ** 2)}
         metrics["commit_loss"] = self.beta * jnp.mean((lax.stop_gradient(zq) - z) ** 2)
         loss = metrics["codebook_loss"] + metrics["commit_loss"]
         if self.entropy_weight:
-            metrics["entropy_loss"] = self.entropy_weight * choice_entropy(z, codes)
+            metrics["entropy_loss"] = self.entropy_weight * choice_entropy(z, codes, self.entropy_temperature)
             loss = loss + metrics["entropy_loss"]
-        return Quantized(z + lax.stop_gradient(zq - z), ids, loss, metrics)
-
-    def lookup(self, ids: Int[Array, "*b"]) -> Float[Array, "*b c"]:
-        """The entries of ids in [0, n)."""
-        return jnp.take(unit_length(self.codebook), ids, axis=0, mode="clip")
+        return Quantized(ESTIMATORS[self.estimator](z, zq), ids, loss, metrics)
 
 
-def unit_length(x: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
-    """Vectors divided by their length; one of length zero stays, with a gradient of zero."""
-    squares = jnp.sum(x**2, axis=-1, keepdims=True)
-    safe = jnp.where(squares > 0, squares, 1.0)
-    return x / jnp.maximum(jnp.sqrt(safe), 1e-12)
+class LinearQuantizer(VectorQuantizer):
+    """A codebook that is drawn once from a normal distribution and never moves, seen through a linear map that is
+    learned (SimVQ: Zhu et al. 2024, arXiv 2411.02038, section 3.3).
+
+    Every step moves all codes together, the idle ones too. The loss is VectorQuantizer's.
+    """
+
+    def setup(self) -> None:
+        normal = nn.initializers.normal(self.embed_dim**-0.5)
+        self.codebook = self.param("codebook", normal, (self.n_embed, self.embed_dim))
+        identity_like = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's start of a linear map
+        self.proj = self.param("proj", identity_like, (self.embed_dim, self.embed_dim))
+
+    def codes(self) -> Float[Array, "n c"]:
+        return jnp.matmul(lax.stop_gradient(self.codebook), self.proj, precision=lax.Precision.HIGHEST)
 
 
-def choice_entropy(z: Float[Array, "*b c"], codes: Float[Array, "n c"], temperature: float = 0.01) -> Float[Array, ""]:
-    """Mean entropy of each latent's choice among the codes less the entropy of the mean choice, in nats."""
-    z = z.reshape(-1, z.shape[-1])
-    dots = jnp.einsum("mc,nc->mn", z, codes, precision=lax.Precision.HIGHEST)
-    distances = jnp.sum(z**2, axis=1, keepdims=True) + jnp.sum(codes**2, axis=1)[None] - 2 * dots
-    logits = -distances / temperature
-    choice = jax.nn.softmax(logits)
-    average = jnp.mean(choice, axis=0)
-    each = -jnp.mean(jnp.sum(choice * jax.nn.log_softmax(logits), axis=1))
-    return each + jnp.sum(average * jnp.log(average + 1e-5))
+class IndexQuantizer(VectorQuantizer):
+    """The code of the largest scalar product with the latent, with a gradient to all codes by the softmax of these
+    products (IBQ, index back-propagation: Shi et al. 2024, arXiv 2412.02692, section 3.2).
+
+    The loss is VectorQuantizer's, beside the squared difference of latents and what is decoded, which moves all codes
+    too, and `entropy_weight` times the entropy of each latent's choice less that of the average choice, a softmax of
+    the products over `entropy_temperature`.
+    """
+
+    entropy_weight: float = 0.0
+    entropy_temperature: float = 0.01
+
+    def __call__(self, z: Latents, *, train: bool = False, temperature: Temperature = 1.0) -> Quantized:
+        z = z.astype(jnp.float32)
+        codes, high = self.codes(), lax.Precision.HIGHEST
+        logits = jnp.einsum("...c,nc->...n", z, codes, precision=high)
+        ids = argmax(lax.stop_gradient(logits))
+        entries = self.lookup(ids)
+        # The soft choice adds nothing but its gradient, to the products alone; the entry's is that of a hard choice.
+        soft = jnp.einsum("...n,nc->...c", jax.nn.softmax(logits), lax.stop_gradient(codes), precision=high)
+        zq = entries + (soft - lax.stop_gradient(soft))
+        commitment = jnp.mean((lax.stop_gradient(entries) - z) ** 2)
+        codebook = jnp.mean((entries - lax.stop_gradient(z)) ** 2)
+        terms = commitment + self.beta * codebook if self.legacy else self.beta * commitment + codebook
+        metrics: dict[str, Float[Array, ""]] = {}
+        loss = jnp.mean((zq - z) ** 2) + terms
+        if self.entropy_weight:
+            rows = logits.reshape(-1, self.n_embed) / self.entropy_temperature
+            metrics["entropy_loss"] = self.entropy_weight * entropy_of_choices(rows)
+            loss = loss + metrics["entropy_loss"]
+        return Quantized(zq, ids, loss, metrics)
 
 
 class GumbelQuantizer(nn.Module):
@@ -273,4 +323,9 @@ QUANTIZERS: dict[str, Any] = {
     "ema": EMAVectorQuantizer,
     "gumbel": GumbelQuantizer,
     "normalized": NormalizedQuantizer,
+    "fsq": FiniteScalarQuantizer,
+    "lfq": LookupFreeQuantizer,
+    "bsq": BinarySphericalQuantizer,
+    "simvq": LinearQuantizer,
+    "ibq": IndexQuantizer,
 }

@@ -1,1 +1,1 @@
-"""A page in the browser on which label maps are painted and drawn as pictures; `python -m taming_jax.page`."""
+"""A page in the browser on which a trained model draws what it is asked for; `python -m taming_jax.page`."""

@@ -1,24 +1,31 @@
-"""What the page paints with: a generator that draws pictures on label maps, its labels, and maps to begin with."""
+"""What the page draws with: a generator, what it can be asked for, and the drawing of what was asked."""
 
 import dataclasses
 import io
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from etils import epath
 from PIL import Image
 
-from taming_jax.data import demo
+from taming_jax import pictures
+from taming_jax.checkpoint import Saved
+from taming_jax.data import demo, pipeline
 from taming_jax.data.demo import landscape_kinds
-from taming_jax.pictures import label_colours, to_pixels
-from taming_jax.sampling.filters import Filters
+from taming_jax.drawing.requests import Wanted, requests
+from taming_jax.experiment import SampleConfig
+from taming_jax.page import recipe
+from taming_jax.page.preview import Preview, png
+from taming_jax.sampling.window import check_window
+from taming_jax.settings import to_dict
 from taming_jax.trained.generator import Generator
-from taming_jax.trained.sampler import Request
 
-MOST_PIXELS = 1 << 21
-PAUSE = 1.0  # seconds between pictures that are not finished, at least
-REST = 3.0  # and times as long as the last one took to be made, so that most of the time is for drawing
+MOST_PIXELS = 1 << 21  # of all pictures that are drawn together
+MOST_SIDE = 1 << 13
+FILTERS = ("temperature", "top_k", "top_p", "guidance")
 # by the data of the training: names, colours (labels, 3), and what draws maps to begin with
 _KNOWN: dict[str, tuple[tuple[str, ...], np.ndarray, Any]] = {
     "demo": (demo.LABELS, demo.PALETTE, demo.DemoScenes),
@@ -28,36 +35,105 @@ _KNOWN: dict[str, tuple[tuple[str, ...], np.ndarray, Any]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """labels: uint8 (H, W). The others are as in `Generator.sample_ids`."""
+    """settings: of `sample.py`, whose files are names in `files`. keywords: of `Generator.sample` beside them. stem:
+    with which the names of files begin. ids: int (h, w) that stay as settings.keep says, None: those of the picture."""
 
-    labels: np.ndarray
-    seed: int = 0
-    temperature: float = 1.0
-    top_p: float = 1.0
+    painter: "Painter"
+    settings: SampleConfig
+    files: Mapping[str, bytes]
+    keywords: Mapping[str, Any]
+    stem: str
+    ids: np.ndarray | None = None
+
+    @property
+    def steps(self) -> int:
+        return self.painter.generator.steps((self.settings.size[0], self.settings.size[1]))
+
+    def told(self) -> dict[str, Any]:
+        """What the page shows beside the pictures."""
+        settings, painter = self.settings, self.painter
+        return {
+            "model": painter.name,
+            "size": settings.size,
+            "n": settings.n,
+            "seed": settings.seed,
+            "filters": {name: getattr(settings, name) for name in FILTERS},
+            "stem": self.stem,
+            "files": sorted(self.files),
+            "command": recipe.command(settings, painter.workdir, painter.saved.config),
+            "python": recipe.python(settings, painter.workdir, painter.factor, self.keywords),
+            "exact": self.ids is None,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """What is kept of a drawing beside its pictures: ids int32 (n, h, w), a label for each, and the condition seen."""
+
+    ids: np.ndarray
+    labels: Sequence[str]
+    condition: bytes = b""
 
 
 class Painter:
-    """generator: conditioned on label maps; config: of its training. Raises ValueError for other generators."""
+    """generator: what draws; saved: the checkpoint that it is from; workdir: by what name, default its path. Raises
+    ValueError for what is no generator."""
 
-    def __init__(self, generator: Any, config: Mapping[str, Any]) -> None:
-        if not isinstance(generator, Generator) or generator.model.condition.keys != ("segmentation",):
-            raise ValueError("this model does not draw on label maps; name the working directory of one that does.")
-        stage = generator.condition_stage
-        assert stage is not None  # label maps have one
-        self.generator, self.n_labels = generator, stage.config.in_channels
-        self.factor = int(np.lcm(generator.first_stage.config.factor, stage.config.factor))
-        names, colours, self._examples = _KNOWN.get(config["data"]["source"], ((), np.zeros((0, 3)), None))
-        if len(names) != self.n_labels:
-            names = tuple(f"label {label}" for label in range(self.n_labels))
-            colours = to_pixels(label_colours(np.arange(self.n_labels)[None, None]))[0, 0]
-            self._examples = None
-        self.names, self.colours = names, colours
+    most_pixels = MOST_PIXELS
+
+    def __init__(self, generator: Any, saved: Saved, workdir: str = "") -> None:
+        if not isinstance(generator, Generator):
+            raise ValueError(f"{saved.path!r} holds no second stage, and only that can draw; name the directory of one")
+        self.generator, self.saved, self.workdir = generator, saved, workdir or saved.path
+        self.name = Path(self.workdir).name or self.workdir
+        self.condition = generator.model.condition
+        self.guided = bool(generator.model.condition_dropout)
+        stage, config = generator.condition_stage, generator.first_stage.config
+        self.code = config.factor
+        others = (stage.config.factor if stage else 1, getattr(self.condition, "scale", 1))
+        others += (getattr(self.condition, "factor", 1),)
+        self.factor = int(np.lcm.reduce([self.code, *others]))
+        self.n_labels = stage.config.in_channels if stage and self.condition.label_maps else 0
+        self.classes: tuple[str, ...] = getattr(self.condition, "names", ())
+        self.names, self.colours, self._examples = self._labels()
+
+    def _labels(self) -> tuple[tuple[str, ...], np.ndarray, Any]:
+        source = self.saved.config.get("data", {}).get("source")
+        names, colours, examples = _KNOWN.get(source, ((), np.zeros((0, 3)), None))
+        if len(names) == self.n_labels:
+            return names, colours, examples
+        labels = np.arange(self.n_labels or 1)
+        colours = pictures.to_pixels(pictures.label_colours(labels[None, None]))[0, 0]
+        return tuple(f"label {label}" for label in range(self.n_labels)), colours, None
+
+    @property
+    def unlabelled(self) -> int:
+        """The value in files of label maps that means that there is no label, -1 for none."""
+        return pipeline.unlabelled(self.saved.config["data"]) if self.saved.trained_here else -1
 
     def about(self) -> dict[str, Any]:
         """What the page has to know."""
-        labels = [{"name": name, "colour": colour} for name, colour in zip(self.names, self.colours.tolist())]
-        sides = self.generator.training_pixels
-        return {"labels": labels, "factor": self.factor, "sides": sides, "most": MOST_PIXELS, "least": min(sides)}
+        condition, sample = self.condition, self.saved.config.get("sample", {})
+        kind = condition.keys[0] if condition.keys else "none"
+        n_objects = getattr(condition, "n_classes", 0)
+        categories = self.classes or [str(number) for number in range(n_objects)]
+        return {
+            "name": self.name,
+            "kind": kind,
+            "labels": [{"name": n, "colour": c} for n, c in zip(self.names, self.colours.tolist())],
+            "examples": self._examples is not None,
+            "classes": (self.classes or [str(i) for i in range(condition.vocabulary)]) if condition.by_class else [],
+            "categories": categories if n_objects else [],
+            "most_objects": getattr(condition, "max_objects", 0),
+            "scale": getattr(condition, "scale", 1),
+            "files": condition.suffixes,
+            "code": self.code,
+            "factor": self.factor,
+            "sides": self.generator.training_pixels,
+            "any_size": self.generator.model.order == "row_major",
+            "guided": self.guided,
+            "sample": {name: sample.get(name) for name in FILTERS},
+        }
 
     def check_size(self, height: int, width: int) -> None:
         """Raises ValueError for what cannot be drawn."""
@@ -67,8 +143,20 @@ class Painter:
                 f"height {height} and width {width} must be multiples of {self.factor}, and at least {least[0]} and "
                 f"{least[1]}"
             )
-        if height * width > MOST_PIXELS:
+        if height * width > MOST_PIXELS or max(height, width) > MOST_SIDE:
             raise ValueError(f"{height} x {width} pixels are more than the {MOST_PIXELS} that are drawn at once")
+
+    def check(self, settings: SampleConfig) -> None:
+        """Raises ValueError for settings that cannot be drawn, as far as that is known at no cost."""
+        height, width = settings.size
+        if settings.n * height * width > MOST_PIXELS:
+            raise ValueError(
+                f"{settings.n} pictures of {height} x {width} are more than the {MOST_PIXELS} pixels that are drawn "
+                "together; ask for fewer, or smaller ones"
+            )
+        grid = height // self.code, width // self.code
+        if grid != self.generator.model.grid:
+            check_window(self.generator.model, grid, settings.stride)
 
     def example(self, height: int, width: int, seed: int) -> np.ndarray:
         """A label map uint8 (height, width) to begin with; of one label where none can be made up."""
@@ -77,29 +165,29 @@ class Painter:
             return np.zeros((height, width), np.uint8)
         return self._examples((height, width), 1 << 20, 1)[seed % (1 << 20)]["segmentation"].astype(np.uint8)
 
-    def ask(self, body: bytes, height: int, width: int, seed: int, temperature: float, top_p: float) -> Asked:
-        """What a request says, checked: body has a byte for each pixel. Raises ValueError."""
-        self.check_size(height, width)
-        if len(body) != height * width:
-            raise ValueError(f"{len(body)} bytes are no map of {height} x {width} pixels")
-        labels = np.frombuffer(body, np.uint8).reshape(height, width)
-        if labels.max() >= self.n_labels:
-            raise ValueError(f"label {labels.max()} is not one of the {self.n_labels}")
-        if not (0 <= seed < 1 << 31 and 0 <= temperature <= 2 and 0 < top_p <= 1):
-            raise ValueError("seed must be from 0 to 2147483647, temperature from 0 to 2, top_p above 0 and at most 1")
-        return Asked(labels, seed, temperature, top_p)
+    def draw(
+        self, asked: Asked, progress: Callable[[int], None], show: Callable[[list[bytes]], None]
+    ) -> tuple[list[bytes], Drawn]:
+        """The pictures, as PNGs that know how they were made. show: gets what is there of them again and again."""
+        with TemporaryDirectory(prefix="taming_jax_page_") as name:
+            folder = Path(name)
+            for file, content in asked.files.items():
+                (folder / file).write_bytes(content)
+            try:
+                return self._draw(asked, folder, progress, show)
+            except ValueError as error:
+                raise ValueError(str(error).replace(f"{folder}/", "")) from error
 
-    def steps(self, asked: Asked) -> int:
-        height, width = asked.labels.shape
-        return self.generator.steps((height, width))
-
-    def draw(self, asked: Asked, progress: Callable[[int], None], show: Callable[[bytes], None]) -> bytes:
-        """The picture, as a PNG. show: gets what is there of it, on the map, again and again while it is drawn."""
-        generator, pixels = self.generator, asked.labels.shape
-        batch = generator.parse_condition(1, pixels, segmentation=asked.labels.astype(np.int32))
-        request = Request(batch, 1, pixels, Filters(asked.temperature, None, asked.top_p), seed=asked.seed)
-        steps, factor = generator.drawing_steps(pixels), generator.first_stage.config.factor
-        done, after = 0, time.monotonic() + PAUSE
+    def _draw(self, asked: Asked, folder: Path, progress: Callable[[int], None], show: Callable) -> Any:
+        generator, settings = self.generator, asked.settings
+        (wanted,) = requests(_placed(settings, folder, asked.ids is None), generator, self.saved)
+        request = wanted.request
+        if asked.ids is not None:
+            with Image.open(io.BytesIO(asked.files[settings.keep])) as mask:
+                keep = np.asarray(mask) > 0
+            keep = keep.reshape(len(keep) // self.code, self.code, -1, self.code).all((1, 3))
+            request = dataclasses.replace(request, given=asked.ids, keep=keep)
+        preview, done = self._preview(asked, wanted, request.keep), 0
 
         def step(n: int) -> None:
             nonlocal done
@@ -107,22 +195,35 @@ class Painter:
             progress(n)
 
         def watch(ids: np.ndarray) -> None:
-            nonlocal after
-            begun = time.monotonic()
-            if begun < after:
-                return
-            drawn = np.kron(steps < done, np.ones((factor, factor), bool))[..., None]
-            show(_png(np.where(drawn, self._decode(ids), self.colours[asked.labels])))
-            end = time.monotonic()
-            after = end + max(PAUSE, REST * (end - begun))
+            if files := preview.update(ids, done):
+                show(files)
 
-        return _png(self._decode(generator.sampler.draw(generator.params, request, step, watch)))
+        ids = np.asarray(generator.sampler.draw(generator.params, request, step, watch))
+        made = {"workdir": self.workdir, "of": settings.n, "largest": settings.n, "sample": to_dict(settings)}
+        files, path = [], folder / "drawn.png"
+        for number, image in enumerate(np.asarray(generator.decode(ids))):
+            pictures.save(image, epath.Path(path), {**made, "number": number})
+            files.append(path.read_bytes())
+        seen = self.condition.picture(request.batch, settings.n, request.pixels) if asked.files else None
+        condition = b"" if seen is None or self.n_labels else png(pictures.to_pixels(np.asarray(seen[:1]))[0])
+        return files, Drawn(ids, wanted.labels if self.condition.by_class else [""] * settings.n, condition)
 
-    def _decode(self, ids: Any) -> np.ndarray:
-        return to_pixels(np.asarray(self.generator.decode(ids))[0])
+    def _preview(self, asked: Asked, wanted: Wanted, keep: np.ndarray | None) -> Preview:
+        """On the colours of the label map where there is one."""
+        (height, width), n = asked.settings.size, asked.settings.n
+        background = np.full((n, height, width, 3), 128, np.uint8)
+        if self.n_labels:
+            background[:] = self.colours[wanted.request.batch["segmentation"]]
+        when = self.generator.drawing_steps((height, width))
+        decode = lambda ids: pictures.to_pixels(pictures.colours(np.asarray(self.generator.decode(ids))))
+        there = np.zeros(when.shape, bool) if keep is None else keep
+        rows, columns = self.generator.model.grid
+        tile = max(1, rows // 2), 4 * columns  # wide, as a row follows the one above it by the window's width
+        return Preview(decode, self.generator.model.n_codes, when, there, background, tile)
 
 
-def _png(image: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(image.astype(np.uint8)).save(file, format="PNG")
-    return file.getvalue()
+def _placed(settings: SampleConfig, folder: Path, completed: bool) -> SampleConfig:
+    """The settings with their files in a folder; without the picture to complete unless `completed`."""
+    place = lambda name: str(folder / name) if name else ""
+    complete, keep = (place(settings.complete), place(settings.keep)) if completed else ("", "")
+    return dataclasses.replace(settings, condition=place(settings.condition), complete=complete, keep=keep)

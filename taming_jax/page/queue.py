@@ -5,14 +5,14 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 log = logging.getLogger(__name__)
 
-# draws: (what was asked for, called with the steps since the last call and raising to stop, called with the file of a
-# picture that is not finished) -> the file of the picture
-Draw = Callable[[Any, Callable[[int], None], Callable[[bytes], None]], bytes]
+# draws: (what was asked for, called with the steps since the last call and raising to stop, called with the files of
+# pictures that are not finished) -> the files of the pictures, and what else is kept beside them
+Draw = Callable[[Any, Callable[[int], None], Callable[[Sequence[bytes]], None]], tuple[Sequence[bytes], Any]]
 
 
 class Cancelled(Exception):
@@ -25,8 +25,8 @@ class Full(ValueError):
 
 @dataclasses.dataclass
 class Drawing:
-    """One picture. state: waiting, drawing, done, failed or cancelled. steps: how many are done of how many in all.
-    png: what there is of it, the shown-th file."""
+    """Pictures that are drawn together. state: waiting, drawing, done, failed or cancelled. steps: how many are done of
+    how many in all. pictures: the files of what there is of them, for the shown-th time. kept: what else was drawn."""
 
     asked: Any
     steps: int
@@ -35,7 +35,8 @@ class Drawing:
     done: int = 0
     seconds: float = 0.0
     error: str = ""
-    png: bytes = b""
+    pictures: Sequence[bytes] = ()
+    kept: Any = None
     shown: int = 0
     unwanted: threading.Event = dataclasses.field(default_factory=threading.Event)
 
@@ -43,12 +44,17 @@ class Drawing:
     def over(self) -> bool:
         return self.state in ("done", "failed", "cancelled")
 
+    @property
+    def bytes(self) -> int:
+        return sum(map(len, self.pictures))
+
 
 class Queue:
-    """Draws in the order of asking. waiting: how many may wait; kept: how many that are over can still be fetched."""
+    """Draws in the order of asking. waiting: how many may wait; kept, kept_bytes: how many that are over, and how much
+    of their pictures, can still be fetched."""
 
-    def __init__(self, draw: Draw, waiting: int = 8, kept: int = 32) -> None:
-        self._draw, self._most, self._kept = draw, waiting, kept
+    def __init__(self, draw: Draw, waiting: int = 8, kept: int = 48, kept_bytes: int = 256 << 20) -> None:
+        self._draw, self._most, self._kept, self._kept_bytes = draw, waiting, kept, kept_bytes
         self._drawings: dict[str, Drawing] = {}
         self._changed = threading.Condition()
         threading.Thread(target=self._work, name="drawing", daemon=True).start()
@@ -61,9 +67,7 @@ class Queue:
             if waiting >= self._most:
                 raise Full(f"{waiting} pictures are waiting already; try again later")
             self._drawings[drawing.name] = drawing
-            over = [name for name, other in self._drawings.items() if other.over]
-            for name in over[: max(0, len(over) - self._kept)]:
-                del self._drawings[name]
+            self._forget()
             self._changed.notify()
         return drawing
 
@@ -84,6 +88,15 @@ class Queue:
             if drawing.state == "waiting":
                 drawing.state = "cancelled"
 
+    def _forget(self) -> None:
+        """The oldest that are over, where there are too many."""
+        over = [drawing for drawing in self._drawings.values() if drawing.over]
+        held = sum(drawing.bytes for drawing in over)
+        while len(over) > self._kept or (over and held > self._kept_bytes):
+            oldest = over.pop(0)
+            held -= oldest.bytes
+            del self._drawings[oldest.name]
+
     def _next(self) -> Drawing:
         with self._changed:
             while True:
@@ -102,12 +115,13 @@ class Queue:
                 if drawing.unwanted.is_set():
                     raise Cancelled
 
-            def show(png: bytes, drawing: Drawing = drawing) -> None:
-                drawing.png, drawing.shown = png, drawing.shown + 1
+            def show(pictures: Sequence[bytes], drawing: Drawing = drawing) -> None:
+                drawing.pictures, drawing.shown = pictures, drawing.shown + 1
 
             try:
-                show(self._draw(drawing.asked, progress, show))
-                drawing.state = "done"
+                pictures, kept = self._draw(drawing.asked, progress, show)
+                show(pictures)
+                drawing.kept, drawing.seconds, drawing.state = kept, time.monotonic() - begun, "done"
             except Cancelled:
                 drawing.state = "cancelled"
             except ValueError as error:
@@ -115,4 +129,3 @@ class Queue:
             except Exception as error:  # one picture that cannot be drawn must not end the page
                 log.exception("a picture could not be drawn")
                 drawing.error, drawing.state = f"{type(error).__name__}; the server's log has more", "failed"
-            drawing.asked = None

@@ -1,36 +1,57 @@
 """The page over HTTP, by the standard library. A request names no file and reaches no code but what is here."""
 
+import contextlib
 import json
 import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from taming_jax.page.painter import MOST_PIXELS, Painter
-from taming_jax.page.queue import Full, Queue
+from taming_jax.page.asked import MOST_PICTURES, parse, read_labels
+from taming_jax.page.painter import MOST_PIXELS, Asked, Painter
+from taming_jax.page.queue import Drawing, Full, Queue
+from taming_jax.page.uploads import MOST_BYTES
 
 log = logging.getLogger(__name__)
 
 SECONDS = 30  # that a client may keep a thread waiting
+MOST_BODY = 16 << 20  # bytes of a request
+MOST_BODIES = 128 << 20  # of all requests that are being read
+STATIC = {  # path -> (file, kind)
+    "/": ("page.html", "text/html; charset=utf-8"),
+    "/page.css": ("page.css", "text/css; charset=utf-8"),
+    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
+    "/easel.js": ("easel.js", "text/javascript; charset=utf-8"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
 _SECURITY = {
-    "Content-Security-Policy": "default-src 'self'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
-    "img-src 'self' blob:; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
 
 
 class PageServer(ThreadingHTTPServer):
-    """painter: what draws. address: (host, port), where port 0 is any that is free."""
+    """painters: what draws. address: (host, port), where port 0 is any that is free."""
 
     daemon_threads = True
     request_queue_size = 128  # that may come at once without being turned away
 
-    def __init__(self, painter: Painter, address: tuple[str, int]) -> None:
-        self.painter, self.queue = painter, Queue(painter.draw)
-        self.page = files("taming_jax.page").joinpath("page.html").read_bytes()
+    def __init__(self, painters: list[Painter], address: tuple[str, int]) -> None:
+        self.painters = painters
+        if len({painter.name for painter in painters}) < len(painters):
+            for painter in painters:
+                painter.name = painter.workdir
+        self.queue = Queue(lambda asked, progress, show: asked.painter.draw(asked, progress, show))
+        folder = files("taming_jax.page").joinpath("static")
+        self.static = {path: (folder.joinpath(name).read_bytes(), kind) for path, (name, kind) in STATIC.items()}
+        self._reading, self._lock = 0, threading.Lock()
         super().__init__(address, _Handler)
 
     @property
@@ -38,24 +59,39 @@ class PageServer(ThreadingHTTPServer):
         """Whether it serves this machine alone."""
         return str(self.server_address[0]).startswith("127.")
 
+    @contextlib.contextmanager
+    def room(self, length: int) -> Iterator[None]:
+        """Memory for the body of a request while it is read. Raises Full."""
+        with self._lock:
+            if self._reading + length > MOST_BODIES:
+                raise Full("too much is being sent at once; try again later")
+            self._reading += length
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._reading -= length
+
 
 class _Handler(BaseHTTPRequestHandler):
     server: PageServer
     timeout = SECONDS
     server_version = "taming_jax"
+    sys_version = ""
 
     def do_GET(self) -> None:
-        self._answer({"/": self._page, "/about": self._about, "/example": self._example, "/drawing": self._watch})
+        routes = {"/about": self._about, "/example": self._example, "/drawing": self._watch}
+        self._answer({**routes, "/picture": self._picture, "/file": self._file})
 
     def do_POST(self) -> None:
-        self._answer({"/draw": self._draw, "/cancel": self._cancel})
+        self._answer({"/draw": self._draw, "/labels": self._labels, "/cancel": self._cancel})
 
-    def _answer(self, routes: dict[str, Any]) -> None:
-        url = urlsplit(self.path)
+    def _answer(self, routes: dict[str, Callable[[dict[str, str]], None]]) -> None:
         try:
+            url = urlsplit(self.path)
             self._check_origin()
-            if url.path == "/picture" and self.command == "GET":
-                return self._picture(_fields(url.query))
+            if url.path in self.server.static and self.command == "GET":
+                return self._send(HTTPStatus.OK, *self.server.static[url.path])
             if url.path not in routes:
                 return self._say(HTTPStatus.NOT_FOUND, {"error": "there is no such page"})
             routes[url.path](_fields(url.query))
@@ -75,45 +111,72 @@ class _Handler(BaseHTTPRequestHandler):
         if origin and urlsplit(origin).netloc != host:
             raise ValueError("requests come from the page itself only")
 
-    def _page(self, fields: dict[str, str]) -> None:
-        self._send(HTTPStatus.OK, self.server.page, "text/html; charset=utf-8")
-
     def _about(self, fields: dict[str, str]) -> None:
-        self._say(HTTPStatus.OK, self.server.painter.about())
+        limits = {"pixels": MOST_PIXELS, "pictures": MOST_PICTURES, "bytes": MOST_BYTES}
+        self._say(HTTPStatus.OK, {"models": [painter.about() for painter in self.server.painters], "most": limits})
 
     def _example(self, fields: dict[str, str]) -> None:
-        height, width, seed = (_whole(fields, name) for name in ("height", "width", "seed"))
-        labels = self.server.painter.example(height, width, seed)
+        height, width, seed, model = (_whole(fields, name) for name in ("height", "width", "seed", "model"))
+        if model >= len(self.server.painters):
+            raise ValueError(f"there are {len(self.server.painters)} models")
+        labels = self.server.painters[model].example(height, width, seed)
+        self._send(HTTPStatus.OK, labels.tobytes(), "application/octet-stream")
+
+    def _labels(self, fields: dict[str, str]) -> None:
+        labels = self._reading(lambda body: read_labels(body, self.server.painters))
         self._send(HTTPStatus.OK, labels.tobytes(), "application/octet-stream")
 
     def _draw(self, fields: dict[str, str]) -> None:
+        queue = self.server.queue
+        asked: Asked = self._reading(lambda body: parse(body, self.server.painters, queue.get))
+        self._say(HTTPStatus.ACCEPTED, {"name": queue.add(asked, asked.steps).name})
+
+    def _reading(self, use: Callable[[bytes], Any]) -> Any:
+        """What is made of the body. Raises ValueError for one that is too long, before any of it is read."""
         length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or int(length) > MOST_PIXELS:
-            self.close_connection = True  # what comes is not read
-            raise ValueError(f"a map has at most {MOST_PIXELS} bytes, and says how many")
-        body = self.rfile.read(int(length))
-        height, width, seed = (_whole(fields, name) for name in ("height", "width", "seed"))
-        temperature, top_p = _number(fields, "temperature"), _number(fields, "top_p")
-        asked = self.server.painter.ask(body, height, width, seed, temperature, top_p)
-        drawing = self.server.queue.add(asked, self.server.painter.steps(asked))
-        self._say(HTTPStatus.ACCEPTED, {"name": drawing.name})
+        if not (length.isascii() and length.isdecimal()) or int(length) > MOST_BODY:
+            self.close_connection = True
+            raise ValueError(f"a request has at most {MOST_BODY} bytes, and says how many")
+        end, parts, left = time.monotonic() + SECONDS, list[bytes](), int(length)
+        with self.server.room(left):
+            while left:
+                part = self.rfile.read1(min(left, 1 << 16))
+                if not part or time.monotonic() > end:
+                    raise TimeoutError  # gone, or sending a byte now and then
+                parts.append(part)
+                left -= len(part)
+            return use(b"".join(parts))
 
     def _watch(self, fields: dict[str, str]) -> None:
         drawing, queue = self._find(fields), self.server.queue
         told = {name: getattr(drawing, name) for name in ("state", "done", "steps", "seconds", "error", "shown")}
-        self._say(HTTPStatus.OK, {**told, "ahead": queue.ahead(drawing)})
+        kept = drawing.kept
+        told |= {"ahead": queue.ahead(drawing), "pictures": len(drawing.pictures)}
+        told |= {"labels": list(kept.labels), "condition": bool(kept.condition)} if kept else {}
+        self._say(HTTPStatus.OK, {**told, **drawing.asked.told()})
 
     def _cancel(self, fields: dict[str, str]) -> None:
         self.server.queue.cancel(self._find(fields))
         self._say(HTTPStatus.OK, {})
 
     def _picture(self, fields: dict[str, str]) -> None:
-        drawing = self._find(fields)
-        if not drawing.png:
+        drawing, number = self._find(fields), _whole({"number": "0", **fields}, "number")
+        files = drawing.pictures
+        if number >= len(files):
             raise ValueError(f"there is nothing of this picture yet; it is {drawing.state}")
-        self._send(HTTPStatus.OK, drawing.png, "image/png")
+        self._send(HTTPStatus.OK, files[number], "image/png")
 
-    def _find(self, fields: dict[str, str]) -> Any:
+    def _file(self, fields: dict[str, str]) -> None:
+        """One of those that a picture was drawn from; or the condition as it is seen."""
+        drawing, name = self._find(fields), fields.get("file", "")
+        if name == "condition" and drawing.kept and drawing.kept.condition:
+            return self._send(HTTPStatus.OK, drawing.kept.condition, "image/png")
+        if name not in drawing.asked.files:
+            raise ValueError("this picture has no such file")
+        kind = "image/png" if name.endswith(".png") else "application/octet-stream"
+        self._send(HTTPStatus.OK, drawing.asked.files[name], kind)
+
+    def _find(self, fields: dict[str, str]) -> Drawing:
         drawing = self.server.queue.get(fields.get("name", ""))
         if drawing is None:
             raise ValueError("this picture is not known, or no longer kept")
@@ -123,11 +186,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps(what).encode(), "application/json")
 
     def _send(self, status: HTTPStatus, body: bytes, kind: str) -> None:
-        self.send_response(status)
-        for name, value in {**_SECURITY, "Content-Type": kind, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
+        try:
+            self.send_response(status)
+            for name, value in {**_SECURITY, "Content-Type": kind, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+        except (ConnectionError, TimeoutError):  # who asked is gone
+            self.close_connection = True
 
     def log_message(self, format: str, *arguments: Any) -> None:
         log.debug(format, *arguments)
@@ -142,10 +208,3 @@ def _whole(fields: dict[str, str], name: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         raise ValueError(f"{name} must be a whole number")
     return int(text)
-
-
-def _number(fields: dict[str, str], name: str) -> float:
-    try:
-        return float(fields.get(name, ""))
-    except ValueError:
-        raise ValueError(f"{name} must be a number") from None

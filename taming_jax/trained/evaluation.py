@@ -18,7 +18,7 @@ from taming_jax.metrics.image import MEASURES
 from taming_jax.metrics.states import FirstStageMetrics, TokenMetrics
 from taming_jax.models.gpt import unstack_layers
 from taming_jax.models.vqgan import VQGAN, network_input
-from taming_jax.nn.quantizers import count_codes
+from taming_jax.nn.codes import count_codes
 from taming_jax.pictures import colours
 from taming_jax.sampling.filters import Filters
 from taming_jax.trained.sampler import Request, Sampler

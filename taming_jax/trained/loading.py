@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+from etils import epath
 
 from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, Saved, open_saved, quiet_orbax
+from taming_jax.checkpoint.saved import Portable
 from taming_jax.conditioning import ConditionConfig, StageCondition, has_stage, make_condition
 from taming_jax.models.gpt import GPT, GPTConfig, cast_layers, unstack_layers, with_layers_apart
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
@@ -58,7 +60,7 @@ def _loaded(
         return TokenModel(gpt, unstack_layers(saved.load_params(dtype)), mesh)
     if saved.kind != "two_stage":
         raise ValueError(f"{path!r} holds a checkpoint of kind {saved.kind!r}; known: vqgan, two_stage, transformer.")
-    first = load_first_stage(os.path.join(path, FIRST_STAGE), dtype=dtype, mesh=mesh)
+    first = load_first_stage(_first_stage_of(saved), dtype=dtype, mesh=mesh)
     second = None
     if has_stage(from_dict(ConditionConfig, config["condition"], "config.condition")):
         second = load_first_stage(os.path.join(path, CONDITION_STAGE), dtype=dtype, mesh=mesh)
@@ -66,6 +68,14 @@ def _loaded(
     params = unstack_layers(saved.load_params(dtype))
     params = cast_layers(params, model.gpt.config.dtype) if to_draw and dtype is None else params
     return Generator(model, params, first, condition_stage(model, first, second))
+
+
+def _first_stage_of(saved: Saved) -> str:
+    """Where the first stage of a two-stage model lies: in its directory; of one as hubs keep it that has none there,
+    where its configuration says, so that models may share one."""
+    own = os.path.join(saved.path, FIRST_STAGE)
+    shared = isinstance(saved, Portable) and not epath.Path(own).exists()
+    return saved.config.get("first_stage") or own if shared else own
 
 
 def vqgan_of(saved: Saved) -> VQGAN:

@@ -68,7 +68,11 @@ class TrainConfig:
 
 
 class Training(Protocol):
-    """What the loop trains, such as `vqgan.VQGANTraining`: static parts alone, arrays go in and out."""
+    """What the loop trains, such as `vqgan.VQGANTraining`: static parts alone, arrays go in and out.
+
+    One whose attribute `heeds` is True has also `heed(state, measured) -> state`, which is told what the hooks have
+    measured, by the names of the log, before that state is saved.
+    """
 
     def init(self, key: jax.Array) -> State:
         """A fresh state, with the fields `step` and `params`."""
@@ -127,6 +131,7 @@ def train(
         report.rewind(start)
         _describe(state, start, report)
         with _History(config, report, start, checkpoints, pace) as history:
+            heeds = getattr(training, "heeds", False)
             number, stopping = start, start < config.steps and stop.requested_before(start)
             stream = batches(start) if start < config.steps and not stopping else iter(())
             while number < config.steps and not stopping:
@@ -147,11 +152,13 @@ def train(
                 stopping = not last and stop.requested(number)
                 due = [hook for hook in hooks if last or number % hook.every == 0]
                 # What is measured is saved too, unless the machine may go any moment; pictures can wait, and may fail.
-                first = [hook for hook in due if hook.measures and not stopping]
+                # But where the training heeds them, its state is another one with them.
+                first = [hook for hook in due if hook.measures and (heeds or not stopping)]
                 if due or last or stopping or number % config.save_every == 0:
                     history.flush()  # the steps so far are steps, and no part of what follows
                 with goodput.other("evaluation"):
                     measured = _run_hooks(first, state, number, report)
+                    state = training.heed(state, measured) if heeds else state  # type: ignore[attr-defined]
                 if last or stopping or number % config.save_every == 0:
                     with goodput.other("saving"):
                         _save(checkpoints, state, number, saved_config, measured)

@@ -18,12 +18,29 @@ def vanilla_d_loss(real: Float[Array, "*b"], fake: Float[Array, "*b"]) -> Scalar
     return 0.5 * (jnp.mean(jax.nn.softplus(-real)) + jnp.mean(jax.nn.softplus(fake)))
 
 
-D_LOSSES = {"hinge": hinge_d_loss, "vanilla": vanilla_d_loss}
+D_LOSSES = {"hinge": hinge_d_loss, "vanilla": vanilla_d_loss, "non_saturating": vanilla_d_loss}
 
 
 def g_loss(fake: Float[Array, "*b"]) -> Scalar:
     """Generator's loss on the discriminator's logits: the lower, the more real its images look."""
     return -jnp.mean(fake)
+
+
+def non_saturating_g_loss(fake: Float[Array, "*b"]) -> Scalar:
+    """Generator's -log D (Goodfellow et al. 2014, section 3): no gradient where an image is taken for real already."""
+    return jnp.mean(jax.nn.softplus(-fake))
+
+
+G_LOSSES = {"hinge": g_loss, "vanilla": g_loss, "non_saturating": non_saturating_g_loss}
+
+
+def lecam_penalty(
+    real: Float[Array, "*b"], fake: Float[Array, "*b"], real_average: Scalar, fake_average: Scalar
+) -> Scalar:
+    """How far logits are beyond the running averages of the other kind (LeCAM: Tseng et al. 2021, arXiv 2104.03310,
+    equation 3; as the authors' program, one-sided): reals above the fakes' average, fakes below the reals'."""
+    beyond = jnp.mean(jax.nn.relu(real - fake_average) ** 2)
+    return beyond + jnp.mean(jax.nn.relu(real_average - fake) ** 2)
 
 
 def adaptive_weight(nll_grad: Float[Array, "*k"], g_grad: Float[Array, "*k"], cap: float = 1e4) -> Scalar:

@@ -5,6 +5,7 @@ discriminator on the new reconstructions. Over a mesh a batch is one batch: stat
 are the global ones.
 """
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,19 +21,25 @@ from jax import Array
 from jaxtyping import Float, Int, Key
 
 from taming_jax import checkpoint
+from taming_jax.checkpoint import shape_difference
 from taming_jax.metrics.codebook import perplexity, usage
 from taming_jax.models.discriminator import Discriminator
 from taming_jax.models.vqgan import VQGAN, network_input
-from taming_jax.nn.quantizers import count_codes, ema_codebook
-from taming_jax.settings import plain_size
+from taming_jax.nn.codes import count_codes
+from taming_jax.settings import check, check_known, plain_size
+from taming_jax.training import codebook
 from taming_jax.training.accumulate import mean_over_parts
-from taming_jax.training.losses import D_LOSSES, g_loss
+from taming_jax.training.losses import D_LOSSES, G_LOSSES, lecam_penalty
 from taming_jax.training.optim import move_averages, start_averages
 from taming_jax.training.vqgan_loss import VQGANLossConfig, generator_weight, reconstruction_loss
 
 Batch = Mapping[str, Array]
 Metrics = dict[str, Float[Array, ""]]
 RandomKey = Key[Array, ""]
+
+# What keeps its parameters bit for bit, by what a training is told to freeze.
+FROZEN: dict[str, tuple[str, ...]] = {"": (), "encoder": ("encoder", "quant_conv", "quantizer")}
+WATCHED = "val/psnr"  # what the guard looks at
 
 
 @struct.dataclass
@@ -47,6 +54,9 @@ class VQGANState:
     opt_state: Any
     disc_opt_state: Any
     averages: Any = struct.field(default_factory=dict)  # of the parameters, where training keeps them
+    logits: Any = struct.field(default_factory=dict)  # LeCAM's averages of those of reals and fakes
+    recent: Any = struct.field(default_factory=dict)  # the last ids, -1 before there were so many
+    guard: Any = struct.field(default_factory=dict)  # the best PSNR, whether the ramp waits, and steps it has waited
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,8 @@ class VQGANTraining:
     ema_decay: of the averages of the generator's parameters; 0 for none.
     seed: of the randomness in steps: its key folded with the number of the step, so a resumed run needs no saved key.
     init_from: the directory of a model to start from, with its discriminator; empty for a fresh one.
+    freeze: "encoder": encoder, quantizer and codes stay as they are, and the decoder alone is trained.
+    usage_window: how many of the last ids are kept, to measure the use of codes over them; 0: none.
     Raises ValueError where the parts do not fit.
     """
 
@@ -76,9 +88,16 @@ class VQGANTraining:
     ema_decay: float = 0.0
     seed: int = 0
     init_from: str = ""
+    freeze: str = ""
+    usage_window: int = 0
 
     def __post_init__(self) -> None:
         loss, config = self.loss, self.model.config
+        check_known(self, "freeze", FROZEN)
+        check(self, "usage_window", self.usage_window >= 0, "it must be 0 or more ids")
+        check(self, "freeze", bool(self.init_from) or not self.freeze, "there is nothing to keep without init_from")
+        if loss.guard and "psnr" not in config.reads.measures:
+            raise ValueError(f"loss.guard={loss.guard}, but of {config.content} no PSNR is measured; set it to 0.")
         if not config.reads.image_losses and (self.adversarial or loss.perceptual_weight > 0):
             raise ValueError(
                 f"config.loss.disc_weight={loss.disc_weight} and perceptual_weight={loss.perceptual_weight}, but a "
@@ -110,6 +129,12 @@ class VQGANTraining:
         """Whether a discriminator takes part."""
         return self.loss.disc_weight > 0
 
+    @property
+    def latents(self) -> int:
+        """Of a batch."""
+        b, h, w, _ = self.batch_shape
+        return b * math.prod(self.model.config.grid(h, w))
+
     def init(self, key: RandomKey) -> VQGANState:
         """A fresh state; pure, so that `jit(init, out_shardings=...)` makes every array where it belongs."""
         key, disc_key = jax.random.split(key)
@@ -119,7 +144,7 @@ class VQGANTraining:
         disc_params, batch_stats, disc_opt_state = {}, {}, ()
         if self.discriminator and self.disc_optimizer:
             variables = self.discriminator.init(disc_key, image)
-            disc_params, batch_stats = variables["params"], variables["batch_stats"]
+            disc_params, batch_stats = variables["params"], variables.get("batch_stats", {})
             disc_opt_state = self.disc_optimizer.init(disc_params)
         return VQGANState(
             step=jnp.zeros((), jnp.int32),
@@ -130,6 +155,11 @@ class VQGANTraining:
             opt_state=self.optimizer.init(params),
             disc_opt_state=disc_opt_state,
             averages=start_averages(self.ema_decay, params),
+            logits={name: jnp.zeros(()) for name in ("real", "fake")} if self.loss.lecam_weight else {},
+            recent={"ids": jnp.full(self.usage_window, -1, jnp.int32)} if self.usage_window else {},
+            guard={"best": jnp.zeros(()), "waits": jnp.zeros((), jnp.int32), "waited": jnp.zeros((), jnp.int32)}
+            if self.loss.guard
+            else {},
         )
 
     def start(self) -> dict[str, Any]:
@@ -145,15 +175,30 @@ class VQGANTraining:
             raise ValueError(
                 f"config.init_from holds another network: model.norm_groups is {groups} there, {ours.norm_groups} here."
             )
-        params = saved.load_params()
+        for name in ("quantizer", "n_embed", "levels") if self.freeze else ():  # where shapes do not tell
+            there, here = saved.config["model"].get(name, ()), getattr(ours, name)
+            if (tuple(there) if isinstance(there, list) else there) != here:
+                raise ValueError(
+                    f"config.init_from has other codes, which were to stay: model.{name} is {there} there, {here} here."
+                )
+        params = self._with_own_decoder(saved.load_params())
         fields = {"params": params, "averages": start_averages(self.ema_decay, params)}
-        if ours.quantizer == "ema":  # averages that say what the codebook is, each code used alike
-            codebook, (b, h, w, _) = params["quantizer"]["codebook"], self.batch_shape
-            latents = b * math.prod(ours.grid(h, w))
-            count = np.full(len(codebook), latents / len(codebook), np.float32)
-            fields["ema"] = {"quantizer": {"count": count, "total": count[:, None] * codebook}}
+        if ours.quantizer == "ema" or ours.restart_below:
+            fields["ema"] = codebook.evenly_used(ours, params["quantizer"]["codebook"], self.latents)
         found = saved.load_discriminator() if self.adversarial else None
         return fields | ({"disc_params": found["params"], "batch_stats": found["batch_stats"]} if found else {})
+
+    def _with_own_decoder(self, params: Any) -> Any:
+        """Where the decoder alone is trained, it may be another than the loaded model's: then it starts afresh."""
+        if not self.freeze:
+            return params
+        key = jax.random.key(self.seed)
+        parts = {name for name in params if name not in FROZEN[self.freeze]}
+        wanted = jax.eval_shape(self.init, key).params
+        if not any(shape_difference(params[name], wanted[name]) for name in parts):
+            return params
+        fresh = jax.jit(lambda key: {name: self.init(key).params[name] for name in parts})(key)
+        return {**params, **jax.device_get(fresh)}
 
     def step(self, state: VQGANState, lpips_params: Any, batch: Batch) -> tuple[VQGANState, Metrics]:
         """One update of the generator and, where there is one, of the discriminator; to be jitted with the state
@@ -170,12 +215,53 @@ class VQGANTraining:
                 "means no LPIPS."
             )
         keys = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), state.step))
+        if self.model.config.kmeans and not self.init_from:
+            state = self._start_table(state, batch, jax.random.fold_in(keys[1], 1))
         state, metrics = self._update_generator(state, lpips_params, batch, keys[0])
         if self.adversarial:
             state, disc_metrics = self._update_discriminator(state, batch, keys[1])
             metrics |= disc_metrics
         averages = move_averages(self.ema_decay, state.averages, state.params, state.step)
+        averages = _kept(FROZEN[self.freeze], state.averages, averages)
+        if guard := state.guard:
+            state = replace(state, guard={**guard, "waited": guard["waited"] + guard["waits"]})
+            metrics["guard_waits"] = guard["waits"].astype(jnp.float32)
         return replace(state, step=state.step + 1, averages=averages), metrics
+
+    @property
+    def heeds(self) -> bool:
+        """Whether it is to be told what evaluations find, by `heed`."""
+        return self.loss.guard > 0
+
+    def heed(self, state: VQGANState, measured: Mapping[str, float]) -> VQGANState:
+        """The state after the figures of an evaluation, on the host: where PSNR is more than `loss.guard` below its
+        best, the growth of the adversarial loss waits until an evaluation finds it back."""
+        if WATCHED not in measured:
+            return state
+        psnr, best, waits = measured[WATCHED], float(state.guard["best"]), int(state.guard["waits"])
+        begun = int(state.step) - int(state.guard["waited"]) > self.loss.disc_start
+        fallen = begun and psnr < best - self.loss.guard
+        if fallen:
+            logging.warning(
+                "Step %d: PSNR %.2f is more than config.loss.guard=%g below %.2f: the adversarial loss waits.",
+                *(int(state.step), psnr, self.loss.guard, best),
+            )
+        elif waits:
+            logging.warning("Step %d: PSNR is back at %.2f: the adversarial loss grows again.", int(state.step), psnr)
+        told = {"best": np.float32(max(best, psnr)), "waits": np.int32(fallen)}
+        placed = {name: jax.device_put(value, state.guard[name].sharding) for name, value in told.items()}
+        return replace(state, guard={**state.guard, **placed})
+
+    def _start_table(self, state: VQGANState, batch: Batch, key: RandomKey) -> VQGANState:
+        """Before the first step, the table of codes from the latents of its batch, or of one of its parts."""
+        config = self.model.config
+        images = network_input(config, batch)[:: self.accumulate]
+
+        def start(state: VQGANState) -> VQGANState:
+            latents = self.model.apply({"params": state.params}, images, method=VQGAN.latents)
+            return codebook.started(config, state, latents.reshape(-1, config.embed_dim), key)
+
+        return jax.lax.cond(state.step == 0, start, lambda state: state, state)
 
     def _update_generator(
         self, state: VQGANState, lpips_params: Any, batch: Batch, key: RandomKey
@@ -183,40 +269,57 @@ class VQGANTraining:
         def gradients(statistics: dict[str, Any], part: Batch, key: RandomKey) -> tuple[dict, tuple[Any, Metrics]]:
             return self._generator_gradients(replace(state, **statistics), lpips_params, part, key)
 
-        statistics = {"ema": state.ema, "batch_stats": state.batch_stats}
+        statistics = {"ema": state.ema, "batch_stats": state.batch_stats, "recent": state.recent}
         statistics, (grads, metrics) = mean_over_parts(gradients, statistics, batch, key, self.accumulate)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params = _with_followed_codebook(optax.apply_updates(state.params, updates), statistics["ema"])
-        return replace(state, params=params, opt_state=opt_state, **statistics), metrics
+        params = _kept(FROZEN[self.freeze], state.params, optax.apply_updates(state.params, updates))
+        state = replace(state, params=params, opt_state=opt_state, **statistics)
+        if self.freeze:
+            return state, metrics
+        return codebook.followed(self.model.config, state, self.latents // self.accumulate), metrics
 
     def _generator_gradients(
         self, state: VQGANState, lpips_params: Any, batch: Batch, key: RandomKey
     ) -> tuple[dict[str, Any], tuple[Any, Metrics]]:
         """(statistics that have moved, (gradients, metrics))."""
         loss, config = self.loss, self.model.config
-        images, statistics = network_input(config, batch), {"ema": state.ema, "batch_stats": state.batch_stats}
+        images = network_input(config, batch)
+        statistics = {"ema": state.ema, "batch_stats": state.batch_stats, "recent": state.recent}
 
-        def forward(params: Any) -> tuple[tuple[Array, Array], tuple[Array, Metrics, Array, Any]]:
+        def forward(params: Any) -> tuple[tuple[Array, Array], tuple[Array, Metrics, Array, Any, Array]]:
+            if self.freeze:  # of that there is no gradient, and so none to compute
+                params = _kept(FROZEN[self.freeze], jax.lax.stop_gradient(params), params)
             reconstruction, features, quantized, ema = self._reconstruct(params, state.ema, images, key, state.step)
             counts = count_codes(quantized.ids, config.n_embed)
-            return (reconstruction, quantized.loss), (features, quantized.metrics, counts, ema)
+            return (reconstruction, loss.annealed(quantized, state.step)), (
+                features,
+                quantized.metrics,
+                counts,
+                ema,
+                quantized.ids,
+            )
 
         (fake, quant_loss), backward, extras = jax.vjp(forward, state.params, has_aux=True)
-        features, quant_metrics, counts, statistics["ema"] = extras
+        features, quant_metrics, counts, statistics["ema"], ids = extras
         nll_of = partial(reconstruction_loss, loss, config, lpips_params, images)
         (nll, parts), fake_grad = jax.value_and_grad(nll_of, has_aux=True)(fake)
         total = nll + loss.codebook_weight * quant_loss
         metrics = {"nll_loss": nll, "rec_loss": nll, "quant_loss": quant_loss, **parts, **quant_metrics}
         metrics |= {"perplexity": perplexity(counts), "usage": usage(counts)}
+        if state.recent:
+            last = jnp.concatenate([state.recent["ids"], ids.reshape(-1)])[-self.usage_window :]
+            recent = count_codes(jnp.maximum(last, 0), config.n_embed, last >= 0)
+            statistics["recent"] = {"ids": last}
+            metrics |= {"perplexity_recent": perplexity(recent), "usage_recent": usage(recent)}
         if self.adversarial:
 
             def adversarial_loss(fake: Float[Array, "b H W c"]) -> tuple[Float[Array, ""], Any]:
                 logits, batch_stats = self._judge(state.disc_params, state.batch_stats, fake)
-                return g_loss(logits), batch_stats
+                return G_LOSSES[loss.disc_loss](logits), batch_stats
 
             (g, statistics["batch_stats"]), g_grad = jax.value_and_grad(adversarial_loss, has_aux=True)(fake)
             weight = generator_weight(loss, state.params, features, fake_grad, g_grad)
-            factor = loss.adversarial_factor(state.step)
+            factor = loss.adversarial_factor(state.step - state.guard["waited"] if state.guard else state.step)
             # The weight is no function of the parameters here, so one pull-back serves both terms.
             fake_grad = fake_grad + factor * weight * g_grad
             total = total + factor * weight * g
@@ -225,33 +328,48 @@ class VQGANTraining:
         return statistics, (grads, {"total_loss": total, **metrics})
 
     def _update_discriminator(self, state: VQGANState, batch: Batch, key: RandomKey) -> tuple[VQGANState, Metrics]:
-        def gradients(batch_stats: Any, part: Batch, key: RandomKey) -> tuple[Any, tuple[Any, Metrics]]:
-            return self._discriminator_gradients(replace(state, batch_stats=batch_stats), part, key)
+        def gradients(statistics: dict[str, Any], part: Batch, key: RandomKey) -> tuple[dict, tuple[Any, Metrics]]:
+            return self._discriminator_gradients(replace(state, **statistics), part, key)
 
-        batch_stats, (grads, metrics) = mean_over_parts(gradients, state.batch_stats, batch, key, self.accumulate)
+        statistics = {"batch_stats": state.batch_stats, "logits": state.logits}
+        statistics, (grads, metrics) = mean_over_parts(gradients, statistics, batch, key, self.accumulate)
         assert self.disc_optimizer is not None  # see __post_init__
         updates, opt_state = self.disc_optimizer.update(grads, state.disc_opt_state, state.disc_params)
         disc_params = optax.apply_updates(state.disc_params, updates)
-        return replace(state, disc_params=disc_params, batch_stats=batch_stats, disc_opt_state=opt_state), metrics
+        return replace(state, disc_params=disc_params, disc_opt_state=opt_state, **statistics), metrics
 
     def _discriminator_gradients(
         self, state: VQGANState, batch: Batch, key: RandomKey
-    ) -> tuple[Any, tuple[Any, Metrics]]:
-        """(running statistics that have moved, (gradients, metrics))."""
-        images = network_input(self.model.config, batch)
+    ) -> tuple[dict, tuple[Any, Metrics]]:
+        """(statistics that have moved, (gradients, metrics))."""
+        loss, images = self.loss, network_input(self.model.config, batch)
         fake = self._reconstruct(state.params, state.ema, images, key, state.step)[0]
-        learns = self.loss.learns(state.step)
+        learns = loss.learns(state.step)
 
-        def disc_loss(params: Any) -> tuple[Float[Array, ""], tuple[Any, Metrics]]:
+        def disc_loss(params: Any) -> tuple[Float[Array, ""], tuple[dict, Metrics]]:
             # Reals first: each call moves the running statistics.
             real_logits, batch_stats = self._judge(params, state.batch_stats, images)
             fake_logits, batch_stats = self._judge(params, batch_stats, fake)
             metrics = {"logits_real": jnp.mean(real_logits), "logits_fake": jnp.mean(fake_logits)}
+            value, logits = D_LOSSES[loss.disc_loss](real_logits, fake_logits), state.logits
+            if loss.lecam_weight:
+                metrics["lecam"] = lecam_penalty(real_logits, fake_logits, logits["real"], logits["fake"])
+                value = value + loss.lecam_weight * metrics["lecam"]
+                keep = jnp.where(learns > 0, loss.lecam_decay, 1.0)
+                logits = {name: keep * logits[name] + (1 - keep) * metrics[f"logits_{name}"] for name in logits}
+            if loss.r1_weight:
+                metrics["r1"] = self._squared_slope(params, state.batch_stats, images)
+                value = value + loss.r1_weight / 2 * metrics["r1"]
             # Before its start the gradients are zero, and Adam counts the step without moving anything.
-            return learns * D_LOSSES[self.loss.disc_loss](real_logits, fake_logits), (batch_stats, metrics)
+            return learns * value, ({"batch_stats": batch_stats, "logits": logits}, metrics)
 
-        (value, (batch_stats, metrics)), grads = jax.value_and_grad(disc_loss, has_aux=True)(state.disc_params)
-        return batch_stats, (grads, {"disc_loss": value, **metrics})
+        (value, (statistics, metrics)), grads = jax.value_and_grad(disc_loss, has_aux=True)(state.disc_params)
+        return statistics, (grads, {"disc_loss": value, **metrics})
+
+    def _squared_slope(self, params: Any, batch_stats: Any, images: Float[Array, "b H W c"]) -> Float[Array, ""]:
+        """Squared length of the gradient of an image's mean logit at its pixels, averaged over the images."""
+        mean_logits = lambda images: jnp.sum(jnp.mean(self._judge(params, batch_stats, images)[0], axis=(1, 2, 3)))
+        return jnp.mean(jnp.sum(jax.grad(mean_logits)(images) ** 2, axis=(1, 2, 3)))
 
     def _reconstruct(
         self, params: Any, ema: Any, images: Float[Array, "b H W c"], key: RandomKey, step: Int[Array, ""]
@@ -260,8 +378,8 @@ class VQGANTraining:
         names = ("dropout", "quantize")
         rngs = dict(zip(names, jax.random.split(key, len(names)), strict=True))
         options = {"rngs": rngs, "mutable": ["ema"], "method": VQGAN.reconstruct}
-        variables = {"params": params, "ema": ema}
-        outputs, moved = self.model.apply(variables, images, True, self.loss.temperature(step), **options)
+        variables, temperature = {"params": params, "ema": ema}, self.loss.temperature(step)
+        outputs, moved = self.model.apply(variables, images, True, temperature, not self.freeze, **options)
         return *outputs, moved.get("ema", {})
 
     def _judge(
@@ -271,12 +389,9 @@ class VQGANTraining:
         variables = {"params": params, "batch_stats": batch_stats}
         assert self.discriminator is not None  # see __post_init__
         logits, moved = self.discriminator.apply(variables, images, train=True, mutable=["batch_stats"])
-        return logits, moved["batch_stats"]
+        return logits, moved.get("batch_stats", {})
 
 
-def _with_followed_codebook(params: Any, ema: Any) -> Any:
-    """The parameters with the codebook that the averages name, where there are any."""
-    if not ema:
-        return params
-    codebook = ema_codebook(ema["quantizer"])
-    return {**params, "quantizer": {**params["quantizer"], "codebook": codebook}}
+def _kept(names: tuple[str, ...], before: Any, after: Any) -> Any:
+    """Parameters, or averages of them, of which those of these names are as before."""
+    return {**after, **{name: before[name] for name in names if name in before}}

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from taming_jax.models.lpips import LPIPS
 from taming_jax.models.vqgan import VQGANConfig
+from taming_jax.nn.codes import Quantized
 from taming_jax.nn.conv import SAME3, conv2d
 from taming_jax.settings import PathText, check, check_known
 from taming_jax.training.losses import D_LOSSES, adaptive_weight
@@ -23,8 +24,16 @@ class VQGANLossConfig:
     pixel_weight, perceptual_weight: of the mean absolute difference and of LPIPS, which together are the "nll". Without
         a perceptual weight no LPIPS is computed and no weight file needed.
     codebook_weight: of the quantizer's loss.
+    entropy_start, entropy_steps: its entropy term counts so many times as much at step 0, falling linearly to once at
+        step `entropy_steps`; 0 steps: once from the start.
     disc_weight: of the adversarial term, times the adaptive weight; 0 means no discriminator at all.
-    disc_loss: "hinge" or "vanilla".
+    disc_loss: "hinge", "vanilla", or "non_saturating", the vanilla one with the generator's -log D.
+    lecam_weight, lecam_decay: of LeCAM's penalty of the discriminator, and of the averages of logits that it compares
+        with; 0: none.
+    r1_weight: half of it times the squared gradient of the discriminator at real images (R1: Mescheder et al. 2018,
+        arXiv 1801.04406) is added to its loss; 0: none.
+    guard: decibels that the validation's PSNR may fall below its best after disc_start: while it is lower the growth of
+        the adversarial loss over disc_ramp waits; 0: no guard.
     disc_start: the step from which the adversarial loss trains the generator.
     disc_learn_start: the step from which the discriminator learns, at most disc_start; None: disc_start. One that
         learned for some thousand steps before does not wreck the reconstructions when its loss sets in.
@@ -56,12 +65,26 @@ class VQGANLossConfig:
     temperature_min: float = 1e-6
     temperature_warmup: int = 5000
     temperature_steps: int = 1_000_001
+    entropy_start: float = 1.0
+    entropy_steps: int = 0
+    lecam_weight: float = 0.0
+    lecam_decay: float = 0.999
+    r1_weight: float = 0.0
+    guard: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("perceptual_weight", "pixel_weight", "codebook_weight", "disc_weight", "disc_start", "disc_ramp"):
+        weights = ("perceptual_weight", "pixel_weight", "codebook_weight", "disc_weight", "entropy_start")
+        for name in (*weights, "disc_start", "disc_ramp", "entropy_steps", "lecam_weight", "r1_weight", "guard"):
             check(self, name, getattr(self, name) >= 0, "it must not be negative")
         check(self, "adaptive_cap", self.adaptive_cap > 0, "it must be above 0")
         check_known(self, "disc_loss", D_LOSSES)
+        check(self, "lecam_decay", 0 < self.lecam_decay < 1, "it must be in (0, 1)")
+        check(
+            self, "guard", bool(self.disc_ramp) or not self.guard, "without disc_ramp there is nothing that could wait"
+        )
+        needed = "it needs a discriminator, and disc_weight is 0"
+        for name in ("lecam_weight", "r1_weight", "guard"):
+            check(self, name, self.disc_weight > 0 or not getattr(self, name), needed)
         for name in ("temperature_start", "temperature_min"):
             check(self, name, getattr(self, name) > 0, "it must be above 0")
         highest = f"it must be at least temperature_min={self.temperature_min}"
@@ -93,6 +116,13 @@ class VQGANLossConfig:
             end_value=self.temperature_min,
         )
         return jnp.asarray(schedule(step), jnp.float32)
+
+    def annealed(self, quantized: Quantized, step: Int[Array, ""]) -> Float[Array, ""]:
+        """The quantizer's loss at a step."""
+        if not self.entropy_steps or "entropy_loss" not in quantized.metrics:
+            return quantized.loss
+        more = (self.entropy_start - 1) * jnp.clip(1 - step / self.entropy_steps, 0.0, 1.0)
+        return quantized.loss + more * quantized.metrics["entropy_loss"]
 
     def learns(self, step: Int[Array, "*s"]) -> Float[Array, "*s"]:
         """1 where the discriminator learns at a step, else 0."""

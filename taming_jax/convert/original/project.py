@@ -124,6 +124,8 @@ def _first_stage(stage: StageNetworks, saved: Mapping[str, Any], remap: str, not
     config = stage.config
     if config.quantizer == "normalized":
         raise ValueError("quantizer='normalized': the original has no codes of length 1; --format llamagen knows them")
+    if config.quantizer not in ("vq", "ema", "gumbel"):
+        raise ValueError(f"quantizer={config.quantizer!r}: the original has none of this kind and cannot load this")
     if config.norm_groups != 32:
         raise ValueError(f"norm_groups={config.norm_groups}, but the original always has 32 and cannot load this")
     if config.remap and config.unknown != "random":
@@ -186,9 +188,15 @@ def _keyed(config: VQGANConfig, values: dict[str, Any]) -> dict[str, Any]:
 def _loss(stage: StageNetworks, loss: Mapping[str, Any]) -> dict[str, Any]:
     disc = stage.discriminator
     if disc is not None:
+        if disc.spectral or disc.norm == "none":
+            raise ValueError(
+                f"discriminator.norm={disc.norm!r}, spectral={disc.spectral}: the original's has batch or actnorm alone"
+            )
         names = {"codebook_weight": "codebook_weight", "perceptual_weight": "perceptual_weight"}
         names |= {name: name for name in ("disc_weight", "disc_loss")}
         values = {theirs: loss[ours] for theirs, ours in names.items() if ours in loss}
+        if loss.get("disc_loss") == "non_saturating":
+            values["disc_loss"] = "vanilla"  # which it is, but for the generator
         values |= {"disc_start": loss.get("disc_start", 0), "disc_in_channels": disc.in_channels, "disc_ndf": disc.ndf}
         values |= {"disc_num_layers": disc.n_layers, "use_actnorm": disc.norm == "actnorm", "disc_conditional": False}
         return _part("taming.modules.losses.vqperceptual.VQLPIPSWithDiscriminator", **values)

@@ -1,0 +1,279 @@
+"""Quantizers after the paper's: ids and codes by numpy, gradients by finite differences, entropies; tables of codes
+that start from data and give idle codes new places, on one device as on eight."""
+
+import dataclasses
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tiny import TINY
+
+from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.nn.codes import choice_entropy, rotated
+from taming_jax.nn.lookup_free import (
+    BinarySphericalQuantizer,
+    FiniteScalarQuantizer,
+    LookupFreeQuantizer,
+    bit_entropy,
+)
+from taming_jax.nn.quantizers import (
+    IndexQuantizer,
+    LinearQuantizer,
+    NormalizedQuantizer,
+    VectorQuantizer,
+    ema_codebook,
+)
+from taming_jax.sharding import make_mesh, put_batch, replicated
+from taming_jax.training import codebook
+from taming_jax.training.vqgan import VQGANTraining
+from taming_jax.training.vqgan_loss import VQGANLossConfig
+
+LEVELS = (2, 3, 4, 16)
+
+
+def fsq_codes():
+    """(all digits in the order of ids, latents in the middle of each, codes), by numpy in float64."""
+    digits = np.array([row[::-1] for row in itertools.product(*(range(n) for n in LEVELS[::-1]))])
+    levels = np.array(LEVELS)
+    half, offset = (levels - 1) * 1.001 / 2, np.where(levels % 2 == 0, 0.5, 0.0)
+    z = np.arctanh((digits - levels // 2 + offset) / half) - np.arctanh(offset / half)
+    return z, (digits - levels // 2) / (levels // 2)
+
+
+def bit_codes(scale):
+    bits = np.array([row[::-1] for row in itertools.product((0, 1), repeat=7)])
+    return scale * (2 * bits - 1) * np.random.RandomState(0).uniform(0.1, 3, bits.shape), scale * (2 * bits - 1)
+
+
+ROUNDING = {
+    "fsq": (FiniteScalarQuantizer(384, 4, levels=LEVELS), *fsq_codes()),
+    "lfq": (LookupFreeQuantizer(128, 7), *bit_codes(1.0)),
+    "bsq": (BinarySphericalQuantizer(128, 7), *bit_codes(7**-0.5)),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ROUNDING)
+def test_ids_and_codes_are_one_to_one_in_any_precision(name, dtype):
+    quantizer, z, codes = ROUNDING[name]
+    quantized = jax.jit(lambda z: quantizer.apply({}, z))(jnp.asarray(z, dtype))
+    assert quantized.ids.dtype == jnp.int32 and quantized.z.dtype == jnp.float32
+    np.testing.assert_array_equal(quantized.ids, np.arange(len(codes)))  # each code once, in order
+    np.testing.assert_allclose(quantized.z, codes, atol=1e-6)
+    found = quantizer.apply({}, jnp.arange(len(codes)).reshape(2, -1), method="lookup")
+    np.testing.assert_allclose(found.reshape(codes.shape), codes, atol=1e-6)
+
+
+def test_eighteen_bits_keep_all_ids():
+    ids = jnp.asarray([0, 1, 2**17 + 5, 2**18 - 2, 2**18 - 1])
+    quantizer = LookupFreeQuantizer(2**18, 18)
+    codes = quantizer.apply({}, ids, method="lookup")
+    np.testing.assert_array_equal(quantizer.apply({}, codes.astype(jnp.bfloat16)).ids, ids)
+
+
+def test_the_gradient_of_finite_scalars_is_that_of_their_bound():
+    z = np.linspace(-2, 2, 7, dtype=np.float32)[:, None]
+    found = jax.jit(jax.grad(lambda z: FiniteScalarQuantizer(5, 1, levels=(5,)).apply({}, z).z.sum()))(z)
+    np.testing.assert_allclose(found, 2 * 1.001 / np.cosh(z) ** 2 / 2, rtol=1e-5)
+
+
+def test_the_entropy_of_bits_is_that_over_all_codes():
+    z = np.random.RandomState(0).randn(30, 5).astype(np.float32) * 0.3
+    codes = np.array(list(itertools.product((-0.5, 0.5), repeat=5)), np.float32)
+    value, gradient = jax.jit(jax.value_and_grad(lambda z: bit_entropy(z, 0.5, 0.3)))(z)
+    expected, its_gradient = jax.jit(jax.value_and_grad(lambda z: choice_entropy(z, codes, 0.3)))(z)
+    np.testing.assert_allclose(value, expected, rtol=1e-4)
+    np.testing.assert_allclose(gradient, its_gradient, rtol=1e-3, atol=1e-6)
+    quantizer = LookupFreeQuantizer(32, 5, beta=0.25, entropy_weight=0.1, entropy_temperature=0.3)
+    quantized = quantizer.apply({}, z)
+    commitment = 0.25 * ((np.abs(z) - 1) ** 2).mean()
+    np.testing.assert_allclose(quantized.loss, commitment + 0.1 * bit_entropy(z, 1.0, 0.3), rtol=1e-5)
+    many = jax.random.normal(jax.random.key(0), (4096, 18))
+    found = jax.jit(lambda z: bit_entropy(z, 1.0, 0.01))(many)
+    assert -18 * np.log(2) < found < -17.5 * np.log(2)  # two groups of nine bits, evenly used, each latent sure
+
+
+RNG = np.random.RandomState(1)
+Z, CODES = RNG.randn(6, 3), RNG.randn(9, 3)
+PROJ, PULL = RNG.randn(3, 3), RNG.randn(6, 3)
+
+
+def softmax(x):
+    x = np.exp(x - x.max(-1, keepdims=True))
+    return x / x.sum(-1, keepdims=True)
+
+
+def simvq(z, proj):
+    """What the gradients of SimVQ are those of: what is held in a term has its value at Z, PROJ; in float64."""
+    held, ids = CODES @ PROJ, ((Z[:, None] - CODES @ PROJ) ** 2).sum(-1).argmin(-1)
+    entries = (CODES @ proj)[ids]
+    loss = 0.25 * ((held[ids] - z) ** 2).mean() + ((entries - Z) ** 2).mean()
+    return (PULL * z).sum() + loss
+
+
+def ibq(z, codes):
+    ids = (Z @ CODES.T).argmax(-1)
+    entries, soft = codes[ids], softmax(z @ codes.T) @ CODES
+    zq = entries + soft - softmax(Z @ CODES.T) @ CODES
+    terms = ((CODES[ids] - z) ** 2).mean() + 0.25 * ((entries - Z) ** 2).mean()
+    return (PULL * zq).sum() + ((zq - z) ** 2).mean() + terms
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "params", "name", "by_numpy"),
+    [
+        (LinearQuantizer(9, 3, legacy=False), {"codebook": CODES, "proj": PROJ}, "proj", simvq),
+        (IndexQuantizer(9, 3), {"codebook": CODES}, "codebook", ibq),
+    ],
+)
+def test_gradients_are_finite_differences(quantizer, params, name, by_numpy):
+    single = lambda tree: jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree)
+
+    def loss(z, params):
+        quantized = quantizer.apply({"params": params}, z)
+        return jnp.sum(single(PULL) * quantized.z) + quantized.loss
+
+    to_z, to_params = jax.jit(jax.grad(loss, argnums=(0, 1)))(single(Z), single(params))
+    points = [Z, params[name]]
+    for i, found in enumerate((to_z, to_params[name])):
+        for place in np.ndindex(found.shape):
+            step = np.zeros(found.shape)
+            step[place] = 1e-5
+            above, below = (
+                by_numpy(*(point + sign * step if j == i else point for j, point in enumerate(points)))
+                for sign in (1, -1)
+            )
+            np.testing.assert_allclose(found[place], (above - below) / 2e-5, rtol=1e-3, atol=1e-4)
+    if name == "proj":
+        assert not np.any(to_params["codebook"])  # it never moves
+    else:
+        assert np.all(np.abs(found).sum(-1) > 0)  # every code moves, chosen or not
+
+
+def test_a_rotated_gradient_turns_with_the_latent():
+    z, codes = Z.astype(np.float32), CODES[:6].astype(np.float32)
+    codes[1], z[2], codes[3] = -2 * z[1], 0, 0  # no turn there
+    value, pull_back = jax.vjp(lambda z: rotated(z, codes), z)
+    np.testing.assert_allclose(value, codes, atol=1e-6)
+    (found,) = pull_back(PULL.astype(np.float32))
+    for row in (0, 4, 5):
+        a, b = (x[row] / np.linalg.norm(x[row]) for x in (z, codes))
+        r = (a + b) / np.linalg.norm(a + b)
+        turn = np.eye(3) - 2 * np.outer(r, r) + 2 * np.outer(b, a)
+        np.testing.assert_allclose(turn @ a, b, atol=1e-5)
+        stretch = np.linalg.norm(codes[row]) / np.linalg.norm(z[row])
+        np.testing.assert_allclose(found[row], stretch * turn.T @ PULL[row], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found[1:4], PULL[1:4], rtol=1e-5)
+
+
+@pytest.mark.parametrize("quantizer", [VectorQuantizer, NormalizedQuantizer, LinearQuantizer])
+def test_the_estimator_changes_gradients_alone(quantizer):
+    z = Z.astype(np.float32)
+    variables = quantizer(9, 3).init(jax.random.key(0), z)
+    plain, turned = (quantizer(9, 3, estimator=name) for name in ("straight", "rotation"))
+    np.testing.assert_array_equal(plain.apply(variables, z).ids, turned.apply(variables, z).ids)
+    np.testing.assert_allclose(plain.apply(variables, z).z, turned.apply(variables, z).z, atol=1e-6)
+    of = lambda kind: jax.grad(lambda z: jnp.sum(PULL * kind.apply(variables, z).z))(z)
+    assert np.abs(of(plain) - of(turned)).max() > 1e-3
+
+
+def test_centres_settle_where_latents_are():
+    places = np.array([[0, 0], [5, 0], [0, 9]], np.float32)
+    latents = np.repeat(places, 20, axis=0) + np.random.RandomState(0).randn(60, 2).astype(np.float32) * 0.1
+    centres = np.asarray(codebook.kmeans(jnp.asarray(latents), 12, 5, jax.random.key(0)))
+    nearest = np.linalg.norm(centres[:, None] - places, axis=-1)
+    assert nearest.min(1).max() < 0.5 and set(nearest.argmin(1)) == {0, 1, 2}
+    more = np.asarray(codebook.kmeans(jnp.asarray(latents), 200, 3, jax.random.key(0)))
+    assert len(np.unique(more, axis=0)) == 200 and np.abs(more).max() < 12
+    averages = codebook.evenly_used(dataclasses.replace(TINY, quantizer="ema"), more, 60)["quantizer"]
+    np.testing.assert_allclose(ema_codebook(averages), more, rtol=1e-3)  # which the next step starts from
+
+
+IMAGES = np.random.RandomState(0).uniform(-1, 1, (8, 16, 16, 3)).astype(np.float32)
+LOSS = VQGANLossConfig(perceptual_weight=0.0, disc_weight=0.0)
+
+
+def test_a_table_lives_and_is_the_same_on_eight_devices():
+    config = dataclasses.replace(TINY, n_embed=600, ema_decay=0.5, restart_below=0.2, kmeans=3, estimator="rotation")
+    optimizer = optax.sgd(0.02, momentum=0.5)
+    training = VQGANTraining(VQGAN(config), None, LOSS, optimizer, None, IMAGES.shape, ema_decay=0.99)
+    mesh = make_mesh()
+    fresh = jax.jit(training.init)(jax.random.key(0))
+
+    def run(state, batch):
+        step, history = jax.jit(training.step), []
+        for _ in range(4):
+            state, metrics = step(state, None, batch)
+            history.append((np.asarray(state.params["quantizer"]["codebook"]), float(metrics["usage"])))
+        return state, history
+
+    _, history = run(fresh, {"image": jnp.asarray(IMAGES)})
+    with jax.set_mesh(mesh):
+        eight, eights = run(jax.device_put(fresh, replicated(mesh)), put_batch({"image": IMAGES}, mesh))
+    for leaf in jax.tree.leaves((eight.params["quantizer"], eight.ema, eight.averages["quantizer"], eight.opt_state)):
+        shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        assert len(shards) == 8 and all(np.array_equal(shards[0], shard) for shard in shards)
+    for (one, _), (other, _) in zip(history, eights, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-5)
+    # The start does not collapse: what the second step finds is in use as at first, near where it was.
+    tables, uses = zip(*history, strict=True)
+    assert uses[0] > 0.5 and uses[1] > 0.8 * uses[0]
+    moves = [np.abs(after - before).max(1) for before, after in itertools.pairwise(tables)]
+    assert moves[0].max() < 0.2 * tables[0].std()
+    assert (moves[1] > 0.5 * tables[0].std()).any()  # by now some have been idle, and have new places
+
+
+def test_idle_codes_begin_anew():
+    config = dataclasses.replace(TINY, restart_below=0.5)
+    optimizer = optax.adam(1e-3)
+    training = VQGANTraining(VQGAN(config), None, LOSS, optimizer, None, IMAGES.shape, ema_decay=0.99)
+    state = jax.eval_shape(training.init, jax.random.key(0))
+    state = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), state)
+    idle, candidates = np.arange(20) < 5, RNG.randn(20, 8).astype(np.float32)
+    average = training.latents / 20
+    kept = {"count": jnp.where(idle, 0.4, 0.6) * average, "candidates": candidates}
+    after = codebook.followed(config, state.replace(ema={"quantizer": kept}), training.latents)
+    for tree, expected in (
+        (after.params, candidates),
+        (after.averages, candidates),
+        (after.opt_state[0].mu, np.zeros_like(candidates)),
+        (after.opt_state[0].nu, np.zeros_like(candidates)),
+    ):
+        table = tree["quantizer"]["codebook"]
+        np.testing.assert_array_equal(table[:5], expected[:5])
+        np.testing.assert_array_equal(table[5:], np.ones((15, 8)))
+    np.testing.assert_allclose(after.ema["quantizer"]["count"], np.where(idle, 1, 0.6) * average, rtol=1e-6)
+    assert not any(np.any(leaf != 1) for leaf in jax.tree.leaves(after.params["encoder"]))
+
+
+def test_the_entropy_term_counts_more_at_first():
+    loss = VQGANLossConfig(entropy_start=3.0, entropy_steps=10)
+    z = jnp.asarray(Z, jnp.float32)
+    quantized = LookupFreeQuantizer(8, 3, entropy_weight=0.5).apply({}, z)
+    entropy = float(quantized.metrics["entropy_loss"])
+    for step, more in ((0, 2.0), (5, 1.0), (10, 0.0), (99, 0.0)):
+        np.testing.assert_allclose(
+            loss.annealed(quantized, jnp.asarray(step)), quantized.loss + more * entropy, rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"quantizer": "fsq"}, r"levels=\(\), but each channel needs at least 2"),
+        ({"quantizer": "fsq", "levels": (4, 4)}, r"embed_dim=256, but levels=\(4, 4\) are 2 channels"),
+        ({"quantizer": "fsq", "levels": (4, 4), "embed_dim": 2}, r"n_embed=1024, but levels=\(4, 4\) make 16 codes"),
+        ({"quantizer": "bsq", "embed_dim": 18}, r"n_embed=1024, but it must be 2\^embed_dim, of embed_dim=18"),
+        ({"entropy_weight": 0.1}, r"entropy_weight=0.1, .*='vq' it has no effect; known are .*'lfq'"),
+        ({"quantizer": "fsq", "estimator": "rotation"}, r"estimator='rotation', .*no effect"),
+        ({"estimator": "turn"}, r"estimator='turn' is unknown; known: straight, rotation"),
+        ({"quantizer": "simvq", "kmeans": 5}, r"kmeans=5"),
+        ({"restart_below": 1.0}, r"restart_below=1.0"),
+    ],
+)
+def test_quantizer_settings_that_cannot_work_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        VQGANConfig(**settings)

@@ -1,0 +1,276 @@
+"""The page in a real browser without a screen: Chromium, driven by Playwright. Skipped where there is none."""
+
+import io
+import os
+import re
+import shutil
+
+import numpy as np
+import page_models
+import pytest
+from page_client import serving
+from PIL import Image
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install 'taming-jax[browser]'")
+expect = playwright.expect
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
+if not CHROMIUM:
+    pytest.skip("needs Chromium: apt install chromium-headless-shell, or CHROMIUM=PATH", allow_module_level=True)
+KINDS = ("segmentation", "edges", "boxes", "class_label")
+SKY, WATER = 0, 9
+PATIENCE = 60_000  # milliseconds; CI may be busy
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        expect.set_options(timeout=PATIENCE)
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def models():
+    return [page_models.painter(kind) for kind in KINDS]
+
+
+@pytest.fixture
+def painters(models):
+    return [page_models.Patient(model) for model in models]
+
+
+@pytest.fixture
+def server(painters):
+    with serving(*painters) as server:
+        yield server
+
+
+@pytest.fixture
+def visit(browser, server):
+    """visit(model): the page as a new visitor sees it. No script may fail, and nothing may come from elsewhere."""
+    contexts, wrong = [], []
+
+    def visit(kind="segmentation", **options):
+        contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(PATIENCE)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda message: wrong.append(message.text) if "Content Security" in message.text else None)
+        address = f"http://127.0.0.1:{server.server_address[1]}/"
+        own = (address, f"blob:{address}")
+        page.on("request", lambda request: None if request.url.startswith(own) else wrong.append(request.url))
+        page.goto(address)
+        expect(page.locator("#model option")).to_have_count(len(KINDS))
+        if kind != "segmentation":
+            page.select_option("#model", label=f"tiny_{kind}")
+        else:
+            expect(page.locator("#brushes label")).to_have_count(10)
+            expect(page.locator("#map")).to_have_js_property("width", 64)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert not wrong
+
+
+def drag(page, selector, start, end):
+    """From one place to another, in shares of the element."""
+    page.locator(selector).scroll_into_view_if_needed()
+    box = page.locator(selector).bounding_box()
+    place = lambda share: (box["x"] + share[0] * box["width"], box["y"] + share[1] * box["height"])
+    page.mouse.move(*place(start))
+    page.mouse.down()
+    page.mouse.move(*place(end), steps=5)
+    page.mouse.up()
+
+
+def asked(server):
+    """What was asked for last."""
+    return list(server.queue._drawings.values())[-1].asked
+
+
+def file_of(asked, ending):
+    (content,) = (content for name, content in asked.files.items() if name.endswith(ending))
+    with Image.open(io.BytesIO(content)) as picture:
+        return np.asarray(picture)
+
+
+def says(page, text):
+    expect(page.locator("#say")).to_contain_text(text)
+
+
+def test_paint_with_the_mouse_and_see_the_picture_come(visit, server, painters):
+    page = visit()
+    page.get_by_text("water", exact=True).click()
+    drag(page, "#map", (0.1, 0.9), (0.9, 0.9))
+    page.get_by_text("Fill areas").click()
+    page.get_by_text("clear sky").click()
+    page.mouse.click(*(lambda box: (box["x"] + 5, box["y"] + 5))(page.locator("#map").bounding_box()))
+    page.fill("#seed", "3")
+    page.click("#draw")
+    picture = page.locator("#sheet img")
+    for part in range(1, 4):  # each is seen before the next is drawn
+        painters[0].go.release()
+        expect(picture).to_have_attribute("src", re.compile(f"shown={part}$"))
+        says(page, "to go")
+    assert picture.evaluate("image => [image.naturalWidth, image.naturalHeight]") == [64, 32]
+    expect(page.locator("#actions")).to_be_hidden()
+    painters[0].go.release()
+    says(page, "Drawn in")
+    labels = file_of(asked(server), "_map.png")
+    assert labels.shape == (32, 64) and (labels[29, 8:56] == WATER).all() and labels[0, 0] == SKY
+    assert asked(server).settings.seed == 3 and asked(server).settings.top_p == 0.9
+    expect(page.locator("#progress")).to_be_hidden()
+    page.get_by_text("The same without the page").click()
+    expect(page.locator("#command")).to_contain_text("--config.sample.seed=3")
+    with page.expect_download() as saved:
+        page.click("#save")
+    assert re.fullmatch(r"picture_\w{6}_seed3.png", saved.value.suggested_filename)
+    with Image.open(saved.value.path()) as file:
+        assert file.format == "PNG" and file.size == (64, 32)
+    expect(page.locator("#thumbs img")).to_have_count(1)
+
+
+def test_cancel_and_go_on(visit, server, painters):
+    page = visit()
+    page.click("#draw")
+    says(page, "Getting ready")
+    page.click("#cancel")
+    painters[0].go.release()
+    says(page, "Cancelled")
+    expect(page.locator("#cancel")).to_be_hidden()
+    painters[0].go.release(4)
+    page.click("#draw")
+    says(page, "Drawn in")
+
+
+def test_a_bad_file_gets_a_message(visit, server, painters, tmp_path):
+    page = visit("edges")
+    page.click("#draw")
+    says(page, "Choose a file first")
+    (tmp_path / "photo.png").write_bytes(b"#!/bin/sh\n")
+    page.set_input_files("#upload", tmp_path / "photo.png")
+    page.click("#draw")
+    says(page, "no picture that is known")
+    (tmp_path / "huge.png").write_bytes(bytes(9 << 20))
+    page.set_input_files("#upload", tmp_path / "huge.png")
+    says(page, "larger than the 8 MiB")
+    page.set_input_files("#picture-file", tmp_path / "photo.png")
+    says(page, "no picture that the browser can open")
+    Image.fromarray(np.zeros((48, 80, 3), np.uint8)).save(tmp_path / "good.png")
+    page.set_input_files("#upload", tmp_path / "good.png")
+    expect(page.locator("#size-w")).to_have_value("80")
+    painters[1].go.release(4)
+    page.click("#draw")
+    says(page, "Drawn in")
+    assert asked(server).settings.size == (48, 80)
+
+
+def test_two_browsers_and_a_reload(visit, server, painters):
+    first, second = visit(), visit()
+    first.click("#draw")
+    says(first, "Getting ready")
+    second.click("#draw")
+    says(second, "Waiting; 1 before it")
+    first.reload()
+    says(first, "Getting ready")
+    painters[0].go.release(4)
+    says(first, "Drawn in")
+    expect(second.locator("#sheet img")).to_have_count(0)
+    second.close()  # in the middle of its picture
+    painters[0].go.release(4)
+    first.fill("#seed", "2")
+    first.click("#draw")
+    painters[0].go.release(4)
+    says(first, "Drawn in")
+    expect(first.locator("#thumbs img")).to_have_count(2)  # and not that of the other
+    first.reload()
+    expect(first.locator("#thumbs img")).to_have_count(2)
+    expect(first.locator("#command")).to_contain_text("--config.sample.seed=2")  # the last one is seen again
+    first.locator("#thumbs button").last.click()
+    expect(first.locator("#command")).to_contain_text("--config.sample.seed=0")
+
+
+def test_with_the_keyboard_alone(visit, server, painters):
+    page = visit()
+    page.locator("#map").focus()
+    for key in ["0", *["ArrowDown"] * 30, " "]:  # 0 is the tenth
+        page.keyboard.press(key)
+    expect(page.get_by_label("water")).to_be_checked()
+    page.locator("#seed").focus()
+    page.keyboard.press("Enter")
+    painters[0].go.release(4)
+    says(page, "Drawn in")
+    assert file_of(asked(server), "_map.png")[31, 32] == WATER
+    page.locator("#edit").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#mask")).to_be_focused()
+    page.keyboard.press(" ")
+    page.locator("#draw").focus()
+    page.keyboard.press("Enter")
+    painters[0].go.release(4)
+    expect(page.locator("#thumbs img")).to_have_count(2)
+    keep = file_of(asked(server), "_keep.png")
+    assert keep[16, 32] == 0 and keep[0, 0] == 255 and asked(server).ids is not None
+
+
+def test_redraw_and_extend(visit, server, painters):
+    page = visit()
+    painters[0].go.release(8)
+    page.click("#draw")
+    says(page, "Drawn in")
+    page.click("#edit")
+    drag(page, "#mask", (0.1, 0.1), (0.4, 0.1))
+    page.get_by_label("to the left").click()
+    expect(page.locator("#size-w")).to_have_value("72")
+    page.get_by_role("button", name="Draw the erased part").click()
+    expect(page.locator("#thumbs img")).to_have_count(2)
+    keep = file_of(asked(server), "_keep.png")
+    assert keep.shape == (32, 72) and not keep[:, :8].any() and not keep[3, 16:30].any() and keep[20:, 8:].all()
+    expect(page.get_by_role("button", name="Draw", exact=True)).to_be_enabled()
+
+
+def test_boxes_and_classes(visit, server, painters):
+    page = visit("boxes")
+    page.select_option("#category", "star")
+    drag(page, "#boxes", (0.2, 0.2), (0.6, 0.7))
+    page.get_by_role("button", name="Add a box").click()
+    page.get_by_label("Width of box 2").fill("20")
+    page.get_by_label("Kind of box 2").select_option("disk")
+    page.get_by_role("button", name="Add a box").click()
+    page.get_by_role("button", name="Remove box 3").click()
+    page.fill("#n", "3")
+    painters[2].go.release(4)
+    page.click("#draw")
+    says(page, "Drawn in")
+    expect(page.locator("#sheet img")).to_have_count(3)
+    text = next(iter(asked(server).files.values())).decode()
+    assert re.findall(r'"category": "(\w+)"', text) == ["star", "disk"]
+    assert np.allclose([float(x) for x in re.findall(r"[\d.]+", text.split("]")[0])], [0.2, 0.2, 0.4, 0.5], atol=0.01)
+    page.select_option("#model", label="tiny_class_label")
+    page.select_option("#class", label="lake at dusk")
+    painters[3].go.release(4)
+    page.click("#draw")
+    expect(page.locator("#command")).to_contain_text("lake at dusk")
+
+
+UNNAMED = """() => [...document.querySelectorAll("button, a, input, select, canvas, img, pre, progress")].filter(e => {
+  const around = e.closest("label")?.textContent, inside = e.querySelector("img")?.alt;
+  const texts = [e.getAttribute("aria-label"), e.textContent, inside, around];
+  return !e.ariaHidden && !e.hasAttribute("alt") && !texts.some(text => text?.trim());
+}).map(e => e.outerHTML)"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_on_a_telephone_all_has_a_name_and_fits(visit, painters, scheme):
+    page = visit(viewport={"width": 360, "height": 720}, color_scheme=scheme, has_touch=True, is_mobile=True)
+    painters[0].go.release(4)
+    page.tap("#draw")
+    says(page, "Drawn in")
+    assert page.evaluate(UNNAMED) == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    light = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", light))) > 384) == (scheme == "light")
