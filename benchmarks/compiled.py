@@ -8,6 +8,7 @@ compiled.json is committed, with versions and commands; compiling a row takes mi
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,11 @@ ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "pods.md"
 MARKS = ("<!-- benchmarks/compiled.py: begin -->\n", "<!-- benchmarks/compiled.py: end -->\n")
 GB = 1e9
+# Those that scripts/tpu_worker.sh sets.
+FLAGS = (
+    "--xla_tpu_run_space_to_batch=false --xla_tpu_run_space_to_batch_on_new_platforms=false"
+    " --xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000"
+)
 
 FIRST, SECOND = "--config=configs/imagenet_vqgan.py:16384", "--config=configs/imagenet_cond.py"
 BY_FSDP = (SECOND, "--config.mesh.data=1", "--config.mesh.fsdp=-1", "--config.transformer.scan_layers=True")
@@ -38,7 +44,8 @@ for _name in ("v5litepod-16", "v5p-64", "v6e-16", "v4-32"):
 def run(name: str) -> dict[str, Any]:
     """Compile it, and keep what is known. Raises ValueError where the command fails otherwise than for memory."""
     command = [sys.executable, "-m", "taming_jax.compile_for", *RUNS[name]]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    environment = {**os.environ, "LIBTPU_INIT_ARGS": FLAGS}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if result.returncode not in (0, 1) or not result.stdout.strip().endswith("}"):
         raise ValueError(f"{name}: {result.stderr.strip()[-1000:]}")
     return json.loads(result.stdout.splitlines()[-1])

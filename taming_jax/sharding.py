@@ -46,12 +46,19 @@ def _in_slurm_step(environment: Mapping[str, str]) -> bool:
     return min(int(environment[name]) for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS") if name in environment) > 1
 
 
+def _in_slice(environment: Mapping[str, str]) -> bool:
+    """Whether this is one of several hosts of TPUs, of one slice or of several."""
+    slices = environment.get("MEGASCALE_NUM_SLICES", "")
+    return "," in environment.get("TPU_WORKER_HOSTNAMES", "") or (slices.isdecimal() and int(slices) > 1)
+
+
 def start_distributed(heartbeat_timeout: int = 100) -> None:
     """Join the other processes where the environment says that there are any; a single process does nothing.
 
     heartbeat_timeout: seconds after which one that does not answer counts as dead, and the others end.
-    Looks for JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, a TPU pod slice, or srun with more than one
-    task. To be called before any other use of JAX. Raises ValueError where only some of the three are set.
+    Looks for JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, a TPU pod slice or several, or srun with
+    more than one task. To be called before any other use of JAX. Raises ValueError where only some of the three are
+    set.
     """
     environment = os.environ
     missing = [name for name in HOSTS if name not in environment]
@@ -65,7 +72,7 @@ def start_distributed(heartbeat_timeout: int = 100) -> None:
     elif len(missing) < len(HOSTS):
         given = ", ".join(name for name in HOSTS if name not in missing)
         raise ValueError(f"{given} given, but not {', '.join(missing)}: set all three for several processes, or none")
-    elif "," in environment.get("TPU_WORKER_HOSTNAMES", "") or _in_slurm_step(environment):
+    elif _in_slice(environment) or _in_slurm_step(environment):
         jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_timeout)
     if jax.process_index() > 0:
         logging.disable(logging.INFO)  # the first process tells what happens; warnings are each one's own
@@ -77,32 +84,39 @@ class MeshConfig:
 
     data: copies of the model; slices of TPUs, where there are several, follow one another along it. fsdp: the batch and
     the parameters are split. tensor: layers are split.
+    dcn: groups of devices with only a slower network between them, such as slices; -1: as many as there are slices.
+    The other axes are those within a group. Groups split the batch, as `data` does, whose axis they prolong.
     """
 
     data: int = -1
     fsdp: int = 1
     tensor: int = 1
+    dcn: int = 1
 
     def __post_init__(self) -> None:
         for name in AXES:
             size, others = getattr(self, name), [getattr(self, other) for other in AXES if other != name]
             check(self, name, size >= 1 or size == -1, "it must be at least 1, or -1 for the devices that are left")
             check(self, name, size != -1 or -1 not in others, "only one axis may take the devices that are left")
+        check(self, "dcn", self.dcn >= 1 or self.dcn == -1, "it must be at least 1, or -1 for as many as there are")
 
 
 def make_mesh(config: MeshConfig = MeshConfig(), devices: list | None = None) -> Mesh:
     """The (data, fsdp, tensor) mesh over `devices` (default: all). Raises ValueError where the product does not fit."""
     devices = jax.devices() if devices is None else devices
     sizes = [config.data, config.fsdp, config.tensor]
-    fixed = int(np.prod([size for size in sizes if size != -1]))
+    groups = _slices(devices) if config.dcn == -1 else config.dcn
+    fixed = groups * int(np.prod([size for size in sizes if size != -1]))
     if -1 not in sizes and fixed < len(devices) and jax.process_count() == 1:
         devices = devices[:fixed]  # the rest is left to other programs
     if len(devices) % fixed or (-1 not in sizes and fixed != len(devices)):
+        among = f" in {groups} groups (dcn)" if groups > 1 else ""
         raise ValueError(
-            f"config.mesh {dict(zip(AXES, sizes, strict=True))} does not fit {len(devices)} device(s); "
+            f"config.mesh {dict(zip(AXES, sizes, strict=True))} does not fit {len(devices)} device(s){among}; "
             "choose sizes whose product is their number, or -1 for one axis."
         )
     sizes = [len(devices) // fixed if size == -1 else size for size in sizes]
+    sizes[0] *= groups
     return Mesh(_laid_out(devices, sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -111,17 +125,21 @@ def _laid_out(devices: list, sizes: list[int]) -> np.ndarray:
     in the network, and slices follow one another along the first axis."""
     if not devices[0].device_kind.startswith("TPU") or len(devices) == 1:
         return np.asarray(devices).reshape(sizes)
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    slices = _slices(devices)
     if slices == 1:
         return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     if sizes[0] % slices:
         raise ValueError(
             f"config.mesh {dict(zip(AXES, sizes, strict=True))} does not suit {slices} slices, between which only the "
-            f"batch can be split: choose `data` to be a multiple of {slices}."
+            f"batch can be split: choose dcn={slices}, or `data` to be a multiple of {slices}."
         )
     within = [sizes[0] // slices, *sizes[1:]]
     across = [slices, *[1] * (len(sizes) - 1)]
     return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
+
+
+def _slices(devices: list) -> int:
+    return len({getattr(device, "slice_index", 0) for device in devices})
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

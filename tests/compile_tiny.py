@@ -1,6 +1,7 @@
 """What tests/test_compile_for.py runs by itself, since the compiler's settings are read once in a process: the smallest
 networks of both stages, compiled for four v5e chips. Writes each program's text, and prints what is known as JSON."""
 
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -39,6 +40,12 @@ SECOND = TransformerExperiment(
     mesh=MeshConfig(data=1, fsdp=-1),
     sample=SampleConfig(batch_size=BATCH, top_k=10),
 )
+# 18 x 24 codes. The width is two rows of lanes: with a single one, the compiler has no choice of layouts.
+SLIDING = dataclasses.replace(
+    SECOND,
+    transformer=GPTConfig(n_layer=1, n_head=4, n_embd=2 * WIDTH, dtype="bfloat16"),
+    sample=SampleConfig(batch_size=1, size=(36, 48), top_k=10),
+)
 
 
 def main(folder: Path) -> None:
@@ -50,11 +57,16 @@ def main(folder: Path) -> None:
     made = {f"first {name}": programs.first_stage_program(FIRST, by_data, name) for name in ("train", "eval")}
     for name in ("train", "eval", "sample"):
         made[f"second {name}"] = programs.second_stage_program(SECOND, VQGAN(NETWORK), None, by_fsdp, name)
+    alone = sharding.make_mesh(MeshConfig(data=1), devices)
+    made["second window"] = programs.second_stage_program(SLIDING, VQGAN(NETWORK), None, alone, "window")
+    two = sharding.make_mesh(MeshConfig(data=1, fsdp=-1, dcn=-1), slices.devices(slices.slice_of("2xv5e:2x2")))
+    made["two slices"] = programs.second_stage_program(SECOND, VQGAN(NETWORK), None, two, "train")
     found = {}
     for name, program in made.items():
         found[name], text = report.measure(program, slices.KINDS[where.kind].clock)
         (folder / f"{name}.hlo").write_text(text)
-    print(json.dumps({**found, "hops": hops(sharding.MeshConfig(data=1, fsdp=-1), "v5e:4x4")}))
+    of_devices = [device.slice_index for device in two.devices.flat]
+    print(json.dumps({**found, "slices": of_devices, "hops": hops(sharding.MeshConfig(data=1, fsdp=-1), "v5e:4x4")}))
 
 
 def hops(config: MeshConfig, name: str) -> int:

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import pytest
 
 from taming_jax.compiling import search
-from taming_jax.compiling.costs import costs, loop_instructions
-from taming_jax.compiling.hlo import Shape, parse
+from taming_jax.compiling.costs import costs, is_copy, loop_instructions
+from taming_jax.compiling.hlo import Instruction, Shape, parse
 from taming_jax.compiling.slices import slice_of
 
 ROOT = Path(__file__).parent.parent
@@ -154,7 +154,7 @@ def path(*folders: Path) -> str:
 
 def test_tiny_programs_fit_a_slice(tiny):
     found, _ = tiny
-    for row in (found[name] for name in found if name != "hops"):
+    for row in (found[name] for name in found if name not in ("hops", "slices")):
         assert row["fits"] and row["cycles"] > 0 and row["peak_bytes"] < 1e9 and row["loops_counted_once"] == []
     gathered = {row["kind"] for row in found["second train"]["collectives"]}
     assert "all-gather" in gathered  # the parameters, over fsdp
@@ -183,11 +183,35 @@ def test_the_cache_is_updated_in_place(tiny):
     assert all(sizes[-1] == 128 for sizes in rows if len(sizes) == 4)  # two heads of 64 side by side
 
 
+def test_what_windows_keep_is_read_and_written_in_place(tiny):
+    """Keys and values of 9 columns of windows and an idle one: 256 positions of 256 numbers each."""
+    _, folder = tiny
+    module = parse((folder / "second window.hlo").read_text())
+    inside, kept = loop_instructions(module), 10 * 256 * 256
+    assert any(found.opcode == "dynamic-update-slice" and (10, 1, 256, 256) in sizes(found) for found in inside)
+    moved = [found for found in inside if found.opcode in ("copy", "copy-start", "transpose") or is_copy(module, found)]
+    assert [found.name for found in moved if any(math.prod(shape) >= kept for shape in sizes(found))] == []
+    assert [found.scope for found in inside if found.scope.endswith("scatter") and "attention" in found.scope] == []
+
+
+def sizes(instruction: Instruction) -> list[tuple[int, ...]]:
+    return [shape.sizes for shape in instruction.shapes]
+
+
 @pytest.mark.parametrize("name", ["first train", "first eval", "second train", "second sample"])
 def test_extremes_are_compared_in_float32(tiny, name):
     _, folder = tiny
     types = re.findall(r"= \((\w+)\[[\d,]*\]\S*, s32\[[\d,]*\]\S*\) reduce\(", (folder / f"{name}.hlo").read_text())
     assert types and set(types) == {"f32"}
+
+
+def test_parameters_are_gathered_within_a_slice(tiny):
+    """On two slices of 4 chips; between them only sums travel."""
+    found, folder = tiny
+    assert found["slices"] == [0] * 4 + [1] * 4
+    text = (folder / "two slices.hlo").read_text()
+    groups = re.findall(r" all-gather(?:-start)?\(.*replica_groups=(\{\{[\d,{}]*\}\})", text)
+    assert groups and set(groups) == {"{{0,1,2,3}}"}  # the text is that of one slice
 
 
 def test_neighbours_along_an_axis_are_neighbours_in_the_network(tiny):

@@ -20,3 +20,8 @@ def test_what_is_kept_says_with_what_it_was_compiled():
         for found in states.values():
             assert found["versions"].keys() == {"jax", "jaxlib", "libtpu"} and "flags" in found
             assert f"--slice={found['slice']}" in compiled.RUNS[name]
+
+
+def test_the_flags_are_those_of_the_launch_scripts():
+    script = (compiled.ROOT / "scripts" / "tpu_worker.sh").read_text()
+    assert all(flag in script for flag in compiled.FLAGS.split())

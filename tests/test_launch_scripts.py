@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 MEASUREMENTS = SCRIPTS.parent / "benchmarks" / "accelerator.sh"
@@ -122,6 +123,56 @@ def test_a_worker_sets_the_flags_of_the_compiler(tmp_path, setting, windowed):
     flags = found.split()
     assert "--xla_tpu_run_space_to_batch=false" in flags and flags[-1] == "--mine=1"
     assert ("--xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000" in flags) is not windowed
+
+
+def gke(*arguments: str, code: int = 0, **settings: str) -> tuple[dict, str]:
+    """(the manifest as Kubernetes reads it, what is said on stderr)."""
+    command, environment = [SCRIPTS / "gke.sh", *arguments], {"PATH": os.environ["PATH"], **settings}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    assert found.returncode == code, found.stderr
+    return yaml.safe_load(found.stdout) or {}, found.stderr
+
+
+@pytest.mark.parametrize(
+    ("type_", "accelerator", "topology", "hosts"),
+    [
+        ("v5litepod-16", "tpu-v5-lite-podslice", "4x4", 4),
+        ("v5p-64", "tpu-v5p-slice", "2x4x4", 8),
+        ("v6e-16", "tpu-v6e-slice", "4x4", 4),
+        ("v4-32", "tpu-v4-podslice", "2x2x4", 4),
+    ],
+)
+def test_a_jobset_asks_for_whole_slices(type_, accelerator, topology, hosts):
+    found, _ = gke("vqgan", *STAGE, IMAGE="here/taming:1", TPU_TYPE=type_, SLICES="2", ACCOUNT="robot")
+    [replicated] = found["spec"]["replicatedJobs"]
+    job = replicated["template"]["spec"]
+    pod_ = job["template"]["spec"]
+    assert (replicated["replicas"], job["parallelism"], job["completions"]) == (2, hosts, hosts)
+    assert sorted(pod_["nodeSelector"].values()) == sorted([accelerator, topology])
+    assert pod_["serviceAccountName"] == "robot"
+    [container] = pod_["containers"]
+    words = [word.replace("$(", "$$(") for word in STAGE]  # as Kubernetes wants it, and hands it on as it was
+    assert container["command"] == ["python", "train_vqgan.py", *words]
+    assert container["resources"] == {"limits": {"google.com/tpu": 4}}
+    assert "windowed_einsum_mib=1000000" in container["env"][0]["value"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings", "message"),
+    [
+        ("vqgan", {}, "IMAGE is not set"),
+        ("gan", {"IMAGE": "i"}, "known: vqgan, transformer, encode"),
+        ("vqgan", {"IMAGE": "i", "TPU_TYPE": "v9-8"}, "none of v4, v5litepod"),
+        ("vqgan", {"IMAGE": "i", "TPU_TYPE": "v4-24"}, "set TOPOLOGY"),
+        ("vqgan", {"IMAGE": "i", "TPU_TYPE": "v6e-32", "TOPOLOGY": "4x4"}, "has not the chips"),
+        ("vqgan", {"IMAGE": "i", "TPU_TYPE": "v6e-1", "TOPOLOGY": "1x1"}, "hosts with 4 chips"),
+        ("vqgan", {"IMAGE": "i", "SLICES": "two"}, "SLICES=two"),
+        ("vqgan", {"IMAGE": "i", "NAME": "a: b"}, "small letters"),
+    ],
+)
+def test_a_jobset_with_a_mistake_is_not_printed(stage, settings, message):
+    found, said = gke(stage, "--config=c.py", code=2, **settings)
+    assert found == {} and message in said
 
 
 def slurm(tmp_path: Path, training: str, *arguments: str) -> subprocess.Popen:

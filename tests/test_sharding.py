@@ -70,6 +70,8 @@ HOSTS = {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "2", "JAX_PROCES
         (HOSTS, True),
         ({"TPU_WORKER_HOSTNAMES": "a,b"}, True),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "localhost", "MEGASCALE_NUM_SLICES": "2"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "localhost", "MEGASCALE_NUM_SLICES": "1"}, False),
         (STEP, True),
         (STEP | {"SLURM_STEP_NUM_TASKS": "2"}, True),
         (STEP | {"SLURM_NTASKS": "1"}, False),
@@ -93,6 +95,25 @@ def test_an_address_that_is_not_whole_is_refused(missing, monkeypatch):
     monkeypatch.setattr(sharding.os, "environ", {name: value for name, value in HOSTS.items() if name != missing})
     with pytest.raises(ValueError, match=f"given, but not {missing}: set all three"):
         sharding.start_distributed()
+
+
+@pytest.mark.parametrize(
+    ("config", "shape"),
+    [(MeshConfig(dcn=2), (8, 1, 1)), (MeshConfig(1, -1, dcn=2), (2, 4, 1)), (MeshConfig(2, 2, dcn=2), (4, 2, 1))],
+)
+def test_groups_of_devices_split_the_batch(config, shape):
+    mesh = make_mesh(config)
+    assert mesh.devices.shape == shape
+    assert [device.id for device in mesh.devices.flat] == list(range(8))  # a group's devices follow one another
+    assert make_mesh(MeshConfig(1, -1, dcn=-1)).devices.shape == (1, 8, 1)  # CPUs are no slices
+
+
+@pytest.mark.parametrize(
+    ("config", "message"), [({"dcn": 3}, r"8 device\(s\) in 3 groups"), ({"dcn": 0}, "config.mesh.dcn=0")]
+)
+def test_groups_that_do_not_fit_are_refused(config, message):
+    with pytest.raises(ValueError, match=message):
+        make_mesh(from_dict(MeshConfig, config, "config.mesh"))
 
 
 def devices_like(kind: str, n: int) -> list[SimpleNamespace]:

@@ -119,7 +119,7 @@ def _walk(
         found.flops += times * _flops(instruction, instructions)
         moved = times * _moved(module, instruction, instructions)
         found.hbm_bytes += moved
-        if instruction.opcode.startswith("copy") or _is_copy(module, instruction):
+        if instruction.opcode.startswith("copy") or is_copy(module, instruction):
             found.copied_bytes += moved
 
 
@@ -267,7 +267,7 @@ def _roots(root: Instruction, inside: Mapping[str, Instruction]) -> list[Instruc
     return [inside[name] for name in root.operands if name in inside] if root.opcode == "tuple" else [root]
 
 
-def _is_copy(module: Module, instruction: Instruction) -> bool:
+def is_copy(module: Module, instruction: Instruction) -> bool:
     """Whether a fusion does nothing but bring an array into another layout."""
     if instruction.opcode != "fusion":
         return False

@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
-from taming_jax.nn.cache import Cache, as_heads, as_queries_of_rows, as_rows
+from taming_jax.nn.cache import FEW, Cache, as_heads, as_heads_apart, as_queries_of_rows, as_rows, write
 from taming_jax.nn.rotary import Turns, rotate
 
 Position = Int[Array, ""] | int
@@ -98,17 +98,16 @@ class CausalSelfAttention(nn.Module):
     ) -> tuple[Float[Array, "b l heads c"], Cache]:
         """Of the positions from `start` on -> (y, the cache with them)."""
         rows, heads, scale = cache.key.shape[1], key.shape[2], query.shape[-1] ** -0.5
-        written = [
-            jax.lax.dynamic_update_slice_in_dim(kept, as_rows(new, rows).astype(kept.dtype), start, axis=2)
-            for kept, new in zip(cache, (key, value))
-        ]
-        key, value = written
+        cache = Cache(*(write(kept, as_rows(new, rows), start) for kept, new in zip(cache, (key, value))))
+        key, value = cache
+        if query.shape[1] > FEW and rows < heads:
+            rows, key, value = heads, as_heads_apart(key, heads), as_heads_apart(value, heads)
         mask = attention_mask(start, query.shape[1], key.shape[2], self.n_unmasked)
         query, mask = as_queries_of_rows(*self._grouped(query, mask), rows)
         logits = jnp.einsum("bqhc,bhkc->bhqk", query, key).astype(jnp.float32) * scale
         weights = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf)).astype(value.dtype)
         y = jnp.einsum("bhqk,bhkc->bqhc", weights, value).astype(self.dtype)
-        return self._ungrouped(as_heads(y, heads)), Cache(key, value)
+        return self._ungrouped(as_heads(y, heads)), cache
 
     def _attend_to_all(
         self,

@@ -1,14 +1,16 @@
 """Keys and values that are kept while tokens are drawn, and how the heads lie in them."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from taming_jax.nn.devices import on_tpu
 
 LANES = 128  # of a TPU's registers and of its tiles in memory; shorter rows are filled up with nothing
+FEW = 32  # so many queries read heads that share a row as they lie; for more, parting them costs less
 
 
 class Cache(NamedTuple):
@@ -33,6 +35,32 @@ def heads_in_row(heads: int, width: int) -> int:
 def as_rows(x: Float[Array, "b l heads c"], rows: int) -> Float[Array, "b {rows} l _"]:
     """Keys or values of each head, as the cache keeps them."""
     return x.reshape(*x.shape[:2], rows, -1).swapaxes(1, 2)
+
+
+def as_heads_apart(kept: Float[Array, "b rows l r"], heads: int) -> Float[Array, "b {heads} l c"]:
+    """Keys or values as the cache keeps them -> one head a row."""
+    b, rows, length, width = kept.shape
+    parts = kept.reshape(b, rows, length, heads // rows, rows * width // heads)
+    return parts.swapaxes(2, 3).reshape(b, heads, length, -1)
+
+
+@jax.custom_batching.custom_vmap
+def write(
+    kept: Float[Array, "b rows L r"], new: Float[Array, "b rows l r"], start: Int[Array, ""]
+) -> Float[Array, "b rows L r"]:
+    """Keys or values with new ones from position `start` on."""
+    return jax.lax.dynamic_update_slice_in_dim(kept, new.astype(kept.dtype), start, axis=2)
+
+
+@write.def_vmap
+def _write_each(size: int, batched: list[bool], kept: Array, new: Array, start: Array) -> tuple[Any, bool]:
+    """Several caches, written one after the other: each in place, where a batch of writes would be a scatter, which on
+    TPUs is a loop that brings all of them into another layout and back."""
+    arguments = zip(batched, (kept, new, start))
+    kept, new, start = (x if given else jnp.broadcast_to(x, (size, *jnp.shape(x))) for given, x in arguments)
+    for i in range(size):
+        kept = jax.lax.dynamic_update_slice(kept, new[i : i + 1].astype(kept.dtype), (i, 0, 0, start[i], 0))
+    return kept, True
 
 
 def as_queries_of_rows(

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Float, Int
 
 from taming_jax.models.gpt import GPT, GPTConfig, cast_layers
@@ -53,13 +54,12 @@ def go_on(
     layout = model.window_layout(schedule.condition, condition.ndim == 3, schedule.window)
 
     def read(ids: Int[Array, "b H W"], op: Op, tokens: int, cache: Any, start: Position) -> tuple[Array, Any]:
-        """Read one window's positions from `start` on -> the token drawn (b,), their keys and values, flat."""
+        """Read one window's positions from `start` on -> the token drawn (b,), and the cache with them."""
         sequence = _sequence(jnp.repeat(ids, len(condition) // len(ids), axis=0), condition, op, schedule)
         inputs = jax.lax.dynamic_slice_in_dim(sequence, start, tokens, axis=1)
         logits, cache = gpt.apply({"params": params}, inputs, cache=cache, start=start, at=op.at, layout=layout)
-        new = jax.tree.map(lambda array: _flat(jax.lax.dynamic_slice_in_dim(array, start, tokens, axis=2)), cache)
         drawn = choose(logits[:, 0], op.row * schedule.grid[1] + op.column)
-        return jnp.where(job.keep[:, op.row, op.column], ids[:, op.row, op.column], drawn), new
+        return jnp.where(job.keep[:, op.row, op.column], ids[:, op.row, op.column], drawn), cache
 
     def run(kind: int, op: Op, walk: Walk) -> Walk:
         """Read the windows of one chunk as one batch; op's fields are (g,)."""
@@ -67,10 +67,11 @@ def go_on(
         tokens = schedule.passes[kind].size
         if kind == 0:  # an empty entry: nothing to fetch, and the cache is no longer than what is read
             one = lambda op: read(ids, op, tokens, gpt.init_cache(len(condition), tokens), 0)
-            drawn, new = _over_group(one, op)
+            drawn, read_now = _over_group(one, op)
         else:
             one = lambda op, cache: read(ids, op, tokens, _as_cache(gpt, cache), op.start)
-            drawn, new = _over_group(one, op, _fetch(kept, op.entry))
+            drawn, read_now = _over_group(one, op, _fetch(kept, op.entry))
+        new = _cut(read_now, op.start, tokens)
         return ids.at[:, op.row, op.column].set(drawn.T, mode="drop"), _store(kept, new, op.entry, op.start)
 
     def step(t: Position, walk: Walk) -> Walk:
@@ -209,7 +210,7 @@ def _over_group(function: Callable, *arguments: Any) -> Any:
 
 def _fetch(kept: Any, entries: Int[Array, " g"]) -> Any:
     """Arrays (entries, b, ...) -> those of some entries, (g, b, ...)."""
-    return jax.tree.map(lambda array: jnp.stack([array[entry] for entry in entries]), kept)
+    return _lying(jax.tree.map(lambda array: jnp.stack([array[entry] for entry in entries]), _lying(kept)))
 
 
 def _flat(array: Float[Array, "b rows l c"]) -> Float[Array, "b l _"]:
@@ -223,10 +224,23 @@ def _as_cache(gpt: GPT, kept: Any) -> Any:
     return jax.tree.map(lambda array, shape: as_rows(array[:, :, None], shape.shape[1]), kept, shapes)
 
 
+def _cut(cache: Any, starts: Int[Array, " g"], tokens: int) -> Any:
+    """So many positions of each cache (g, b, rows, L, r), from its own start on -> flat, (g, b, tokens, d)."""
+    cut = lambda array, start: _flat(jax.lax.dynamic_slice_in_dim(array, start, tokens, axis=2))
+    return jax.tree.map(lambda array: jnp.stack([cut(*one) for one in zip(array, starts)]), cache)
+
+
 def _store(kept: Any, new: Any, entries: Int[Array, " g"], starts: Int[Array, " g"]) -> Any:
     """Write new keys and values (g, b, tokens, d) from `starts` on; slice by slice, so in place."""
+    kept, new = _lying(kept), _lying(new)
     for g in range(entries.shape[0]):
         place = (entries[g], 0, starts[g], 0)
         write = lambda array, part, g=g, place=place: jax.lax.dynamic_update_slice(array, part[g : g + 1], place)
         kept = jax.tree.map(write, kept, new)
-    return kept
+    return _lying(kept)
+
+
+def _lying(arrays: Any) -> Any:
+    """Arrays (n, b, l, d) in this order in memory: left to itself a TPU's compiler has one kind of pass keep positions
+    side by side and another channels, and brings all that is kept from one into the other at every step."""
+    return jax.tree.map(lambda array: with_layout_constraint(array, Layout((0, 1, 2, 3))), arrays)

@@ -20,6 +20,7 @@ from taming_jax.checkpoint import Checkpoints, DamagedCheckpoint, load_config, s
 from taming_jax.settings import PathText, check, check_known
 from taming_jax.training.changes import compare
 from taming_jax.training.goodput import Goodput
+from taming_jax.training.pace import Pace
 from taming_jax.training.quality import QualityConfig
 from taming_jax.training.report import Report
 
@@ -120,7 +121,7 @@ def train(
     """
     _check_monitor(config, hooks)
     keep_compiled(config.compilation_cache, workdir, mesh)
-    goodput = Goodput()
+    goodput, pace = Goodput(), Pace()
     if config.profiler_port:
         jax.profiler.start_server(config.profiler_port)
     with _StopSignal() as stop, _open(workdir, config) as checkpoints:
@@ -129,20 +130,24 @@ def train(
         update = jax.jit(training.step, donate_argnums=0, out_shardings=(shardings, None))
         report.rewind(start)
         _describe(state, start, report)
-        with _History(config, report, start, checkpoints) as history:
+        with _History(config, report, start, checkpoints, pace) as history:
             heeds = getattr(training, "heeds", False)
             number, stopping = start, start < config.steps and stop.requested_before(start)
             stream = batches(start) if start < config.steps and not stopping else iter(())
             while number < config.steps and not stopping:
                 number += 1
-                with goodput.other("data"):
-                    batch = sharding.put_batch(next(stream), mesh)
-                compiles = goodput.other("compiling") if number == start + 1 else contextlib.nullcontext()
-                with compiles, jax.set_mesh(mesh):  # where activations are to be, see `sharding.split_by_image`
-                    state, metrics = update(state, frozen, batch)
-                history.add(number, metrics)
+                first_step = number == start + 1
+                with contextlib.nullcontext() if first_step else pace.step():
+                    with goodput.other("data"):
+                        batch = sharding.put_batch(next(stream), mesh)
+                    compiles = goodput.other("compiling") if first_step else contextlib.nullcontext()
+                    with compiles, jax.set_mesh(mesh):  # where activations are to be, see `sharding.split_by_image`
+                        state, metrics = update(state, frozen, batch)
+                    history.add(number, metrics)
                 if number % config.log_every == 0:
                     checkpoints.check()
+                    if (slow := pace.look(number)) and jax.process_index() == 0:
+                        logging.warning("Slow: %s.", slow)
                 last = number == config.steps
                 stopping = not last and stop.requested(number)
                 due = [hook for hook in hooks if last or number % hook.every == 0]
@@ -289,8 +294,8 @@ def _run_hooks(hooks: Sequence[Hook], state: State, number: int, report: Report)
 class _History:
     """The metrics of all steps: fetched many at once, so that the devices need not wait; checked and logged."""
 
-    def __init__(self, config: TrainConfig, report: Report, start: int, checkpoints: Checkpoints):
-        self.config, self.report, self.checkpoints = config, report, checkpoints
+    def __init__(self, config: TrainConfig, report: Report, start: int, checkpoints: Checkpoints, pace: Pace):
+        self.config, self.report, self.checkpoints, self.pace = config, report, checkpoints, pace
         self._pending: list[tuple[int, Mapping[str, jax.Array]]] = []
         hidden = jax.process_index() != 0
         self._progress = tqdm(total=config.steps, initial=start, disable=hidden, unit="step", mininterval=1.0)
@@ -304,13 +309,16 @@ class _History:
     def add(self, number: int, metrics: Mapping[str, jax.Array]) -> None:
         self._pending.append((number, metrics))
         if len(self._pending) > AHEAD:
-            jax.block_until_ready(self._pending[-1 - AHEAD][1])
+            with self.pace.waiting():
+                jax.block_until_ready(self._pending[-1 - AHEAD][1])
         self._progress.update()
         if number % self.config.log_every == 0 or number == self.config.steps:
             self.flush()
 
     def flush(self) -> None:
         """Fetch what the devices have computed, look at every step of it, and log the steps that are due."""
+        with self.pace.waiting():
+            jax.block_until_ready([metrics for _, metrics in self._pending])
         for number, metrics in self._pending:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
             for name, value in values.items():
