@@ -9,6 +9,7 @@ are stored in half precision with cards that hold the figures. About six minutes
 """
 
 import argparse
+import dataclasses
 import json
 import platform
 import shutil
@@ -30,7 +31,8 @@ from taming_jax.settings import from_dict
 from taming_jax.trained.generator import Generator
 
 HELD_OUT = 1 << 20  # of indices that no training reaches
-FILTERS = {"temperature": 0.9, "top_p": 0.9}
+FILTERS = {"temperature": 0.9, "top_p": 0.9, "guidance": 2.0}
+WIDE = {**FILTERS, "top_p": 0.8, "guidance": 1.5}  # of panoramas
 
 
 def mean_iou(maps: np.ndarray, read: np.ndarray) -> float:
@@ -65,7 +67,7 @@ def panoramas(model: Generator, size: tuple[int, int], seeds: int, stride: int, 
     for seed in range(seeds):
         i = next(i for i in range(6 * seed, N_CLASSES) if pictures.class_label(i) % len(MOODS) == seed % len(MOODS))
         item, started = pictures[i], time.perf_counter()
-        drawn = np.asarray(model.sample(1, segmentation=item["segmentation"], seed=seed, stride=stride, **FILTERS))[0]
+        drawn = np.asarray(model.sample(1, segmentation=item["segmentation"], seed=seed, stride=stride, **WIDE))[0]
         seconds.append(time.perf_counter() - started)
         ends = read_mood(np.stack([drawn[:, : size[0]], drawn[:, -size[0] :]]))
         kept.append(bool((ends == item["mood"]).all()))
@@ -120,6 +122,7 @@ def main() -> None:
     parser.add_argument("--maps", default="landscapes")
     parser.add_argument("--classes", default="landscapes_class")
     parser.add_argument("--out", type=Path, default=Path("runs/landscapes_figures"))
+    parser.add_argument("--seeds", type=int, default=3, help="panoramas of each size [%(default)s]")
     parser.add_argument("--ship", type=Path, help="the folder of the package that takes the models")
     parser.add_argument("--hours", default="", help="with --ship: what the cards say of the trainings' time")
     given = parser.parse_args()
@@ -127,7 +130,8 @@ def main() -> None:
     by_map, by_class = taming_jax.load(given.maps), taming_jax.load(given.classes)
     assert isinstance(by_map, Generator) and isinstance(by_class, Generator)
     of_maps = maps_obeyed(by_map, 64, given.out)
-    of_maps |= panoramas(by_map, (128, 512), 3, 1, given.out) | panoramas(by_map, (256, 1024), 3, 4, given.out)
+    of_maps |= panoramas(by_map, (128, 512), given.seeds, 1, given.out)
+    of_maps |= panoramas(by_map, (256, 1024), given.seeds, 2, given.out)
     of_classes = classes_right(by_class, 10, given.out)
     figures = {"maps": of_maps, "classes": of_classes, "filters": FILTERS, "jax": jax.__version__}
     (given.out / "landscapes.json").write_text(json.dumps(figures, indent=2) + "\n")
@@ -138,9 +142,11 @@ def main() -> None:
             words = (
                 f"Trained on the package's own landscapes by configs/{Path(model.saved.path).name}.py, "
                 f"{model.saved.step} steps, on 2 CPU cores{given.hours and ', ' + given.hours}; seed "
-                f"{model.saved.config['seed']}, Python {platform.python_version()}, jax {jax.__version__}. Stored in "
-                f"half precision. Load it by its name, `{name}`."
+                f"{model.saved.config['train']['seed']}, Python {platform.python_version()}, jax {jax.__version__}. "
+                f"Stored in half precision. Load it by its name, `{name}`."
             )
+            config = {**model.saved.config, "sample": {**model.saved.config["sample"], **FILTERS}}
+            model.saved = dataclasses.replace(model.saved, config=config)
             data = "Procedural landscapes, drawn by taming_jax/data/demo/landscapes.py; no photographs."
             out = given.ship / name
             model.save_pretrained(out, licence="mit", data=data, metrics=of, words=words, dtype="float16")

@@ -23,5 +23,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.workdir = "landscapes_class" if "class" in words else "landscapes"
     config.sample.out = f"runs/landscapes{'_' if words else ''}{'_'.join(sorted(words))}"
     if "panorama" in words:
-        config.sample.update({"n": 1, "batch_size": 1, "condition": "docs/landscape_map.png", "stride": 4})
+        config.sample.update({"n": 1, "batch_size": 1, "condition": "docs/landscape_map.png"})
+        config.sample.update({"stride": 2, "top_p": 0.8, "guidance": 1.5})
     return config

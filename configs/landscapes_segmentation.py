@@ -26,7 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.optimizer.update({"learning_rate": 1e-3, "per_sample": False, "schedule": "cosine", "warmup": 200})
     config.train.update({"steps": 4500, "log_every": 20, "eval_every": 1000, "image_every": 1000})
     config.train.update({"save_every": 500, "show": ("loss",), "monitor": "val/nll"})
-    config.sample.update({"n": 16, "batch_size": 16, "temperature": 0.9, "top_p": 0.9})
+    config.sample.update({"n": 16, "batch_size": 16, "temperature": 0.9, "top_p": 0.9, "guidance": 2.0})
     config.data.update({"size": 32, "batch_size": 16})
     for size in words - {"tiny"}:
         config.workdir += f"_{size}"

@@ -2,8 +2,8 @@
 
 python train_vqgan.py --config=configs/landscapes_vqgan.py
 
-Hardware: 2 CPU cores, 40 minutes. Expected on held-out parts: PSNR 30.0 dB, SSIM 0.84, all codes used. Without
-attention it reads and draws pictures of any size divisible by 4.
+Hardware: 2 CPU cores, 40 minutes. Expected on held-out parts: PSNR 30.0 dB, SSIM 0.84, all codes used. It
+reads and draws pictures of any size divisible by 4.
 """
 
 from ml_collections import ConfigDict
