@@ -103,9 +103,7 @@ def of_pictures(folder: Path) -> list[str]:
     """The overview of drawn pictures, or the first of them."""
     overview, alone = folder / "grid.png", sorted(folder.glob("*.png"))
     shown = [overview] if overview.is_file() else alone[:MOST_PICTURES]
-    times = [path.stat().st_mtime for path in alone]
-    taken = f", written within {max(times) - min(times):.0f} seconds" if len(times) > 2 else ""
-    return [f"<p>{len([p for p in alone if p != overview])} pictures{taken}.</p>", *map(picture, shown)]
+    return [f"<p>{len([p for p in alone if p != overview])} pictures.</p>", *map(picture, shown)]
 
 
 def section(folder: Path) -> str:
