@@ -4,6 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -45,8 +46,9 @@ def write_whole(path: PathLike, content: bytes | str) -> None:
 def write_npz(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays by name, in a folder that is made where it is not there."""
     epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    by_name: dict[str, Any] = dict(arrays)
     with whole(path) as attempt, attempt.open("wb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+        np.savez(file, **by_name)
 
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:

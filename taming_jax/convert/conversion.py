@@ -95,6 +95,13 @@ def unwrapped(state: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list
     return state, notes
 
 
+def read_weights(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str], list[str]]:
+    """(the unwrapped arrays of a file, its SHA-256 by its path, notes), for a network that is converted by itself."""
+    digests = {str(path): checked_sha256(path)}
+    state, notes = unwrapped(read_arrays(path))
+    return state, digests, notes
+
+
 def new_folder(out_dir: str | Path) -> Path:
     """The folder to convert into. Raises ValueError where it is none of this machine, or holds something already."""
     if "://" in str(out_dir):

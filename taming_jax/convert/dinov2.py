@@ -5,14 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from taming_jax.convert.conversion import (
-    Conversion,
-    checked_sha256,
-    from_torch,
-    read_arrays,
-    torch_shape,
-    unwrapped,
-)
+from taming_jax.convert.conversion import Conversion, from_torch, read_weights, torch_shape
 from taming_jax.files import write_npz
 from taming_jax.models.dinov2 import PATCH, SIDE, SIZES, dinov2_shapes
 from taming_jax.models.weights import differences
@@ -103,8 +96,7 @@ def _known() -> str:
 def convert_dinov2(path: str | Path, out: str | Path = "") -> Conversion:
     """Write the weight file `out`, by default weights/NAME.npz. Raises ValueError where the file is missing, damaged,
     or of another network."""
-    digests = {str(path): checked_sha256(path)}
-    state, notes = unwrapped(read_arrays(path))
+    state, digests, notes = read_weights(path)
     name, arrays = dinov2_arrays(state, str(path))
     out = out or f"weights/{name}.npz"
     write_npz(out, arrays)

@@ -5,14 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from taming_jax.convert.conversion import (
-    Conversion,
-    checked_sha256,
-    from_torch,
-    read_arrays,
-    torch_shape,
-    unwrapped,
-)
+from taming_jax.convert.conversion import Conversion, from_torch, read_weights, torch_shape
 from taming_jax.files import write_npz
 from taming_jax.models.inception import inception_shapes
 from taming_jax.models.weights import differences
@@ -51,7 +44,6 @@ def inception_arrays(source: Mapping[str, np.ndarray], where: str) -> dict[str, 
 
 def convert_inception(path: str | Path, out: str | Path) -> Conversion:
     """Write the weight file `out`. Raises ValueError where the file is missing, damaged, or of another network."""
-    digests = {str(path): checked_sha256(path)}
-    state, notes = unwrapped(read_arrays(path))
+    state, digests, notes = read_weights(path)
     write_npz(out, inception_arrays(state, str(path)))
     return Conversion("Inception-v3 of the FID", str(out), digests, notes)

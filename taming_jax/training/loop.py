@@ -131,7 +131,7 @@ def train(
         report.rewind(start)
         _describe(state, start, report)
         with _History(config, report, start, checkpoints, pace) as history:
-            heeds = getattr(training, "heeds", False)
+            heed = getattr(training, "heed", None) if getattr(training, "heeds", False) else None
             number, stopping = start, start < config.steps and stop.requested_before(start)
             stream = batches(start) if start < config.steps and not stopping else iter(())
             while number < config.steps and not stopping:
@@ -153,12 +153,12 @@ def train(
                 due = [hook for hook in hooks if last or number % hook.every == 0]
                 # What is measured is saved too, unless the machine may go any moment; pictures can wait, and may fail.
                 # But where the training heeds them, its state is another one with them.
-                first = [hook for hook in due if hook.measures and (heeds or not stopping)]
+                first = [hook for hook in due if hook.measures and (heed or not stopping)]
                 if due or last or stopping or number % config.save_every == 0:
                     history.flush()  # the steps so far are steps, and no part of what follows
                 with goodput.other("evaluation"):
                     measured = _run_hooks(first, state, number, report)
-                    state = training.heed(state, measured) if heeds else state  # type: ignore[attr-defined]
+                    state = heed(state, measured) if heed else state
                 if last or stopping or number % config.save_every == 0:
                     with goodput.other("saving"):
                         _save(checkpoints, state, number, saved_config, measured)
