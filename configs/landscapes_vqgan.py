@@ -1,6 +1,7 @@
 """First stage on landscapes: parts of 64 x 64 pixels of pictures of up to 256 x 256, 16 x 16 codes out of 512.
 
 python train_vqgan.py --config=configs/landscapes_vqgan.py
+python train_vqgan.py --config=configs/landscapes_vqgan.py:decoder  # a finer decoder for the codes of the first
 
 Hardware: 2 CPU cores, 40 minutes. Expected on held-out parts: PSNR 30.0 dB, SSIM 0.84, all codes used. It
 reads and draws pictures of any size divisible by 4.
@@ -21,4 +22,11 @@ def get_config(arg: str = "") -> ConfigDict:
     config.discriminator.ndf = 16
     config.optimizer.update({"learning_rate": 1e-3, "warmup": 100})
     config.train.update({"steps": 4000, "eval_every": 1000, "image_every": 500, "save_every": 250})
-    return common.tiny_vqgan(config, "landscapes") if "tiny" in common.arguments(arg) else config
+    words = common.arguments(arg, "decoder")
+    if "decoder" in words:
+        config.update({"workdir": "runs/landscapes_decoder", "init_from": "runs/landscapes_vqgan", "freeze": "encoder"})
+        # Attention over a panorama is unlike any over the small pictures of training, and takes most of its time.
+        config.model.update({"decoder_blocks": 2, "decoder_attention": "none"})
+        config.loss.update({"disc_learn_start": 1000, "disc_start": 2500, "disc_ramp": 1000})
+        config.train.steps = 6000
+    return common.tiny_vqgan(config, "landscapes") if "tiny" in words else config

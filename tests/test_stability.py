@@ -146,7 +146,7 @@ def test_what_a_training_heeds_is_in_its_checkpoints_also_where_a_signal_stops_i
 
 def test_a_frozen_encoder_stays_bit_for_bit(tmp_path):
     config = dataclasses.replace(TINY, dropout=0.5, quantizer="ema")
-    larger = dataclasses.replace(config, decoder_ch=12, decoder_blocks=2)
+    larger = dataclasses.replace(config, decoder_ch=12, decoder_blocks=2, decoder_attention="none")
     params = jax.jit(VQGAN(config).init)(jax.random.key(3), IMAGES)["params"]
     checkpoint.save_model(str(tmp_path), params=params, config={"kind": "vqgan", "model": to_dict(config)})
     loss = VQGANLossConfig(perceptual_weight=0.0, disc_weight=0.0)
@@ -155,6 +155,8 @@ def test_a_frozen_encoder_stays_bit_for_bit(tmp_path):
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(training.init, jax.random.key(0)))
     start = zeros.replace(**jax.tree.map(jnp.asarray, training.start()))
     assert start.params["decoder"]["conv_in"]["kernel"].shape[-1] == 24 and start.params["decoder"]["up_1_block_2"]
+    assert "mid_attn" not in start.params["decoder"] and "mid_attn" in start.params["encoder"]
+    jax.tree.map(np.testing.assert_array_equal, start.params["post_quant_conv"], params["post_quant_conv"])  # fits
     state, step = start, jax.jit(training.step)
     for _ in range(3):
         state, metrics = step(state, None, {"image": IMAGES})

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -42,7 +42,8 @@ class VQGANConfig:
     num_res_blocks: residual blocks a level (the decoder has one more).
     decoder_ch, decoder_blocks: the same of the decoder alone; 0: as the encoder's.
     attn_resolutions: sides of the feature maps that get self-attention after each block.
-    attention: "vanilla", there and between the two middle blocks, or "none" anywhere.
+    attention: "vanilla", there and between the two middle blocks, or "none" anywhere. decoder_attention: the same of
+    the decoder alone; "": as the encoder's.
     z_channels: width of the encoder's output; embed_dim: of the codes; n_embed: how many codes.
     edge_sigma: smoothing in pixels before edges are looked for, see `maps.edges`.
     dropout: share dropped in each residual block in training, in [0, 1).
@@ -95,6 +96,7 @@ class VQGANConfig:
     restart_below: float = 0.0
     decoder_ch: int = 0
     decoder_blocks: int = 0
+    decoder_attention: str = ""
 
     def __post_init__(self) -> None:
         sizes = ("in_channels", "out_channels", "ch", "z_channels", "embed_dim")
@@ -103,7 +105,7 @@ class VQGANConfig:
         check(self, "ch_mult", min(self.ch_mult, default=0) >= 1, "it must hold at least one level, each at least 1")
         for name in ("decoder_ch", "decoder_blocks"):
             check(self, name, getattr(self, name) >= 0, "it must not be negative")
-        widths = {ch * m for ch in (self.ch, self.decoder_width) for m in (1, *self.ch_mult)}
+        widths = {ch * m for ch in (self.ch, self.decoder_ch or self.ch) for m in (1, *self.ch_mult)}
         divides = all(width % self.norm_groups == 0 for width in widths)
         check(self, "norm_groups", divides, f"it must divide the widths {sorted(widths)} that ch and ch_mult make")
         levels = f"the factor {self.factor} that the {len(self.ch_mult)} levels of ch_mult make"
@@ -115,6 +117,7 @@ class VQGANConfig:
         check_known(self, "dtype", ("float32", "bfloat16"))
         check_known(self, "content", CONTENTS)
         check_known(self, "attention", ("vanilla", "none"))
+        check_known(self, "decoder_attention", ("", "vanilla", "none"))
         self._check_quantizer()
         known = self.reads.channels or self.in_channels
         check(self, "in_channels", self.in_channels == known, f"content {self.content!r} has {known} channel(s)")
@@ -149,9 +152,15 @@ class VQGANConfig:
         return CONTENTS[self.content]
 
     @property
-    def decoder_width(self) -> int:
-        """`ch` of the decoder."""
-        return self.decoder_ch or self.ch
+    def own_decoder(self) -> dict[str, Any]:
+        """The settings by which the decoder is not the encoder's mirror, empty where it is."""
+        own = {"ch": self.decoder_ch, "num_res_blocks": self.decoder_blocks, "attention": self.decoder_attention}
+        return {name: value for name, value in own.items() if value}
+
+    @property
+    def decoder(self) -> "VQGANConfig":
+        """The settings as the decoder reads them."""
+        return replace(self, **self.own_decoder, decoder_ch=0, decoder_blocks=0, decoder_attention="")
 
     @property
     def n_codes(self) -> int:
@@ -236,16 +245,16 @@ class Decoder(nn.Module):
     def __call__(
         self, z: Float[Array, "b h w d"], *, train: bool = False
     ) -> tuple[Float[Array, "b H W c"], Float[Array, "b H W f"]]:
-        cfg, ch = self.config, self.config.decoder_width
+        cfg = self.config.decoder
         dtype, block, attention, norm = _layers(cfg, train)
-        h = split_by_image(Conv(ch * cfg.ch_mult[-1], dtype=dtype, name="conv_in")(z))
+        h = split_by_image(Conv(cfg.ch * cfg.ch_mult[-1], dtype=dtype, name="conv_in")(z))
         h = block(h.shape[-1], "mid_block_0", h)
         if cfg.attention != "none":
             h = attention(name="mid_attn")(h)
         h = block(h.shape[-1], "mid_block_1", h)
         for level in reversed(range(len(cfg.ch_mult))):  # levels are numbered as in the encoder: 0 is full size
-            width = ch * cfg.ch_mult[level]
-            for i in range((cfg.decoder_blocks or cfg.num_res_blocks) + 1):
+            width = cfg.ch * cfg.ch_mult[level]
+            for i in range(cfg.num_res_blocks + 1):
                 h = block(width, f"up_{level}_block_{i}", h)
                 if cfg.level_has_attention(level):
                     h = attention(name=f"up_{level}_attn_{i}")(h)

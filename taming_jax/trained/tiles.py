@@ -21,8 +21,9 @@ SHARE = 0.5  # of a device's memory may go into decoding; the rest is for parame
 def decode_bytes(config: VQGANConfig, grid: tuple[int, int]) -> int:
     """Memory that decoding one image of (h, w) codes takes at most, parameters aside: about 3.5 feature maps of the
     widest level, or three tables of attention weights (found with XLA's own analysis, in float32 and bfloat16)."""
+    config = config.decoder
     codes, top = grid[0] * grid[1], len(config.ch_mult) - 1
-    widths = [config.decoder_width * multiple for multiple in (*config.ch_mult, config.ch_mult[-1])]
+    widths = [config.ch * multiple for multiple in (*config.ch_mult, config.ch_mult[-1])]
     maps = [3.5 * codes * 4 ** (top - level) * max(widths[level : level + 2]) for level in range(top + 1)]
     attended = [top - level for level in range(top + 1) if config.level_has_attention(level)]
     attended += [0] * (config.attention != "none")

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
+from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 from jaxtyping import Float, Int, Key
 
@@ -189,7 +190,8 @@ class VQGANTraining:
         return fields | ({"disc_params": found["params"], "batch_stats": found["batch_stats"]} if found else {})
 
     def _with_own_decoder(self, params: Any) -> Any:
-        """Where the decoder alone is trained, it may be another than the loaded model's: then it starts afresh."""
+        """Where the decoder alone is trained, it may be another than the loaded model's: then what has the same place
+        and shape in both starts as loaded, and the rest afresh."""
         if not self.freeze:
             return params
         key = jax.random.key(self.seed)
@@ -197,8 +199,13 @@ class VQGANTraining:
         wanted = jax.eval_shape(self.init, key).params
         if not any(shape_difference(params[name], wanted[name]) for name in parts):
             return params
-        fresh = jax.jit(lambda key: {name: self.init(key).params[name] for name in parts})(key)
-        return {**params, **jax.device_get(fresh)}
+        fresh = jax.device_get(jax.jit(lambda key: {name: self.init(key).params[name] for name in parts})(key))
+        loaded = flatten_dict({name: params[name] for name in parts})
+
+        def start(path: tuple[str, ...], leaf: Any) -> Any:
+            return loaded[path] if path in loaded and loaded[path].shape == leaf.shape else leaf
+
+        return {**params, **unflatten_dict({path: start(path, leaf) for path, leaf in flatten_dict(fresh).items()})}
 
     def step(self, state: VQGANState, lpips_params: Any, batch: Batch) -> tuple[VQGANState, Metrics]:
         """One update of the generator and, where there is one, of the discriminator; to be jitted with the state

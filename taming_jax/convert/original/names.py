@@ -192,11 +192,8 @@ def lpips_arrays(params: dict) -> dict[str, np.ndarray]:
 @lru_cache(maxsize=8)
 def vqgan_shapes(config: VQGANConfig) -> dict:
     """Every parameter of a first stage by its path, as a shape."""
-    if config.decoder_ch or config.decoder_blocks:
-        raise ValueError(
-            f"decoder_ch={config.decoder_ch}, decoder_blocks={config.decoder_blocks}, but elsewhere the decoder "
-            "has the encoder's sizes; they cannot load this"
-        )
+    if own := config.own_decoder:
+        raise ValueError(f"the decoder has settings of its own, {own}; elsewhere it mirrors the encoder")
     side = config.factor
     image = jax.ShapeDtypeStruct((1, side, side, config.in_channels), jnp.float32)
     return flatten_dict(jax.eval_shape(VQGAN(config).init, jax.random.key(0), image)["params"], sep="/")
