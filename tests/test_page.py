@@ -164,8 +164,10 @@ def test_classes_objects_photographs_and_nothing():
     assert flags(asked)["classes"] == page_models.CLASSES[4] and asked.settings.n == 3
     assert f"class_label={page_models.CLASSES[4]!r}" in asked.told()["python"]
     assert asked_of(classes).settings.n == len(page_models.CLASSES)  # one of each
-    with pytest.raises(ValueError, match="class must be a whole number from 0 to 17"):
-        asked_of(classes, **{"class": 18})
+    asked = asked_of(classes, **{"class": 18})
+    assert flags(asked)["classes"] == "any" and "class_label='any'" in asked.told()["python"]
+    with pytest.raises(ValueError, match="class must be a whole number from 0 to 18"):
+        asked_of(classes, **{"class": 19})
 
     boxes = page_models.painter("boxes")
     things = [{"category": "star", "box": [0.1, 0.1, 0.5, 0.5]}]

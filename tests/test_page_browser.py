@@ -11,6 +11,10 @@ import pytest
 from page_client import serving
 from PIL import Image
 
+import taming_jax
+from taming_jax.data.demo.landscape_reader import read_labels
+from taming_jax.page.painter import Painter
+
 playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install 'taming-jax[browser]'")
 expect = playwright.expect
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
@@ -18,7 +22,7 @@ CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAM
 if not CHROMIUM:
     pytest.skip("needs Chromium: apt install chromium-headless-shell, or CHROMIUM=PATH", allow_module_level=True)
 KINDS = ("segmentation", "edges", "boxes", "class_label")
-SKY, WATER = 0, 9
+SKY, DUSK, FOREST, WATER = 0, 1, 6, 9
 PATIENCE = 60_000  # milliseconds; CI may be busy
 
 
@@ -256,6 +260,32 @@ def test_boxes_and_classes(visit, server, painters):
     painters[3].go.release(4)
     page.click("#draw")
     expect(page.locator("#command")).to_contain_text("lake at dusk")
+
+
+def test_the_painted_map_is_obeyed(browser):
+    """By the model that the package carries, read back from the picture that the page saves."""
+    model = taming_jax.load("landscapes")
+    with serving(Painter(model, model.saved, "landscapes")) as server, browser.new_context() as context:
+        page = context.new_page()
+        page.set_default_timeout(3 * PATIENCE)
+        page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
+        page.select_option("#size", label="32 × 32")
+        page.get_by_text("Fill areas").click()
+        page.get_by_text("dusk sky").click()
+        for place in range(4):  # whatever is there
+            drag(page, "#map", (0.5, 0.1 + 0.25 * place), (0.5, 0.1 + 0.25 * place))
+        page.get_by_text("Fill areas").click()
+        page.get_by_text("forest", exact=True).click()
+        page.locator("#width").fill("60")
+        drag(page, "#map", (0.0, 0.9), (1.0, 0.9))
+        page.click("#draw")
+        expect(page.locator("#actions")).to_be_visible(timeout=3 * PATIENCE)
+        with page.expect_download() as saved:
+            page.click("#save")
+        with Image.open(saved.value.path()) as file:
+            read = read_labels(np.asarray(file)[None] / np.float32(127.5) - 1)[0]
+        wanted = file_of(asked(server), "_map.png")
+        assert {FOREST, DUSK} <= set(np.unique(wanted)) and (read == wanted).mean() > 0.7
 
 
 UNNAMED = """() => [...document.querySelectorAll("button, a, input, select, canvas, img, pre, progress")].filter(e => {

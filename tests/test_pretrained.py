@@ -1,5 +1,6 @@
 """The models that the package carries: they are small, open by their names, and obey maps and classes."""
 
+import dataclasses
 from pathlib import Path
 
 import jax
@@ -14,6 +15,7 @@ from taming_jax.data.demo import DemoLandscapes
 from taming_jax.data.demo.landscape_kinds import N_CLASSES
 from taming_jax.data.demo.landscape_reader import read_class, read_labels
 from taming_jax.trained.first_stage import FirstStage
+from taming_jax.trained.generator import Generator
 
 HELD_OUT = 1 << 20
 
@@ -52,6 +54,15 @@ def test_pictures_of_a_class_are_read_as_that_class():
     wanted = np.repeat(np.arange(N_CLASSES), 2)
     read = read_class(np.asarray(model.sample(len(wanted), class_label=wanted, temperature=0.9, top_p=0.9)))
     assert np.mean(read == wanted) > 0.7
+
+
+def test_of_any_class_is_as_if_there_were_no_class():
+    model = taming_jax.load("landscapes_class")
+    free = model.sample_ids(2, class_label="any", seed=3)
+    np.testing.assert_array_equal(free, model.sample_ids(2, class_label=[4, 7], guidance=0.0, seed=3))
+    knows_none = Generator(dataclasses.replace(model.model, condition_dropout=0.0), model.params, model.first_stage)
+    with pytest.raises(ValueError, match="any class .* name classes"):
+        knows_none.sample_ids(2, class_label="any")
 
 
 def test_half_precision_is_loaded_as_float32(by_map, tmp_path):

@@ -11,6 +11,8 @@ from jaxtyping import Array, Int
 from taming_jax.conditioning.base import NotFromFiles
 from taming_jax.data.names import containing, look_up
 
+ANY = "any"  # instead of a class
+
 
 @dataclasses.dataclass(frozen=True)
 class NoCondition(NotFromFiles):
@@ -41,7 +43,8 @@ class NoCondition(NotFromFiles):
 
 @dataclasses.dataclass(frozen=True)
 class ClassLabel(NotFromFiles):
-    """The number of the class, fed as one token id."""
+    """The number of the class, fed as one token id. One past the last, or ANY, is that of a hidden condition: images
+    of whatever class, which a model trained with condition dropout knows."""
 
     vocabulary: int
     names: tuple[str, ...] = ()
@@ -66,13 +69,18 @@ class ClassLabel(NotFromFiles):
                 + (f" or by name ({few(self.names)})." if self.names else ".")
             )
         values = [value] if isinstance(value, str) else list(np.atleast_1d(np.asarray(value, object)))
-        labels = np.asarray([class_number(v, self.names, self.vocabulary) for v in values], np.int32)
+        labels = np.asarray([self._number(v) for v in values], np.int32)
         if len(labels) not in (1, n):
             raise ValueError(f"class_label has {len(labels)} entries for {n} images; give one for all or one each.")
         return {"class_label": np.broadcast_to(labels, (n,)).copy()}
 
+    def _number(self, value: Any) -> int:
+        hidden = isinstance(value, str) and value.strip() == ANY and ANY not in self.names
+        return self.vocabulary if hidden else class_number(value, self.names, self.vocabulary)
+
     def describe(self, batch: Mapping[str, Any], n: int) -> list[str]:
-        return [self.names[label] if self.names else str(label) for label in np.asarray(batch["class_label"])]
+        names = [*(self.names or map(str, range(self.vocabulary))), ANY]
+        return [names[label] for label in np.asarray(batch["class_label"])]
 
     def picture(self, batch: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> None:
         return None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from taming_jax.conditioning.labels import ANY
 from taming_jax.experiment import SampleConfig
 from taming_jax.page.painter import Asked, Drawn, Painter
 from taming_jax.page.uploads import check_file, from_base64, read_upload
@@ -112,8 +113,9 @@ def _condition(
         if form.fields.get("class") is None:  # one of each
             every = condition.vocabulary
             return dataclasses.replace(settings, n=every), {"class_label": list(range(every))}
-        number = form.whole("class", 0, condition.vocabulary - 1)
-        name = painter.classes[number] if painter.classes else number
+        number = form.whole("class", 0, condition.vocabulary - (not painter.guided))
+        names = painter.classes or range(condition.vocabulary)
+        name = names[number] if number < condition.vocabulary else ANY
         return dataclasses.replace(settings, classes=str(name)), {"class_label": name}
     if condition.label_maps:
         labels = form.mask("labels", size, painter.n_labels, painter.most_pixels)

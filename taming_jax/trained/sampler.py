@@ -87,6 +87,12 @@ class Sampler:
         """The request with `given` and `keep` of each image, (n, h, w). Raises ValueError for what cannot be drawn;
         draws and compiles nothing."""
         check_guidance(request.filters.guidance, self.model.condition_dropout)
+        classes = request.batch.get("class_label", ()) if self.model.condition.by_class else ()
+        if self.model.hidden_token in classes and not self.model.condition_dropout:
+            raise ValueError(
+                "a picture of any class was asked for, but without config.condition_dropout in training a model does "
+                "not know what images look like without a class; name classes."
+            )
         n, grid = request.n, self._grid(request.pixels)
         given, keep = _completion((n, *grid), request.given, request.keep, self.model.n_codes)
         if grid != self.model.grid:

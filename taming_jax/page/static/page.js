@@ -52,6 +52,7 @@ function chooseModel(number) {
   by("example").hidden = !model.examples;
   by("class").replaceChildren(...model.classes.map((name, i) => new Option(name, i)));
   if (model.classes.length > 1 && model.classes.length <= about.most.pictures) by("class").prepend(new Option(`One of each (${model.classes.length})`, ""));
+  if (model.classes.length && model.guided) by("class").append(new Option("Any", model.classes.length));
   by("class").selectedIndex = model.classes.length > 1 ? 1 : 0;
   by("category").replaceChildren(...model.categories.map(name => new Option(name)));
   by("guidance-of").hidden = !model.guided;
