@@ -42,9 +42,10 @@ def mean_iou(maps: np.ndarray, read: np.ndarray) -> float:
     return float(np.mean([b / e for b, e in zip(both, either) if e]))
 
 
-def maps_obeyed(model: Generator, n: int, out: Path) -> dict[str, float]:
+def maps_obeyed(model: Generator, n: int, size: int, out: Path) -> dict[str, float]:
+    """On n held-out maps of a size, which where it is not the training's are drawn by the sliding window."""
     assert model.saved is not None
-    data = from_dict(DataConfig, {**model.saved.config["data"], "batch_size": n}, "config.data")
+    data = from_dict(DataConfig, {**model.saved.config["data"], "batch_size": n, "size": size}, "config.data")
     held_out = next(iter(pipeline.make_batches(data, "val")))
     truth, maps = held_out["image"], held_out["segmentation"]
     moods = held_out["class_label"] % len(MOODS)
@@ -57,8 +58,8 @@ def maps_obeyed(model: Generator, n: int, out: Path) -> dict[str, float]:
     figures["mood_right"] = float(np.mean((read_mood(drawn) == moods)[sky]))
     figures["mood_right_real"] = float(np.mean((read_mood(truth) == moods)[sky]))
     rows = [PALETTE[maps[:24]] / np.float32(127.5) - 1, drawn[:24], again[:24], truth[:24]]
-    grid(np.concatenate(rows, axis=2), 4).save(out / "maps.png")
-    return figures
+    grid(np.concatenate(rows, axis=2), 4).save(out / f"maps_{size}.png")
+    return {f"{name}_{size}": value for name, value in figures.items()}
 
 
 def panoramas(model: Generator, size: tuple[int, int], seeds: int, stride: int, out: Path) -> dict[str, float]:
@@ -129,7 +130,9 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     by_map, by_class = taming_jax.load(given.maps), taming_jax.load(given.classes)
     assert isinstance(by_map, Generator) and isinstance(by_class, Generator)
-    of_maps = maps_obeyed(by_map, 64, given.out)
+    of_maps = {
+        k: v for size in (by_map.training_pixels[0], 64) for k, v in maps_obeyed(by_map, 64, size, given.out).items()
+    }
     of_maps |= panoramas(by_map, (128, 512), given.seeds, 1, given.out)
     of_maps |= panoramas(by_map, (256, 1024), given.seeds, 2, given.out)
     of_classes = classes_right(by_class, 10, given.out)
