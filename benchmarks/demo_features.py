@@ -20,7 +20,7 @@ import optax
 from flax.traverse_util import flatten_dict
 
 from taming_jax.data.demo import FIRST_OBJECT, DemoLandscapes, DemoScenes
-from taming_jax.data.demo.readers import CLASS_READERS
+from taming_jax.data.demo.known import KNOWN
 from taming_jax.models.demo_classifier import N_KINDS, SIDE, DemoClassifier
 
 SEED = 20_000  # of scenes that no configuration trains on
@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--pictures", type=int, default=10_000)
     given = parser.parse_args()
-    started, model = time.perf_counter(), DemoClassifier(CLASS_READERS[given.data].n_classes)
+    started, model = time.perf_counter(), DemoClassifier(KNOWN[given.data].n_classes)
     data, held_out = READ[given.data](given.pictures, SEED), READ[given.data](1000, SEED + 1)
     out = given.out or f"taming_jax/quality/{given.data}_features.npz"
     params = model.init(jax.random.key(0), jnp.zeros((1, SIDE, SIDE, 3)))["params"]

@@ -17,7 +17,7 @@ from etils import epath
 from taming_jax import sharding
 from taming_jax.checkpoint import open_saved
 from taming_jax.data.config import DataConfig
-from taming_jax.data.demo.readers import CLASS_READERS
+from taming_jax.data.demo.known import KNOWN
 from taming_jax.experiment import SampleConfig
 from taming_jax.pictures import grid
 from taming_jax.quality import commands
@@ -33,13 +33,12 @@ from taming_jax.trained.stages import pictured
 def class_accuracy(generator: Generator, n: int, filters: Filters, batch_size: int, source: str) -> float:
     """Share of `n` class-conditional samples, `batch_size` drawn at once, that the reader of the demo's scenes or
     landscapes reads as the class asked for."""
-    read, n_classes = CLASS_READERS[source]
-    right, size = 0, min(n, batch_size)
+    known, right, size = KNOWN[source], 0, min(n, batch_size)
     for first in range(0, n, size):
-        labels = (first + np.arange(size)) % n_classes  # whole batches, so that it compiles once
+        labels = (first + np.arange(size)) % known.n_classes  # whole batches, so that it compiles once
         batch = generator.parse_condition(size, class_label=labels)
         images = generator.decode(generator.draw(Request(batch, size, generator.training_pixels, filters, first=first)))
-        right += int(np.sum((read(np.asarray(images)) == labels)[: n - first]))
+        right += int(np.sum((known.read_class(np.asarray(images)) == labels)[: n - first]))
     return right / n
 
 
@@ -69,7 +68,7 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
         held_out = GeneratorEvaluation(model.sampler, data)
         figures |= {f"transformer/{name}": value for name, value in held_out(model.params).items()}
         pictures |= held_out.pictures(model.params, filters)
-        if samples and data.source in CLASS_READERS and model.model.condition.by_class:
+        if samples and data.source in KNOWN and model.model.condition.by_class:
             figures["samples/class_read_right"] = class_accuracy(model, samples, filters, batch_size, data.source)
     lines += [f"| {name} | {value:.4f} |" for name, value in figures.items()]
     for name, (images, labels) in pictures.items():

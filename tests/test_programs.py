@@ -23,7 +23,7 @@ import train_vqgan
 from taming_jax import checkpoint, codes_used, evaluate, html_report
 from taming_jax.convert.formats import export
 from taming_jax.data import pipeline
-from taming_jax.data.demo.readers import ClassReader
+from taming_jax.data.demo.known import KNOWN
 from taming_jax.drawing.drawing import draw
 from taming_jax.experiment import SampleConfig, TransformerExperiment, VQGANExperiment
 from taming_jax.models.gpt import GPT, unstack_layers
@@ -331,7 +331,7 @@ def test_samples_are_judged_in_batches_of_one_size(monkeypatch):
         def decode(self, ids):
             return ids
 
-    monkeypatch.setitem(evaluate.CLASS_READERS, "demo", ClassReader(lambda images: images, 10))
+    monkeypatch.setitem(KNOWN, "demo", KNOWN["demo"]._replace(read_class=lambda images: images, n_classes=10))
     assert evaluate.class_accuracy(Model(), 20, Filters(), 8, "demo") == 0.75
     assert drawn == [(8, 0), (8, 8), (8, 16)]
 

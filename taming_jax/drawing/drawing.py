@@ -13,11 +13,13 @@ from etils import epath
 from tqdm import tqdm
 
 from taming_jax import pictures
+from taming_jax.data.demo.known import KNOWN
 from taming_jax.drawing.requests import Wanted, open_model, requests
 from taming_jax.experiment import SampleConfig
 from taming_jax.sampling.rejection import Scorer, draw_best, load_scorer, rounds_for
 from taming_jax.settings import to_dict
 from taming_jax.trained.generator import Generator
+from taming_jax.trained.sampler import Request
 
 GRID_MOST = 100  # images in the overview
 
@@ -133,12 +135,22 @@ def _beside(generator: Generator, wanted: Wanted, images: np.ndarray) -> list[np
     images = pictures.colours(images)
     request, kept = wanted.request, None
     truth = None if wanted.truth is None else pictures.colours(wanted.truth)
-    drawn = generator.model.condition.picture(request.batch, len(images), request.pixels)
+    drawn = _condition(generator, request, len(images))
     if request.keep is not None:
         keep = request.keep.repeat(images.shape[1] // request.keep.shape[0], axis=0)
         keep = keep.repeat(images.shape[2] // request.keep.shape[1], axis=1)
         kept = np.where(keep[None, ..., None], images, np.float32(0))
     return [rows for rows in (drawn, kept, images, truth) if rows is not None]
+
+
+def _condition(generator: Generator, request: Request, n: int) -> np.ndarray | None:
+    """What is seen of the condition, (n, H, W, 3); label maps of known data in the data's own colours."""
+    condition, saved = generator.model.condition, generator.saved
+    known = KNOWN.get(saved.config.get("data", {}).get("source", "")) if saved and condition.label_maps else None
+    if known and generator.condition_stage and generator.condition_stage.config.in_channels == len(known.labels):
+        labels = np.asarray(request.batch[condition.keys[0]])[:n]
+        return known.palette[labels] / np.float32(127.5) - 1
+    return condition.picture(request.batch, n, request.pixels)
 
 
 def _write_grid(cells: list[tuple[np.ndarray, str]], path: epath.Path) -> None:

@@ -13,8 +13,8 @@ from PIL import Image
 
 from taming_jax import pictures
 from taming_jax.checkpoint import Saved
-from taming_jax.data import demo, pipeline
-from taming_jax.data.demo import landscape_kinds
+from taming_jax.data import pipeline
+from taming_jax.data.demo.known import KNOWN
 from taming_jax.drawing.requests import Wanted, requests
 from taming_jax.experiment import SampleConfig
 from taming_jax.page import recipe
@@ -26,11 +26,6 @@ from taming_jax.trained.generator import Generator
 MOST_PIXELS = 1 << 21  # of all pictures that are drawn together
 MOST_SIDE = 1 << 13
 FILTERS = ("temperature", "top_k", "top_p", "guidance")
-# by the data of the training: names, colours (labels, 3), and what draws maps to begin with
-_KNOWN: dict[str, tuple[tuple[str, ...], np.ndarray, Any]] = {
-    "demo": (demo.LABELS, demo.PALETTE, demo.DemoScenes),
-    "landscapes": (landscape_kinds.LABELS, landscape_kinds.PALETTE, demo.DemoLandscapes),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,10 +93,10 @@ class Painter:
         self.names, self.colours, self._examples = self._labels()
 
     def _labels(self) -> tuple[tuple[str, ...], np.ndarray, Any]:
-        source = self.saved.config.get("data", {}).get("source")
-        names, colours, examples = _KNOWN.get(source, ((), np.zeros((0, 3)), None))
-        if len(names) == self.n_labels:
-            return names, colours, examples
+        """Their names and colours, (labels, 3), and what draws maps to begin with."""
+        known = KNOWN.get(self.saved.config.get("data", {}).get("source"))
+        if known and len(known.labels) == self.n_labels:
+            return known.labels, known.palette, known.pictures
         labels = np.arange(self.n_labels or 1)
         colours = pictures.to_pixels(pictures.label_colours(labels[None, None]))[0, 0]
         return tuple(f"label {label}" for label in range(self.n_labels)), colours, None

@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 
 from taming_jax import sharding
-from taming_jax.data.demo.readers import CLASS_READERS
+from taming_jax.data.demo.known import KNOWN
 from taming_jax.metrics.resizing import RESIZES, resize_for_features
 from taming_jax.models import demo_classifier, dinov2, inception
 from taming_jax.models.weights import Shapes, load_weights
@@ -89,7 +89,7 @@ KINDS: dict[str, Kind] = {
         spatial="spatial",
         predictions="logits_unbiased",
     ),
-    **{name: own(CLASS_READERS[name].n_classes) for name in OWN},
+    **{name: own(KNOWN[name].n_classes) for name in OWN},
     **{name: dino(size) for name, size in dinov2.SIZES.items()},
 }
 
