@@ -1,11 +1,12 @@
 """How well the models of landscapes obey: maps, moods, classes; and the folders that the package carries.
 
 python benchmarks/landscapes.py --maps runs/landscapes_segmentation --classes runs/landscapes_class [--out runs/figures]
-python benchmarks/landscapes.py ... --ship taming_jax/pretrained
+python benchmarks/landscapes.py ... [--decoder runs/landscapes_decoder] --ship FOLDER
 
 Held-out maps are drawn by the model; what its pictures show is read back by the reader of landscapes, and so is what
-the real pictures and their reconstructions show. Writes landscapes.json, and sheets of pictures. With --ship the models
-are stored in half precision with cards that hold the figures. About six minutes on two cores.
+the real pictures and their reconstructions show. Writes landscapes.json, and sheets of pictures. --decoder: a first
+stage with the same codes, that takes the place of the models' own. With --ship the models are stored in half precision
+with cards that hold the figures, as taming_jax/pretrained has them. About six minutes on two cores.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from taming_jax.data.demo.landscape_reader import read_class, read_labels, read_
 from taming_jax.data.demo.landscapes import DemoLandscapes
 from taming_jax.pictures import grid, to_pixels
 from taming_jax.settings import from_dict
+from taming_jax.trained.first_stage import FirstStage
 from taming_jax.trained.generator import Generator
 
 HELD_OUT = 1 << 20  # of indices that no training reaches
@@ -109,6 +111,19 @@ def _small(image: np.ndarray) -> np.ndarray:
     return image[:h, :w].reshape(h // 4, 4, w // 4, 4, 3).mean((1, 3)).astype(np.float32).ravel()
 
 
+def with_decoder(model: Generator, name: str) -> Generator:
+    """The model on another first stage, whose codes are the same bit for bit."""
+    other, own = taming_jax.load(name), model.first_stage
+    assert isinstance(other, FirstStage)
+    for part in ("encoder", "quant_conv", "quantizer"):
+        jax.tree.map(np.testing.assert_array_equal, other.params[part], own.params[part])
+    changed = dataclasses.replace(model.model, first_stage=other.model)
+    stages = [other if stage is own else stage for stage in (own, model.condition_stage)]
+    result = Generator(changed, model.params, *stages)
+    result.saved = model.saved
+    return result
+
+
 def share_first_stage(folder: Path, name: str) -> None:
     """Take the first stage of the model of that name instead of a copy, which must be the same."""
     same = [(path / "model.safetensors").read_bytes() for path in (folder / "first_stage", folder.parent / name)]
@@ -122,6 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--maps", default="landscapes")
     parser.add_argument("--classes", default="landscapes_class")
+    parser.add_argument("--decoder", help="the directory of a first stage that takes the place of the models' own")
     parser.add_argument("--out", type=Path, default=Path("runs/landscapes_figures"))
     parser.add_argument("--seeds", type=int, default=3, help="panoramas of each size [%(default)s]")
     parser.add_argument("--ship", type=Path, help="the folder of the package that takes the models")
@@ -130,6 +146,8 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     by_map, by_class = taming_jax.load(given.maps), taming_jax.load(given.classes)
     assert isinstance(by_map, Generator) and isinstance(by_class, Generator)
+    if given.decoder:
+        by_map, by_class = with_decoder(by_map, given.decoder), with_decoder(by_class, given.decoder)
     of_maps = {
         k: v for size in (by_map.training_pixels[0], 64) for k, v in maps_obeyed(by_map, 64, size, given.out).items()
     }
@@ -142,9 +160,13 @@ def main() -> None:
     if given.ship:
         for model, name, of in ((by_map, PRETRAINED[0], of_maps), (by_class, PRETRAINED[1], of_classes)):
             assert model.saved is not None
+            trained, first = model.saved.config, model.first_stage.saved
+            assert first is not None
             words = (
-                f"Trained on the package's own landscapes by configs/{Path(model.saved.path).name}.py, "
-                f"{model.saved.step} steps, on 2 CPU cores{given.hours and ', ' + given.hours}; seed "
+                f"Trained on the package's own landscapes by configs/{Path(trained['workdir']).name}.py, "
+                f"{trained['train']['steps']} steps, on the codes of configs/landscapes_vqgan.py"
+                f"{':decoder' if first.config.get('freeze') else ''}, on 2 CPU cores"
+                f"{given.hours and ', ' + given.hours}; seed "
                 f"{model.saved.config['train']['seed']}, Python {platform.python_version()}, jax {jax.__version__}. "
                 f"Stored in half precision. Load it by its name, `{name}`."
             )

@@ -28,5 +28,5 @@ def get_config(arg: str = "") -> ConfigDict:
         # Attention over a panorama is unlike any over the small pictures of training, and takes most of its time.
         config.model.update({"decoder_blocks": 2, "decoder_attention": "none"})
         config.loss.update({"disc_learn_start": 1000, "disc_start": 2500, "disc_ramp": 1000})
-        config.train.steps = 6000
+        config.train.steps = 4500
     return common.tiny_vqgan(config, "landscapes") if "tiny" in words else config
