@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import TINY
+from tiny import TINY, untrained
 
 import taming_jax
 import train_transformer
@@ -39,15 +39,7 @@ PHOTOS, BATCH = 11, 4  # one of the photographs is none
 def save_stage(path, seed=0, **settings):
     """A first stage of 16 pixels and 4 x 4 codes with random parameters."""
     config = dataclasses.replace(TINY, ch_mult=(1, 1, 2), n_embed=32, **settings)
-    shapes = jax.eval_shape(VQGAN(config).init, jax.random.key(0), jnp.zeros((1, 16, 16, config.in_channels)))
-    rng = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        name, fan_in = path[-1].key, np.prod(leaf.shape[:-1])
-        values = {"scale": 1.0, "bias": 0.0, "kernel": rng.normal(0, fan_in**-0.5, leaf.shape)}
-        return np.broadcast_to(values.get(name, rng.normal(0, 1, leaf.shape)), leaf.shape).astype(np.float32)
-
-    params = jax.tree_util.tree_map_with_path(draw, shapes["params"])
+    params = untrained(VQGAN(config), jnp.zeros((1, 16, 16, config.in_channels)), seed=seed)
     checkpoint.save_model(str(path), params=params, config={"kind": "vqgan", "model": to_dict(config)})
     return str(path)
 

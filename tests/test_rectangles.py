@@ -6,14 +6,13 @@ import json
 import sys
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl import flags
 from ml_collections import config_flags
 from PIL import Image
-from tiny import TINY
+from tiny import TINY, untrained
 
 import taming_jax
 import train_transformer
@@ -281,7 +280,7 @@ def test_each_condition_of_a_rectangle(kind):
     batch = next(pipeline.make_batches(data, "train"))
     params = {}
     if kind in KINDS:
-        params = jax.jit(stage.init)(jax.random.key(0), jnp.zeros((1, 16, 16, stage.config.in_channels)))["params"]
+        params = untrained(stage, jnp.zeros((1, 16, 16, stage.config.in_channels)))
     tokens = np.asarray(condition.tokens(batch, 2, {"condition_stage": params}))
     assert tokens.reshape(2, -1).shape == (2, condition.length) and tokens.max() < condition.vocabulary
     if condition.grid:
@@ -306,7 +305,7 @@ def test_a_smaller_map_of_a_rectangle():
     config = ConditionConfig("segmentation", stage="own", size=(12, 20))
     condition = make_condition(config, network(), (24, 40), stage)
     assert condition.grid == (6, 10)
-    params = jax.jit(stage.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 12)))["params"]
+    params = untrained(stage, jnp.zeros((1, 16, 16, 12)))
     labels = np.random.default_rng(0).integers(0, 12, (2, 24, 40))
     tokens = condition.tokens({"segmentation": labels}, 2, {"condition_stage": params})
     small = make_condition(ConditionConfig("segmentation", stage="own"), network(), (12, 20), stage)
@@ -332,24 +331,26 @@ def test_a_box_is_a_share_of_the_rectangle():
 # Both stages
 
 
-def experiment(name, size=SIDES, **sections):
-    """A tiny experiment whose codes stand for 16 x 16 pixels."""
+SMALL = (24, 40)
+
+
+def experiment(name, size=SMALL, **sections):
+    """A tiny experiment whose codes stand for 4 x 4 pixels."""
     config = importlib.import_module(f"configs.{name}").get_config("tiny").to_dict()
     config["data"] |= {"size": size, "batch_size": 4, "n_train": 8, "n_val": 4}
     config["train"] |= {"steps": 4, "log_every": 1, "eval_every": 4, "image_every": 4, "save_every": 4}
     config["mesh"] |= {"data": 1}
     if "model" in config:
-        config["model"] |= {"ch": 8, "ch_mult": (1, 1, 1, 1, 1), "attn_resolutions": (2,), "n_embed": 32}
+        config["model"] |= {"ch": 8, "ch_mult": (1, 1, 1), "attn_resolutions": (), "n_embed": 32}
         config["model"] |= {"z_channels": 8, "embed_dim": 8}
     for section, values in sections.items():
         config[section] = config[section] | values if isinstance(values, dict) else values
     return from_dict(TransformerExperiment if "transformer" in config else VQGANExperiment, config)
 
 
-def untrained(settings, path):
+def save_stage(settings, path):
     """A first stage as it begins, saved as a trained one."""
-    sides = (*settings.data.sides, settings.model.in_channels)
-    params = jax.jit(VQGAN(settings.model).init)(jax.random.key(0), jnp.zeros((1, *sides)))["params"]
+    params = untrained(VQGAN(settings.model), jnp.zeros((1, *settings.data.sides, settings.model.in_channels)))
     checkpoint.save_model(path, params=params, config=saved_form(settings))
 
 
@@ -358,37 +359,37 @@ def test_a_rectangle_through_both_stages_and_sampling(tmp_path):
     assert train_vqgan.train_and_evaluate(experiment("demo_vqgan", loss={"disc_weight": 0.0}), first)
     vqgan = taming_jax.load(first)
     images = next(pipeline.make_batches(experiment("demo_vqgan").data, "val"))["image"]
-    assert images.shape == (4, *SIDES, 3) and vqgan.encode(images).shape == (4, 6, 10)
+    assert images.shape == (4, *SMALL, 3) and vqgan.encode(images).shape == (4, 6, 10)
     assert vqgan.reconstruct(images).shape == images.shape
 
     settings = experiment("demo_class", first_stage=first)
     assert train_transformer.train_and_evaluate(settings, second)
     saved = checkpoint.open_saved(second).config
-    assert saved["data"]["size"] == [96, 160] and saved["transformer"]["block_size"] == 60
+    assert saved["data"]["size"] == [24, 40] and saved["transformer"]["block_size"] == 60
     lines = [json.loads(line) for line in (tmp_path / "second" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "val/nll" in line] == [4]
-    with pytest.raises(ValueError, match=r"config.data.size: saved \[96, 160\], given 96"):
+    with pytest.raises(ValueError, match=r"config.data.size: saved \[24, 40\], given 24"):
         train_transformer.train_and_evaluate(
-            dataclasses.replace(settings, data=experiment("demo_class", 96).data), second
+            dataclasses.replace(settings, data=experiment("demo_class", 24).data), second
         )
 
     generator = taming_jax.load(second)
-    assert generator.training_pixels == SIDES and generator.steps(SIDES) == 60
-    assert generator.sample(2, class_label=1).shape == (2, *SIDES, 3)
-    for size in ((), SIDES):
+    assert generator.training_pixels == SMALL and generator.steps(SMALL) == 60
+    assert generator.sample(2, class_label=1).shape == (2, *SMALL, 3)
+    for size in ((), SMALL):
         out = draw(SampleConfig(n=2, batch_size=2, size=size, out=str(tmp_path / f"out{len(size)}")), second)
         pictures = [np.asarray(Image.open(path)) for path in sorted(out.glob("0*.png"))]
-        assert [picture.shape for picture in pictures] == [(*SIDES, 3)] * 2
-    wide = draw(SampleConfig(n=1, batch_size=1, size=(96, 192), out=str(tmp_path / "wide")), second)
-    assert np.asarray(Image.open(next(wide.glob("0*.png")))).shape == (96, 192, 3)  # by a sliding window
+        assert [picture.shape for picture in pictures] == [(*SMALL, 3)] * 2
+    wide = draw(SampleConfig(n=1, batch_size=1, size=(24, 48), out=str(tmp_path / "wide")), second)
+    assert np.asarray(Image.open(next(wide.glob("0*.png")))).shape == (24, 48, 3)  # by a sliding window
 
     encode_dataset.encode(settings, codes)
     info = json.loads(Path(codes, "info.json").read_text())
-    assert info["grid"] == [6, 10] and info["tokens_of"]["size"] == [96, 160]
+    assert info["grid"] == [6, 10] and info["tokens_of"]["size"] == [24, 40]
     data = dataclasses.replace(settings.data, source="codes", path=codes)
     assert train_transformer.train_and_evaluate(dataclasses.replace(settings, data=data), third)
-    with pytest.raises(ValueError, match=r"do not fit this configuration \(config.size: \[96, 160\] there, 96 here"):
-        data = dataclasses.replace(data, size=96)
+    with pytest.raises(ValueError, match=r"do not fit this configuration \(config.size: \[24, 40\] there, 24 here"):
+        data = dataclasses.replace(data, size=24)
         train_transformer.train_and_evaluate(dataclasses.replace(settings, data=data), str(tmp_path / "fourth"))
 
 
@@ -404,13 +405,13 @@ def test_held_out_conditions_of_a_rectangle(tmp_path):
     """A second stage under label maps, whose pictures are drawn for held-out maps, and from a file."""
     paths = [str(tmp_path / name) for name in ("first", "maps", "second")]
     train = {"steps": 1, "eval_every": 1, "image_every": 1, "save_every": 1}
-    size = (32, 64)
+    size = (16, 32)
     for name, path in zip(("demo_vqgan", "demo_segmentation_vqgan"), paths):
-        untrained(experiment(name, size), path)
-    condition = {"stage": paths[1], "size": (16, 32)}
+        save_stage(experiment(name, size), path)
+    condition = {"stage": paths[1], "size": (8, 16)}
     settings = experiment("demo_segmentation", size, first_stage=paths[0], condition=condition, train=train)
     assert train_transformer.train_and_evaluate(settings, paths[2])
-    assert taming_jax.load(paths[2]).model.condition.grid == (1, 2)
+    assert taming_jax.load(paths[2]).model.condition.grid == (2, 4)
     out = draw(SampleConfig(n=2, batch_size=2, out=str(tmp_path / "out")), paths[2])
     assert {np.asarray(Image.open(path)).shape for path in out.glob("0*.png")} >= {(*size, 3)}
     write_label_map(str(tmp_path / "map.png"), np.zeros(size, np.uint8))

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 import pytest
 from test_loop import Training, batches, history, train
-from tiny import TINY
+from tiny import TINY, untrained
 
 from taming_jax import checkpoint
 from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
@@ -147,7 +147,7 @@ def test_what_a_training_heeds_is_in_its_checkpoints_also_where_a_signal_stops_i
 def test_a_frozen_encoder_stays_bit_for_bit(tmp_path):
     config = dataclasses.replace(TINY, dropout=0.5, quantizer="ema")
     larger = dataclasses.replace(config, decoder_ch=12, decoder_blocks=2, decoder_attention="none")
-    params = jax.jit(VQGAN(config).init)(jax.random.key(3), IMAGES)["params"]
+    params = untrained(VQGAN(config), IMAGES, seed=3)
     checkpoint.save_model(str(tmp_path), params=params, config={"kind": "vqgan", "model": to_dict(config)})
     loss = VQGANLossConfig(perceptual_weight=0.0, disc_weight=0.0)
     options = {"init_from": str(tmp_path), "freeze": "encoder", "ema_decay": 0.9}

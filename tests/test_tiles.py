@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import TINY
+from tiny import TINY, untrained
 
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.nn import conv
@@ -20,7 +20,7 @@ CONFIG = dataclasses.replace(TINY, ch_mult=(1, 1, 2))
 @pytest.fixture(scope="module")
 def first():
     model = VQGAN(CONFIG)
-    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))["params"]
+    params = untrained(model, jnp.zeros((1, 16, 16, 3)))
     return FirstStage(model, params, make_mesh(MeshConfig(data=1)))
 
 
