@@ -4,11 +4,12 @@ import base64
 import http.client
 import json
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlencode
+
+from waiting import until
 
 from taming_jax.page.server import PageServer
 
@@ -32,7 +33,7 @@ def serving(*painters: Any) -> Iterator[PageServer]:
 
 def ask(page: PageServer, method: str, path: str, body: Any = None, headers: Any = (), **fields: Any) -> Any:
     """(status, body, headers)"""
-    connection = http.client.HTTPConnection("127.0.0.1", page.server_address[1], timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", page.server_address[1], timeout=300)
     connection.request(method, path + ("?" + urlencode(fields) if fields else ""), body, dict(headers))
     answer = connection.getresponse()
     told = answer.status, answer.read(), answer.headers
@@ -59,9 +60,6 @@ def told(page: PageServer, name: str) -> dict[str, Any]:
     return json.loads(ask(page, "GET", "/drawing", name=name)[1])
 
 
-def wait(page: PageServer, name: str, state: str) -> dict[str, Any]:
-    for _ in range(4000):
-        if told(page, name)["state"] == state:
-            return told(page, name)
-        time.sleep(0.01)
-    raise AssertionError(f"it stays {told(page, name)}")
+def wait(page: PageServer, name: str, *states: str) -> dict[str, Any]:
+    until(lambda: told(page, name)["state"] in states)
+    return told(page, name)

@@ -218,7 +218,7 @@ with checkpoint.Checkpoints(sys.argv[1]) as checkpoints:
 
 def test_a_save_that_is_killed_leaves_the_older_ones_and_is_made_again(three):
     command = [sys.executable, "-c", KILLED_WHILE_SAVING, three]
-    result = subprocess.run(command, cwd=Path(__file__).parent.parent, timeout=120)
+    result = subprocess.run(command, cwd=Path(__file__).parent.parent, timeout=300)
     assert result.returncode == -signal.SIGKILL
     folder = Path(three, "checkpoints")
     assert any(path.name.startswith("4.") for path in folder.iterdir())  # it was written, but for its name

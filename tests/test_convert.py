@@ -380,7 +380,7 @@ def test_the_command_prints_digests_and_notes_and_finds_the_configuration(tmp_pa
 def test_the_command_ends_with_the_error_alone_and_needs_no_torch():
     program = "import sys; sys.modules['torch'] = None; from taming_jax.convert.__main__ import main; main()"
     command = [sys.executable, "-c", program, str(GOLDENS / "lightning.ckpt"), "out", "--config", "none.yaml"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 1
     assert result.stderr.strip() == "error: there is no file none.yaml"
 

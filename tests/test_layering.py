@@ -211,5 +211,5 @@ import pkgutil, importlib, taming_jax.sampling
 for module in pkgutil.iter_modules(taming_jax.sampling.__path__):
     importlib.import_module(f"taming_jax.sampling.{module.name}")
 """
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr

