@@ -109,6 +109,8 @@ def experiment(name: str, options: argparse.Namespace) -> Any:
         config["train"] |= few
         config["data"] |= {"n_train": 16, "n_val": 8}
         config.get("loss", {})["disc_weight"] = 0.0
+        config.get("transformer", {})["n_layer"] = 1
+        config.get("model", {}).update({"ch": 8, "ch_mult": (1, 1, 1), "attn_resolutions": ()})
     if "transformer" not in config:
         return from_dict(VQGANExperiment, config)
     config["first_stage"] = f"{options.runs}/demo_vqgan"
