@@ -151,6 +151,18 @@ def test_a_report_without_cycles():
     assert "1.000 TFLOP" in told and "0.012 GB of traffic" in told and "M cycles" not in told
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Ran out of memory in memory space hbm. Used 27.75G of 15.75G hbm.",
+        "temporaries (27.75G) exceeds available HBM (15.75G).",
+    ],
+)
+def test_what_a_refused_program_would_take_is_read(message):
+    gibi = 2**30
+    assert report._exhausted(message) == {"peak_bytes": round(27.75 * gibi), "memory_bytes": round(15.75 * gibi)}
+
+
 def test_what_is_no_program_is_refused():
     with pytest.raises(ValueError, match="ENTRY"):
         parse("nothing")
@@ -214,8 +226,8 @@ def test_a_tiny_evaluation_for_gpus(tmp_path):
     if not (CUDA / "jax_plugins").is_dir() and not gpus.installed():
         pytest.skip(f"the compiler for GPUs is not there: pip install --no-deps --target {CUDA} {gpus.wanted()}")
     settings = ("mesh.data=1", "mesh.fsdp=-1", "transformer.attention=cudnn", "transformer.dtype=bfloat16")
-    flags = [f"--config.{setting}" for setting in settings]
-    flags += ["--slice=2xH100", "--config=configs/imagenet_cond.py:tiny", "--program=eval", f"--save={tmp_path}"]
+    flags = ["--slice=2xH100", "--config=configs/imagenet_cond.py:tiny", "--program=eval", f"--save={tmp_path}"]
+    flags += [f"--config.{setting}" for setting in settings]
     result = run(*flags, PYTHONPATH=path(ROOT, CUDA))
     assert result.returncode == 0, result.stderr[-2000:]
     found = json.loads(result.stdout.splitlines()[-1])

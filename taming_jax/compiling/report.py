@@ -13,7 +13,9 @@ from taming_jax.compiling.programs import Program
 from taming_jax.compiling.target import Target
 
 GB = 1e9
+# The second is what newer compilers of TPUs say.
 _USED = re.compile(r"Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)")
+_EXCEEDS = re.compile(r"\(([\d.]+)([KMGT]?)\) exceeds available HBM \(([\d.]+)([KMGT]?)\)")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -69,7 +71,7 @@ def _counts(counted: Costs, program: Program, clock: float) -> dict[str, Any]:
 
 def _exhausted(message: str) -> dict[str, Any]:
     """What the compiler says it would need."""
-    found = _USED.search(message)
+    found = _USED.search(message) or _EXCEEDS.search(message)
     if not found:
         return {"message": message.splitlines()[0]}
     used, there = (round(float(found[i]) * _UNITS[found[i + 1]]) for i in (1, 3))
