@@ -1,4 +1,4 @@
-"""What the TPU's compiler says of the paper's models on slices: the table of docs/pods.md.
+"""What the compilers of TPUs and GPUs say of the paper's models: the table of docs/pods.md.
 
     python benchmarks/compiled.py --run eval-v5e-16   # compiles one of RUNS, and keeps what is known in compiled.json
     python benchmarks/compiled.py --write             # puts the table of what is kept into docs/pods.md
@@ -39,6 +39,9 @@ for _name in ("v5litepod-16", "v5p-64", "v6e-16", "v4-32"):
     _batch = 256 if _name == "v5p-64" else 128
     RUNS[f"vqgan-{_name}"] = (f"--slice={_name}", FIRST, f"--config.data.batch_size={_batch}")
     RUNS[f"transformer-{_name}"] = (f"--slice={_name}", *BY_FSDP, "--config.transformer.remat=block")
+# GPUs; as scripts/slurm.sbatch is shown to start them.
+RUNS["vqgan-8xH100"] = ("--slice=8xH100", FIRST)
+RUNS["transformer-8xH100"] = ("--slice=8xH100", *BY_FSDP, "--config.transformer.attention=cudnn")
 
 
 def run(name: str) -> dict[str, Any]:
@@ -76,7 +79,8 @@ def _row(name: str, state: str, found: dict[str, Any]) -> tuple[str, ...]:
         return program, found["slice"], mesh, batch, f"{peak}: does not fit", *["-"] * 4
     n, per = found["times"], "" if found["times"] == 1 else f" a {found['per']}"
     moved = sum(row["bytes"] for row in found["collectives"])
-    cycles, traffic = f"{found['cycles'] / n / 1e6:.4g}{per}", f"{found['hbm_bytes'] / n / GB:.4g}{per}"
+    cycles = "-" if found["cycles"] is None else f"{found['cycles'] / n / 1e6:.4g}{per}"
+    traffic = f"{found['hbm_bytes'] / n / GB:.4g}{per}"
     work = f"{found['flops'] / n / 1e12:.3g}"
     return program, found["slice"], mesh, batch, peak, cycles, traffic, work, f"{moved / GB:.2g}" if moved else "-"
 

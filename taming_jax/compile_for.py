@@ -3,10 +3,11 @@
 python -m taming_jax.compile_for --slice=v5litepod-16 --config=configs/imagenet_cond.py
     [--program=train|eval|sample|window] [--config.a.b=value ...] [--save=FOLDER] [--find]
 
-No data, checkpoint or weights are needed, only the TPU's compiler (pip install 'taming-jax[pods]'). The first stage of
-a second one is read from `config.first_stage` where that is a checkpoint, else from the configuration of that workdir.
---find tries remat, accumulation and meshes, and tells the best first. The last line is JSON. The exit status is 1 where
-the program does not fit into the devices' memory.
+No data, checkpoint or weights are needed, only the compiler: that of TPUs is pip install 'taming-jax[pods]'; for NVIDIA
+GPUs, as --slice=8xH100, an error tells how to get it. The first stage of a second one is read from `config.first_stage`
+where that is a checkpoint, else from the configuration of that workdir. --find tries remat, accumulation and meshes,
+and tells the best first. The last line is JSON. The exit status is 1 where the program does not fit into the devices'
+memory.
 """
 
 import importlib.metadata
@@ -20,8 +21,9 @@ import jax
 
 from taming_jax import checkpoint, sharding
 from taming_jax.cli import config_named, run
-from taming_jax.compiling import programs, report, search, slices
+from taming_jax.compiling import gpus, programs, report, search, slices
 from taming_jax.compiling.programs import Program
+from taming_jax.compiling.target import Target
 from taming_jax.conditioning import has_stage
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
@@ -29,7 +31,11 @@ from taming_jax.settings import from_dict
 from taming_jax.trained.loading import vqgan_of
 
 OPTIONS = {
-    "slice": ("", "The devices: v5litepod-16, v4-32, v5p-64, v6e-16, 2xv5p-64 for two slices, or chips as v5e:2x2."),
+    "slice": (
+        "",
+        "The devices: v5litepod-16, v4-32, v5p-64, v6e-16, 2xv5p-64 for two slices, chips as v5e:2x2, or GPUs as "
+        "8xH100, 8xH200, 8xA100.",
+    ),
     "program": ("train", f"What to compile: {', '.join(programs.PROGRAMS)}."),
     "save": ("", "A folder for the program's text (HLO) and the report."),
     "find": (False, "Try remat, accumulation and meshes of a training; minutes for each."),
@@ -43,15 +49,19 @@ def main(config: Any, slice: str, program: str, save: str, find: bool) -> bool:
     jax.config.update("jax_platforms", "cpu")  # no device is asked for, not even one that is there
     if find and (program != "train" or save):
         raise ValueError("--find goes with --program=train, and without --save.")
-    where = slices.slice_of(slice)
-    devices, settings = slices.devices(where), config.to_dict()
+    if find and gpus.known(slice):
+        raise ValueError(
+            "--find goes by the compiler's cycles, and that of GPUs estimates none; compile them one by one."
+        )
+    target = gpus.target(slice) if gpus.known(slice) else slices.target(slice)
+    settings = config.to_dict()
     if find:
-        found = search.find(settings, lambda changed: compile_one(changed, where, devices, program), print)
+        found = search.find(settings, lambda changed: compile_one(changed, target, program), print)
         print("\nThe best first:", *map(search.line, found), sep="\n")
         print(json.dumps(found))
         fits = any(row["fits"] for row in found)
     else:
-        one = compile_one(settings, where, devices, program, save)
+        one = compile_one(settings, target, program, save)
         print(report.table(one))
         print(json.dumps(one))
         fits = one["fits"]
@@ -60,22 +70,20 @@ def main(config: Any, slice: str, program: str, save: str, find: bool) -> bool:
     return True
 
 
-def compile_one(
-    settings: dict[str, Any], where: slices.Slice, devices: list[Any], name: str, save: str = ""
-) -> dict[str, Any]:
+def compile_one(settings: dict[str, Any], target: Target, name: str, save: str = "") -> dict[str, Any]:
     """What is known of a program of these settings, as JSON. Raises ValueError for settings that do not fit."""
-    program, batch = make_program(settings, devices, name)
-    counts, text = report.measure(program, slices.KINDS[where.kind].clock)
+    program, batch = make_program(settings, target.devices, name)
+    counts, text = report.measure(program, target)
     found = {
         "config": settings["workdir"],
         "program": name,
-        "slice": where.name,
-        "chips": where.chips,
+        "slice": target.name,
+        "chips": len(target.devices),
         "mesh": dict(program.mesh.shape),
         "batch": batch,
         **counts,
-        "flags": os.environ.get("LIBTPU_INIT_ARGS", ""),
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "jaxlib", "libtpu")},
+        "flags": os.environ.get(target.flags, ""),
+        "versions": {name: importlib.metadata.version(name) for name in target.packages},
     }
     if save:
         folder = Path(save)

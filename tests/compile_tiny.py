@@ -51,8 +51,8 @@ SLIDING = dataclasses.replace(
 def main(folder: Path) -> None:
     for effort in ("jax_exec_time_optimization_effort", "jax_memory_fitting_effort"):
         jax.config.update(effort, -1.0)  # quick rather than thorough
-    where = slices.slice_of("v5e:2x2")
-    devices = slices.devices(where)
+    target = slices.target("v5e:2x2")
+    devices = target.devices
     by_data, by_fsdp = (sharding.make_mesh(mesh, devices) for mesh in (FIRST.mesh, SECOND.mesh))
     made = {f"first {name}": programs.first_stage_program(FIRST, by_data, name) for name in ("train", "eval")}
     for name in ("train", "eval", "sample"):
@@ -63,7 +63,7 @@ def main(folder: Path) -> None:
     made["two slices"] = programs.second_stage_program(SECOND, VQGAN(NETWORK), None, two, "train")
     found = {}
     for name, program in made.items():
-        found[name], text = report.measure(program, slices.KINDS[where.kind].clock)
+        found[name], text = report.measure(program, target)
         (folder / f"{name}.hlo").write_text(text)
     of_devices = [device.slice_index for device in two.devices.flat]
     print(json.dumps({**found, "slices": of_devices, "hops": hops(sharding.MeshConfig(data=1, fsdp=-1), "v5e:4x4")}))

@@ -1,4 +1,4 @@
-"""Programs compiled for TPUs that are not there: names of slices, what a program's text says, and both tiny stages."""
+"""Programs compiled for TPUs and GPUs that are not there: their names, what a program's text says, and tiny stages."""
 
 import importlib.util
 import json
@@ -15,12 +15,13 @@ import pytest
 
 from configs import imagenet_cond
 from taming_jax import compile_for
-from taming_jax.compiling import search
+from taming_jax.compiling import gpus, report, search
 from taming_jax.compiling.costs import costs, is_copy, loop_instructions
 from taming_jax.compiling.hlo import Instruction, Shape, parse
 from taming_jax.compiling.slices import slice_of
 
 ROOT = Path(__file__).parent.parent
+CUDA = Path(sys.prefix) / "cuda"  # where the compiler for GPUs is looked for, of half a gigabyte
 TPU = Path(sys.prefix) / "tpu"  # where `make test` puts libtpu: with it on its path JAX looks for TPUs, and complains
 
 
@@ -45,6 +46,21 @@ def test_slices_by_the_names_of_cloud_tpu(name, kind, topology, chips):
 def test_other_names_are_refused_with_those_there_are(name):
     with pytest.raises(ValueError, match=r"v5litepod|known: "):
         slice_of(name)
+
+
+def test_gpus_by_number_and_name():
+    assert gpus.parts_of("8xH100") == (8, gpus.GPUS["H100"]) and gpus.parts_of("16xA100")[0] == 16
+    assert gpus.known("8xH200") and not gpus.known("v5litepod-16") and not gpus.known("2xv5p-64")
+    for name in ("H100", "0xH100", "12xH100", "2x8xH100"):
+        assert gpus.known(name)
+        with pytest.raises(ValueError, match=r"8xH100|whole nodes"):
+            gpus.parts_of(name)
+
+
+def test_without_the_compiler_for_gpus_the_command_that_brings_it_is_told(monkeypatch):
+    monkeypatch.setattr(gpus.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=rf"pip install --no-deps --target FOLDER .*plugin=={jax.__version__}"):
+        gpus.target("8xH100")
 
 
 def test_layouts_fill_up_tiles():
@@ -91,6 +107,64 @@ def test_loops_that_end_at_run_time_are_named():
     assert costs(parse(TEXT.replace("%END", "%q"))).unknown == ["jit(step)/walk/while"]
 
 
+GPU_TEXT = """HloModule m, is_scheduled=true
+
+ENTRY %main (x: bf16[2,8,8,3], k: bf16[16,4,4,3], q: bf16[2,256,4,64], a: f32[4,8], b: f32[2,8]) -> f32[] {
+  %x = bf16[2,8,8,3]{3,2,1,0} parameter(0)
+  %k = bf16[16,4,4,3]{3,2,1,0} parameter(1)
+  %q = bf16[2,256,4,64]{3,2,1,0} parameter(2)
+  %a = f32[4,8]{1,0} parameter(3)
+  %b = f32[2,8]{1,0} parameter(4)
+  %to = (bf16[2,4,4,16]{3,2,1,0}, u8[0]{0}) custom-call(%x, %k), WINDOW, custom_call_target="__cudnn$convForward"
+  %y = bf16[2,4,4,16]{3,2,1,0} get-tuple-element(%to), index=0
+  %in = (bf16[2,8,8,3]{3,2,1,0}, u8[0]{0}) custom-call(%y, %k), WINDOW, custom_call_target="__cudnn$convBackwardInput"
+  %of = (bf16[16,4,4,3]{3,2,1,0}, u8[0]{0}) custom-call(%x, %y), WINDOW, custom_call_target="__cudnn$convBackwardFilter"
+  %at = (bf16[2,4,256,64]{3,1,2,0}, u8[0]{0}) custom-call(%q, %q, %q), custom_call_target="__cudnn$fmhaSoftmax", SCORES
+  %ag = ((f32[4,8], f32[2,8]), (f32[32,8], f32[16,8])) all-gather-start(%a, %b), dimensions={0}, backend_config={SYNC}
+  ROOT %r = f32[] constant(0)
+}
+"""
+WINDOW = "window={size=4x4 stride=2x2 pad=1_1x1_1}, dim_labels=b01f_o01i->b01f"
+SCORES = (
+    'backend_config={"intermediate_tensor_shape": {"element_type": "BF16", "dimensions": ["2", "4", "256", "256"]}}'
+)
+
+
+@pytest.mark.parametrize("sync", ["true", "false"])
+def test_what_the_text_of_a_gpu_says(sync):
+    """Convolutions and attention are calls of a library; several arrays are gathered in one call."""
+    text = GPU_TEXT.replace("WINDOW", WINDOW).replace("SCORES", SCORES).replace("SYNC", f'"is_sync":{sync}')
+    found = costs(parse(text))
+    inside = (4 * 4 - 2) ** 2  # of the windows of 4 along 8 pixels, two places lie outside
+    convolution, attention = 2 * 2 * inside * 3 * 16, 2 * 2 * (2 * 4 * 256 * 256) * 64
+    assert found.flops == 3 * convolution + attention
+    [row] = found.collective_rows()
+    assert row["bytes"] == 4 * (32 + 16) * 8 and row["overlapped"] == (row["bytes"] if sync == "false" else 0)
+
+
+def test_a_report_without_cycles():
+    bytes = dict.fromkeys(("argument_bytes", "output_bytes", "temporary_bytes", "code_bytes", "copied_bytes"), 0)
+    seconds = {"trace_s": 1.0, "compile_s": 2.0}
+    counts = {"flops": 1e12, "hbm_bytes": 3e9, "cycles": None, "estimated_ms": None, "collectives": [], "times": 256}
+    found = {"program": "sample", "config": "c", "slice": "8xH100", "mesh": {"data": 8}, "batch": 8, "fits": False}
+    found |= {"peak_bytes": 70e9, "memory_bytes": 60e9, "loops_counted_once": [], "per": "token", "note": "no cycles"}
+    told = report.table(found | bytes | seconds | counts)
+    assert "DOES NOT FIT: 70.00 GB at most on a device of 60.00 GB" in told and "no cycles" in told
+    assert "1.000 TFLOP" in told and "0.012 GB of traffic" in told and "M cycles" not in told
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Ran out of memory in memory space hbm. Used 27.75G of 15.75G hbm.",
+        "temporaries (27.75G) exceeds available HBM (15.75G).",
+    ],
+)
+def test_what_a_refused_program_would_take_is_read(message):
+    gibi = 2**30
+    assert report._exhausted(message) == {"peak_bytes": round(27.75 * gibi), "memory_bytes": round(15.75 * gibi)}
+
+
 def test_what_is_no_program_is_refused():
     with pytest.raises(ValueError, match="ENTRY"):
         parse("nothing")
@@ -117,8 +191,8 @@ def test_find_tells_the_best_first():
     assert sum("do not divide" in line for line in told) == 6
 
 
-def run(*arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", **variables}
     command = [sys.executable, "-m", "taming_jax.compile_for", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
@@ -142,6 +216,21 @@ def tiny(tmp_path_factory) -> tuple[dict, Path]:
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert result.returncode == 0, result.stderr[-2000:]
     return json.loads(result.stdout.splitlines()[-1]), folder
+
+
+def test_a_tiny_evaluation_for_gpus(tmp_path):
+    """The transformer's, its attention by cuDNN, which is not there either."""
+    if not (CUDA / "jax_plugins").is_dir() and not gpus.installed():
+        pytest.skip(f"the compiler for GPUs is not there: pip install --no-deps --target {CUDA} {gpus.wanted()}")
+    settings = ("mesh.data=1", "mesh.fsdp=-1", "transformer.attention=cudnn", "transformer.dtype=bfloat16")
+    flags = ["--slice=2xH100", "--config=configs/imagenet_cond.py:tiny", "--program=eval", f"--save={tmp_path}"]
+    flags += [f"--config.{setting}" for setting in settings]
+    result = run(*flags, PYTHONPATH=path(ROOT, CUDA))
+    assert result.returncode == 0, result.stderr[-2000:]
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["fits"] and found["cycles"] is None and found["chips"] == 2 and found["memory_bytes"] == 60e9
+    assert "all-gather" in {row["kind"] for row in found["collectives"]}  # the parameters, over fsdp
+    assert "cudnn$fmha" in (tmp_path / "eval.hlo").read_text()
 
 
 def path(*folders: Path) -> str:

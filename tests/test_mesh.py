@@ -16,6 +16,8 @@ from taming_jax.conditioning import ClassLabel
 from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.models.gpt import GPT, GPTConfig, stack_layers, unstack_layers
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.sampling.decode import Job, token_chooser
+from taming_jax.sampling.filters import Filters
 from taming_jax.training.accumulate import mean_over_parts
 from taming_jax.training.optim import OptimizerConfig, best_params, make_optimizer
 from taming_jax.training.transformer import TransformerTraining
@@ -214,3 +216,23 @@ def test_averages_of_the_weights_follow_them():
         expected = share * expected + (1 - share) * name(weights)
     np.testing.assert_allclose(name(state.averages), expected, rtol=1e-6)
     assert best_params(state) is state.averages
+
+
+@pytest.mark.parametrize("filters", [Filters(top_k=5), Filters(top_p=0.9), Filters(temperature=0)])
+def test_tokens_are_chosen_of_logits_that_are_brought_together_once(filters):
+    """Split over the vocabulary, filters would send pieces to and fro for each token."""
+    b, n = 4, 64
+    order = np.arange(1)
+    places = jnp.zeros((b, 1), jnp.int32)
+    numbers = jnp.arange(b)
+    job = Job(places, places, places > 0, jax.random.key(3), numbers, filters.traced(order))
+    logits = jax.random.normal(jax.random.key(4), (b, n))
+    expected = token_chooser(job, n)(logits, jnp.int32(0))
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=2, tensor=2))
+    split = jax.device_put(logits, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data", "tensor")))
+    with jax.set_mesh(mesh):
+        program = jax.jit(lambda logits: token_chooser(job, n)(logits, jnp.int32(0))).lower(split).compile(QUICK)
+        found = program(split)
+    np.testing.assert_array_equal(found, expected)
+    moved = moved_by(program.as_text())
+    assert moved["all-gather"][0] == (b // 2, n) and moved.keys() == {"all-gather"}

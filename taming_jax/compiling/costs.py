@@ -147,9 +147,11 @@ def _add_collective(
             return
         seen.add(mark)
     overlaps = instruction.opcode.endswith("-start") or chain is not None
+    overlaps = overlaps and '"is_sync":true' not in instruction.rest  # GPUs write all as if they were asynchronous
     shapes = instruction.shapes
     if instruction.opcode == "all-gather-start" or instruction.opcode == "collective-permute-start":
-        shapes = shapes[len(shapes) // 2 :] if len(shapes) <= 2 else shapes[1:2]
+        n = len(instruction.operands)  # which stand before the results
+        shapes = shapes[n : 2 * n] or shapes
     if kind == "reduce-scatter":
         shapes = tuple(around[name].shapes[0] for name in instruction.operands if name in around)
     for shape in shapes:
@@ -164,8 +166,11 @@ def _add_collective(
 
 
 def _flops(instruction: Instruction, around: Mapping[str, Instruction]) -> float:
+    if instruction.opcode == "custom-call":
+        return _library_flops(instruction, around)
     if instruction.opcode == "convolution":
-        return _convolution_flops(instruction, around)
+        image, kernel = (around[name].shapes[0] for name in instruction.operands[:2])
+        return _convolution_flops(instruction, image, kernel, instruction.shapes[0])
     if instruction.opcode != "dot":
         return 0.0
     left = around[instruction.operands[0]].shapes[0]
@@ -174,15 +179,35 @@ def _flops(instruction: Instruction, around: Mapping[str, Instruction]) -> float
     return 2.0 * float(np.prod(instruction.shapes[0].sizes)) * float(np.prod([left.sizes[axis] for axis in axes]))
 
 
-def _convolution_flops(instruction: Instruction, around: Mapping[str, Instruction]) -> float:
+def _library_flops(call: Instruction, around: Mapping[str, Instruction]) -> float:
+    """Of NVIDIA's libraries, which GPUs' programs call. Gradients of a convolution are written by its own window."""
+    found = re.search(r'custom_call_target="__(\w+)\$(\w+)"', call.rest)
+    if not found:
+        return 0.0
+    operands = [around[name].shapes[0] for name in call.operands if name in around]
+    kind, result = found[2], call.shapes[0]
+    if kind.startswith("convForward") or kind.startswith("convBiasActivationForward"):
+        return _convolution_flops(call, operands[0], operands[1], result)
+    if kind == "convBackwardInput":
+        return _convolution_flops(call, result, operands[1], operands[0])
+    if kind == "convBackwardFilter":
+        return _convolution_flops(call, operands[0], result, operands[1])
+    if kind.startswith("fmha"):  # attention: two products, and five backward, where the weights are made again
+        scores = re.search(r'"intermediate_tensor_shape": ?\{.*?"dimensions": ?\[([^\]]*)\]', call.rest)
+        sizes = [int(size) for size in re.findall(r"\d+", scores[1])] if scores else [0]
+        products = 5 if kind.endswith("Backward") else 2
+        return products * 2.0 * float(np.prod(sizes)) * operands[0].sizes[-1]
+    return 0.0
+
+
+def _convolution_flops(instruction: Instruction, image: Shape, weights: Shape, output: Shape) -> float:
     """Twice the products; those with the zeros of padding and dilation do not count, since TPUs' compilers write matrix
     products with a batch as convolutions that are made of them."""
     labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", instruction.rest)
-    if not labels or any(name not in around for name in instruction.operands[:2]):
+    if not labels:
         return 0.0
     left, right, out = labels[1], labels[2], labels[3]
-    inputs, kernel = (around[name].shapes[0].sizes for name in instruction.operands[:2])
-    result = instruction.shapes[0].sizes
+    inputs, kernel, result = image.sizes, weights.sizes, output.sizes
     products = float(result[out.index("b")] * result[out.index("f")] * kernel[right.index("i")])
     window = {key: value.split("x") for key, value in re.findall(r"(\w+)=([\dx_\-]+)", _window(instruction.rest))}
     for n in range(len(window.get("size", ()))):

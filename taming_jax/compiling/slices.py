@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from taming_jax.compiling.target import Target
+
 WITHOUT = {
     # The compiler is asked alone: no machine's metadata, and no device that another program may hold.
     "TPU_SKIP_MDS_QUERY": "1",
@@ -68,7 +70,7 @@ def slice_of(name: str) -> Slice:
     if not found or kind not in KINDS or (found[3] == "-" and "x" in found[4]):
         raise ValueError(
             f"--slice={name!r} is no slice of {', '.join([*KINDS, *NAMES])}; expected a name such as v5litepod-16, "
-            "v4-32, 2xv6e-16, or chips such as v5e:4x4."
+            "v4-32, 2xv6e-16, chips such as v5e:4x4, or GPUs such as 8xH100."
         )
     copies, topologies = int(found[1] or 1), FLAT if KINDS[kind].axes == 2 else CUBES
     if found[3] == ":":
@@ -78,6 +80,13 @@ def slice_of(name: str) -> Slice:
         known = ", ".join(f"{found[2]}-{n * KINDS[kind].cores}" for n in topologies)
         raise ValueError(f"--slice={name!r} is no size of {found[2]}; known: {known}.")
     return Slice(name, kind, topologies[chips], copies)
+
+
+def target(name: str) -> Target:
+    """Raises ValueError for an unknown name, or where the compiler is not there."""
+    where = slice_of(name)
+    packages = ("jax", "jaxlib", "libtpu")
+    return Target(name, devices(where), KINDS[where.kind].clock, "LIBTPU_INIT_ARGS", packages)
 
 
 def devices(slice: Slice) -> list[Any]:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int, Key
 from taming_jax.models.gpt import GPT, cast_layers
 from taming_jax.nn.rotary import Layout
 from taming_jax.sampling.filters import TracedFilters, draw, guide
+from taming_jax.sharding import split_by_image
 from taming_jax.two_stage import TwoStage
 
 PARTS = 4  # lengths of the cache in one program
@@ -62,6 +63,8 @@ def token_chooser(job: Job, n_codes: int) -> Callable[[Array, Array], Array]:
     image_keys = jax.vmap(jax.random.fold_in, (None, 0))(job.key, job.numbers)  # (b,)
 
     def choose(logits: Float[Array, "_ n"], place: Int[Array, ""]) -> Int[Array, " b"]:
+        # Brought together first: filters that walk over pieces of a vocabulary that `tensor` splits talk several times.
+        logits = split_by_image(logits)
         if filters.guidance is not None:
             logits = guide(logits, filters.guidance[place])
         keys = jax.vmap(jax.random.fold_in, (0, None))(image_keys, place)
