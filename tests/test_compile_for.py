@@ -303,3 +303,14 @@ def test_parameters_are_gathered_within_a_slice(tiny):
 def test_neighbours_along_an_axis_are_neighbours_in_the_network(tiny):
     found, _ = tiny
     assert found["hops"] == 1  # over a ring of 16 chips; in their own order up to 6
+
+
+def test_a_program_that_jax_cannot_write_down_is_read_as_the_compiler_wrote_it(tmp_path):
+    class Unwritable:
+        def as_text(self):
+            raise jax.errors.JaxRuntimeError("INTERNAL: async-update instruction should have 1 operands")
+
+    (tmp_path / "module_0001.jit_small.after_codegen.txt").write_text("small")
+    (tmp_path / "module_0002.jit_step.after_codegen.txt").write_text("the program")
+    (tmp_path / "module_0002.jit_step.after_optimizations.txt").write_text("the program without its costs")
+    assert report._text(Unwritable(), tmp_path) == "the program"
