@@ -3,8 +3,8 @@
 python train_vqgan.py --config=configs/landscapes_vqgan.py
 python train_vqgan.py --config=configs/landscapes_vqgan.py:decoder  # a finer decoder for the codes of the first
 
-Hardware: 2 CPU cores, 40 minutes. Expected on held-out parts: PSNR 30.0 dB, SSIM 0.84, all codes used. It
-reads and draws pictures of any size divisible by 4.
+Hardware: 2 CPU cores, 40 minutes, and 50. Expected on held-out parts: PSNR 30.0 dB, SSIM 0.84, all codes used; with
+the second decoder 31.6 dB and 0.885. It reads and draws pictures of any size divisible by 4.
 """
 
 from ml_collections import ConfigDict
