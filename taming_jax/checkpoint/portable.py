@@ -104,7 +104,7 @@ def write_card(folder: Path, title: str, config: Mapping[str, Any], card: Card) 
     head = ["---", f"license: {card.licence or 'unknown'}", "library_name: taming_jax"]
     head += ["tags: [taming_jax, vqgan, image-generation, jax]", "---", ""]
     body = [f"# {title}", "", f"A model of kind `{config['kind']}` for taming_jax.{come}", "", card.words, ""]
-    body += ["```python", "import taming_jax", 'model = taming_jax.load("THIS_FOLDER")', "```", ""]
+    body += ["```python", "import taming_jax", "", 'model = taming_jax.load("THIS_FOLDER")', "```", ""]
     body += ["## Data", "", data or "Unknown.", "", "## Metrics", ""]
     body += [f"- {name}: {value:.6g}" for name, value in card.metrics.items()] or ["None were measured."]
     body += ["", "## Settings", "", *(f"- `{name}`: `{value!r}`" for name, value in settings.items())]
