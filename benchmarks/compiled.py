@@ -39,8 +39,7 @@ for _name in ("v5litepod-16", "v5p-64", "v6e-16", "v4-32"):
     _batch = 256 if _name == "v5p-64" else 128
     RUNS[f"vqgan-{_name}"] = (f"--slice={_name}", FIRST, f"--config.data.batch_size={_batch}")
     RUNS[f"transformer-{_name}"] = (f"--slice={_name}", *BY_FSDP, "--config.transformer.remat=block")
-    if _name == "v5litepod-16":
-        RUNS[f"transformer-{_name}-no-remat"] = (f"--slice={_name}", *BY_FSDP)
+RUNS["transformer-v5litepod-16-no-remat"] = ("--slice=v5litepod-16", *BY_FSDP)
 # GPUs; as scripts/slurm.sbatch is shown to start them.
 RUNS["vqgan-8xH100"] = ("--slice=8xH100", FIRST)
 RUNS["transformer-8xH100"] = ("--slice=8xH100", *BY_FSDP, "--config.transformer.attention=cudnn")

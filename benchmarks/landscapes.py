@@ -148,9 +148,9 @@ def main() -> None:
     assert isinstance(by_map, Generator) and isinstance(by_class, Generator)
     if given.decoder:
         by_map, by_class = with_decoder(by_map, given.decoder), with_decoder(by_class, given.decoder)
-    of_maps = {
-        k: v for size in (by_map.training_pixels[0], 64) for k, v in maps_obeyed(by_map, 64, size, given.out).items()
-    }
+    of_maps: dict[str, float] = {}
+    for size in sorted({by_map.training_pixels[0], 64}):
+        of_maps |= maps_obeyed(by_map, 64, size, given.out)
     of_maps |= panoramas(by_map, (128, 512), given.seeds, 1, given.out)
     of_maps |= panoramas(by_map, (256, 1024), given.seeds, 2, given.out)
     of_classes = classes_right(by_class, 10, given.out)
@@ -167,10 +167,10 @@ def main() -> None:
                 f"{trained['train']['steps']} steps, on the codes of configs/landscapes_vqgan.py"
                 f"{':decoder' if first.config.get('freeze') else ''}, on 2 CPU cores"
                 f"{given.hours and ', ' + given.hours}; seed "
-                f"{model.saved.config['train']['seed']}, Python {platform.python_version()}, jax {jax.__version__}. "
+                f"{trained['train']['seed']}, Python {platform.python_version()}, jax {jax.__version__}. "
                 f"Stored in half precision. Load it by its name, `{name}`."
             )
-            config = {**model.saved.config, "sample": {**model.saved.config["sample"], **FILTERS}}
+            config = {**trained, "sample": {**trained["sample"], **FILTERS}}
             model.saved = dataclasses.replace(model.saved, config=config)
             data = "Procedural landscapes, drawn by taming_jax/data/demo/landscapes.py; no photographs."
             out = given.ship / name

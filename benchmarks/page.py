@@ -1,6 +1,6 @@
 """How a large picture comes on the page: seconds in all, between the pictures that are shown, and memory.
 
-python benchmarks/page.py --workdir=DIR [--size=512,2048] [--stride=1] [--guidance=2] [--out=FILE] [--picture=FILE]
+python benchmarks/page.py --workdir=DIR [--size=512,2048] [--stride=1] [--guidance=1] [--out=FILE] [--picture=FILE]
 
 Drawn as the page draws, in a process of its own: compiling is counted, as whoever waits would count it. cpu_seconds: of
 all threads, which on a machine with other work says more.
@@ -33,8 +33,8 @@ def main() -> None:
     painter = Painter(load_saved(saved, to_draw=True), saved)
     height, width = map(int, arguments.size.split(","))
     labels = base64.b64encode(painter.example(height, width, seed=3).tobytes()).decode()
-    asked = {"height": height, "width": width, "labels": labels, "stride": arguments.stride, "top_p": 0.9, "seed": 1}
-    asked["guidance"] = arguments.guidance
+    asked = {"height": height, "width": width, "labels": labels, "top_p": 0.9, "seed": 1}
+    asked |= {"stride": arguments.stride, "guidance": arguments.guidance}
     begun, seen = time.monotonic(), []
     files, _ = painter.draw(
         parse(json.dumps(asked).encode(), [painter], lambda name: None),

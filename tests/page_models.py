@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tiny import TINY
+from tiny import TINY, untrained
 
 from taming_jax.checkpoint import Saved
 from taming_jax.conditioning import ConditionConfig, make_condition
@@ -40,13 +40,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 @functools.cache
 def stage(content: str = "image", channels: int = 3) -> tuple[VQGAN, Any]:
     network = VQGAN(dataclasses.replace(TINY, content=content, in_channels=channels, out_channels=channels))
-    return network, drawn_at_random(network, jnp.zeros((1, 16, 16, channels)))
-
-
-def drawn_at_random(network: Any, x: Any) -> Any:
-    """Parameters of a network, nothing compiled."""
-    shapes, rng = jax.eval_shape(network.init, jax.random.key(0), x)["params"], np.random.default_rng(0)
-    return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(leaf.dtype), shapes)
+    return network, untrained(network, jnp.zeros((1, 16, 16, channels)))
 
 
 def painter(kind: str, workdir: str = "", source: str = "landscapes") -> Painter:
@@ -63,7 +57,7 @@ def painter(kind: str, workdir: str = "", source: str = "landscapes") -> Painter
         stages.append(FirstStage(*second, mesh))
     elif config.stage:
         stages.append(stages[0])
-    transformer = drawn_at_random(gpt, jnp.zeros((1, 2), jnp.int32))
+    transformer = untrained(gpt, jnp.zeros((1, 2), jnp.int32))
     saved = {"kind": "two_stage", "data": {"source": source, "unlabelled": -1}, "condition": to_dict(config)}
     saved["sample"] = to_dict(SampleConfig(temperature=0.9, top_p=0.9))
     path = workdir or f"runs/tiny_{kind}"

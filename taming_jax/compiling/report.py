@@ -64,7 +64,10 @@ def _text(compiled: Any, folder: Path) -> str:
     try:
         return compiled.as_text()
     except jax.errors.JaxRuntimeError:
-        return max(folder.glob("*after_codegen.txt"), key=lambda file: file.stat().st_size).read_text()
+        written = sorted(folder.glob("*after_codegen.txt"), key=lambda file: file.stat().st_size)
+        if not written:
+            raise
+        return written[-1].read_text()
 
 
 def _counts(counted: Costs, program: Program, clock: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from etils import epath
 from tqdm import tqdm
 
 from taming_jax import pictures
-from taming_jax.data.demo.known import KNOWN
+from taming_jax.data.demo.known import known_data
 from taming_jax.drawing.requests import Wanted, open_model, requests
 from taming_jax.experiment import SampleConfig
 from taming_jax.sampling.rejection import Scorer, draw_best, load_scorer, rounds_for
@@ -145,9 +145,9 @@ def _beside(generator: Generator, wanted: Wanted, images: np.ndarray) -> list[np
 
 def _condition(generator: Generator, request: Request, n: int) -> np.ndarray | None:
     """What is seen of the condition, (n, H, W, 3); label maps of known data in the data's own colours."""
-    condition, saved = generator.model.condition, generator.saved
-    known = KNOWN.get(saved.config.get("data", {}).get("source", "")) if saved and condition.label_maps else None
-    if known and generator.condition_stage and generator.condition_stage.config.in_channels == len(known.labels):
+    condition, saved, stage = generator.model.condition, generator.saved, generator.condition_stage
+    known = known_data(saved.config) if saved and condition.label_maps else None
+    if known and stage and stage.config.in_channels == len(known.labels):
         labels = np.asarray(request.batch[condition.keys[0]])[:n]
         return known.palette[labels] / np.float32(127.5) - 1
     return condition.picture(request.batch, n, request.pixels)

@@ -14,7 +14,7 @@ from PIL import Image
 from taming_jax import pictures
 from taming_jax.checkpoint import Saved
 from taming_jax.data import pipeline
-from taming_jax.data.demo.known import KNOWN
+from taming_jax.data.demo.known import known_data
 from taming_jax.drawing.requests import Wanted, requests
 from taming_jax.experiment import SampleConfig
 from taming_jax.page import recipe
@@ -94,7 +94,7 @@ class Painter:
 
     def _labels(self) -> tuple[tuple[str, ...], np.ndarray, Any]:
         """Their names and colours, (labels, 3), and what draws maps to begin with."""
-        known = KNOWN.get(self.saved.config.get("data", {}).get("source"))
+        known = known_data(self.saved.config)
         if known and len(known.labels) == self.n_labels:
             return known.labels, known.palette, known.pictures
         labels = np.arange(self.n_labels or 1)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from taming_jax.checkpoint import Saved
 from taming_jax.data.config import DataConfig
-from taming_jax.data.demo.known import KNOWN
+from taming_jax.data.demo.known import known_data
 from taming_jax.drawing.requests import Wanted, open_model, requests
 from taming_jax.experiment import SampleConfig
 from taming_jax.files import write_npz
@@ -126,7 +126,7 @@ def measured_samples(
     statistics = Opened(images).measure(measuring)
     compared = compare(reference, statistics, model.settings.seed)
     figures = dict(compared.figures)
-    known = KNOWN.get(model.saved.config.get("data", {}).get("source", ""))
+    known = known_data(model.saved.config)
     if known and images.labels is not None:
         read = np.concatenate([known.read_class(x[None]) for x in images.read(0, images.n) if not isinstance(x, str)])
         figures["class_read_right"] = float(np.mean(read == images.labels))

@@ -193,7 +193,9 @@ def lpips_arrays(params: dict) -> dict[str, np.ndarray]:
 def vqgan_shapes(config: VQGANConfig) -> dict:
     """Every parameter of a first stage by its path, as a shape."""
     if own := config.own_decoder:
-        raise ValueError(f"the decoder has settings of its own, {own}; elsewhere it mirrors the encoder")
+        raise ValueError(
+            f"the decoder has settings of its own, {own}; elsewhere it mirrors the encoder, and nobody can load this"
+        )
     side = config.factor
     image = jax.ShapeDtypeStruct((1, side, side, config.in_channels), jnp.float32)
     return flatten_dict(jax.eval_shape(VQGAN(config).init, jax.random.key(0), image)["params"], sep="/")

@@ -1,6 +1,6 @@
 """What is known of the data that the package draws itself, by the source of a training's data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,3 +32,8 @@ KNOWN = {
         landscape_reader.read_class,
     ),
 }
+
+
+def known_data(config: Mapping[str, Any]) -> Known | None:
+    """Of the data that a model was trained on, by its settings; None where it is no data of the package."""
+    return KNOWN.get(config.get("data", {}).get("source", ""))
