@@ -138,6 +138,27 @@ def test_paint_with_the_mouse_and_see_the_picture_come(visit, server, painters):
     expect(page.locator("#thumbs img")).to_have_count(1)
 
 
+def test_a_map_that_comes_late_takes_no_place(visit, server, painters):
+    """Neither that of another size, nor that of what has been painted since; each came between a click and the next."""
+    page, held = visit(), []
+    page.route(re.compile("/example"), lambda route: held.append(route))
+    with page.expect_request(re.compile("width=64")):
+        page.click("#example")
+    with page.expect_request(re.compile("width=32")):
+        page.select_option("#size", label="32 × 32")
+    page.get_by_text("water", exact=True).click()
+    drag(page, "#map", (0.1, 0.9), (0.9, 0.9))
+    for late in held:
+        with page.expect_response(late.request.url) as answer:
+            late.continue_()
+        answer.value.finished()
+    painters[0].go.release(4)
+    page.click("#draw")
+    says(page, "Drawn in")
+    labels = file_of(asked(server), "_map.png")
+    assert labels.shape == (32, 32) and (labels[29, 4:28] == WATER).all()
+
+
 def test_cancel_and_go_on(visit, server, painters):
     page = visit()
     page.click("#draw")
@@ -269,7 +290,8 @@ def test_the_painted_map_is_obeyed(browser):
         page = context.new_page()
         page.set_default_timeout(3 * PATIENCE)
         page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
-        page.select_option("#size", label="32 × 32")
+        with page.expect_response(lambda answer: "height=32&width=32" in answer.url):  # a map to begin with
+            page.select_option("#size", label="32 × 32")
         page.get_by_text("Fill areas").click()
         page.get_by_text("dusk sky").click()
         for place in range(4):  # whatever is there

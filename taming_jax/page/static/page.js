@@ -90,8 +90,9 @@ function sizes() {
   if (model.any_size) by("size").append(new Option("Other…", ""));
   for (const id of ["size-w", "size-h"]) { by(id).step = model.factor; by(id).min = id === "size-w" ? w : h; }
   readSize();
-  if (model.kind === "segmentation") return anotherMap();
-  boxes.size(height, width);
+  if (model.kind !== "segmentation") return boxes.size(height, width);
+  map.set(new Uint8Array(height * width), height, width, colours());
+  guarded(anotherMap)();
 }
 // height and width from what is chosen; whether they are others than before
 function readSize() {
@@ -122,9 +123,17 @@ function layout() {
   if (!by("stride").options.length) by("stride").replaceChildren(...strides.map(n => new Option(n === 1 ? "1, exact" : `${n}, faster`, n)));
 }
 const colours = () => model.labels.map(label => label.colour);
+// A map of the present size from the server; null where, when it comes, another size is wanted.
+async function mapFrom(path, fields, body) {
+  const was = [model, height, width], answer = await ask(path, fields, body);
+  const values = new Uint8Array(await answer.arrayBuffer());
+  return was[0] === model && was[1] === height && was[2] === width ? values : null;
+}
+// Unless, until it comes, something is painted or another map is there.
 async function anotherMap() {
-  const answer = await ask("/example", { model: model.number, height, width, seed: Math.floor(Math.random() * 1e6) });
-  map.set(new Uint8Array(await answer.arrayBuffer()), height, width, colours());
+  const before = map.before, seed = Math.floor(Math.random() * 1e6);
+  const values = await mapFrom("/example", { model: model.number, height, width, seed });
+  if (values && map.before === before) map.set(values, height, width, colours());
 }
 // Each pixel of a map of another size: by nearest neighbour.
 function resized(values, h, w) {
@@ -396,8 +405,9 @@ for (const id of ["size", "size-w", "size-h"]) by(id).onchange = guarded(() => {
   if (!readSize()) return;
   leaveEditing();
   if (model.kind !== "segmentation") return boxes.size(height, width);
-  if (model.examples && !map.before.length) return anotherMap(); // nothing is painted yet
+  const painted = map.before.length;
   map.set(resized(old.values, old.h, old.w), height, width, colours());
+  if (model.examples && !painted) return anotherMap(); // in place of what nobody painted
   map.remember();
 });
 by("fill").onchange = () => { map.filling = by("fill").checked; };
@@ -408,7 +418,9 @@ by("map-file").onchange = guarded(async event => {
   event.target.value = "";
   if (!file) return;
   const body = JSON.stringify({ model: model.number, height, width, upload: await fileText(file) });
-  map.set(new Uint8Array(await (await ask("/labels", {}, body)).arrayBuffer()), height, width, colours());
+  const values = await mapFrom("/labels", {}, body);
+  if (!values) throw new Error("The size was changed while the map was opened; open it again.");
+  map.set(values, height, width, colours());
   map.remember();
   say("");
 });
@@ -430,11 +442,11 @@ by("picture-file").onchange = guarded(async event => {
 by("again").onclick = guarded(async () => {
   const { told, name } = shown, number = about.models.findIndex(other => other.name === told.model);
   if (number !== model.number) { by("model").value = number; chooseModel(number); }
+  const labels = model.kind === "segmentation" && await mapOf(name, told);
   setSize(...told.size);
   by("seed").value = told.seed;
   for (const id of ["temperature", "top_p", "guidance"]) by(id).value = told.filters[id] ?? 1;
   by("top_k").value = told.filters.top_k ?? "";
-  const labels = model.kind === "segmentation" && await mapOf(name, told);
   if (labels) { map.set(new Uint8Array(labels), height, width, colours()); map.remember(); }
 });
 for (const button of document.querySelectorAll("[data-copy]")) button.onclick = guarded(async () => {
