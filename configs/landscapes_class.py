@@ -17,10 +17,10 @@ def get_config(arg: str = "") -> ConfigDict:
     config = landscapes_segmentation.get_config()
     config.workdir = "runs/landscapes_class"
     config.data.update(
-        {"size": 64, "batch_size": 8, "resize": 0, "random_scale": False}
+        {"size": 64, "batch_size": 8, "resize": 0, "random_scale": False, "classes": ""}
     )  # what a part shows does not depend on the class alone
-    config.condition.update({"kind": "class_label", "stage": ""})
-    config.transformer.update({"n_layer": 3, "n_head": 4, "n_embd": 192})
+    config.condition.update({"kind": "class_label", "stage": "", "n_classes": 0, "class_from": ()})
+    config.transformer.update({"n_layer": 3, "n_head": 4, "n_embd": 192, "condition_table": False})
     config.train.update({"steps": 3500, "eval_every": 500, "image_every": 500, "save_every": 250})
     config.sample.update({"n": 36, "batch_size": 36})
     return common.tiny_transformer(config, "landscapes") if "tiny" in common.arguments(arg) else config

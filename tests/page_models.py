@@ -25,9 +25,10 @@ from taming_jax.trained.generator import Generator
 from taming_jax.two_stage import TwoStage
 
 STEPS = 4
-CLASSES = landscape_kinds.CLASS_NAMES
+CLASSES, MOODS = landscape_kinds.CLASS_NAMES, landscape_kinds.MOODS
 SETTINGS: dict[str, dict[str, Any]] = {
     "segmentation": {"stage": "labels"},
+    "light": {"kind": "segmentation", "stage": "labels", "n_classes": 3, "class_names": MOODS, "class_from": (0, 1, 2)},
     "edges": {"stage": "first_stage"},
     "depth": {"stage": "first_stage"},
     "low_res": {"stage": "first_stage", "scale": 2},
@@ -46,18 +47,18 @@ def stage(content: str = "image", channels: int = 3) -> tuple[VQGAN, Any]:
 def painter(kind: str, workdir: str = "", source: str = "landscapes") -> Painter:
     """kind: one of SETTINGS. workdir: where it says that it is from."""
     mesh = make_mesh(MeshConfig(data=1), jax.devices()[:1])
-    config = ConditionConfig(kind=kind, **SETTINGS[kind])
+    config = ConditionConfig(**{"kind": kind, **SETTINGS[kind]})
     first, params = stage()
-    second = stage("segmentation", 10) if kind == "segmentation" else None
+    second = stage("segmentation", 10) if config.kind == "segmentation" else None
     condition = make_condition(config, first, 16, second[0] if second else None)
-    gpt = GPT(GPTConfig(vocab_size=30, block_size=condition.length + 63, n_layer=1, n_head=2, n_embd=16))
+    gpt = GPT(GPTConfig(vocab_size=0, block_size=condition.length + 63, n_layer=1, n_head=2, n_embd=16))
     model = TwoStage(first, gpt, condition, (8, 8), condition_dropout=0.1 if kind != "none" else 0.0)
     stages = [FirstStage(first, params, mesh)]
     if second:
         stages.append(FirstStage(*second, mesh))
     elif config.stage:
         stages.append(stages[0])
-    transformer = untrained(gpt, jnp.zeros((1, 2), jnp.int32))
+    transformer = untrained(model.gpt, jnp.zeros((1, 2), jnp.int32))
     saved = {"kind": "two_stage", "data": {"source": source, "unlabelled": -1}, "condition": to_dict(config)}
     saved["sample"] = to_dict(SampleConfig(temperature=0.9, top_p=0.9))
     path = workdir or f"runs/tiny_{kind}"

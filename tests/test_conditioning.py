@@ -19,6 +19,7 @@ from taming_jax.conditioning import (
     LowResolution,
     ObjectsCondition,
     StageCondition,
+    annotations_of,
     has_stage,
     make_condition,
 )
@@ -242,6 +243,38 @@ def test_every_map_is_read_by_its_stage(mapped):
         assert condition.pixels(given) == (16, 16)
         parsed = condition.parse(given, 1, (16, 16))
         np.testing.assert_array_equal(jax.jit(lambda batch: condition.tokens(batch, 1, stages))(parsed), tokens)
+
+
+def test_a_class_beside_a_map_is_in_each_of_its_tokens(mapped):
+    kind, alone, stages, batch = mapped
+    settings = ConditionConfig(kind=kind, stage="runs/x", n_classes=3, class_names=("day", "dusk", "night"))
+    condition = make_condition(settings, network(), 16, alone.stage)
+    assert (condition.length, condition.grid, condition.vocabulary) == (alone.length, alone.grid, 3 * alone.vocabulary)
+    assert condition.annotations == annotations_of(settings) == (*alone.annotations, "class_label")
+    tokens = condition.tokens({**batch, "class_label": jnp.asarray([2])}, 1, stages)
+    np.testing.assert_array_equal(tokens, alone.tokens(batch, 1, stages) + 2 * alone.vocabulary)
+    given = {key: batch[key] for key in condition.keys if key in batch}
+    if kind == "pose":
+        given["pose"] = np.zeros((16, 16, 2), np.float32)
+    assert condition.parse({**given, "class_label": "dusk"}, 2, (16, 16))["class_label"].tolist() == [1, 1]
+    for wrong, message in ((None, "needs class_label"), ("any", "name one"), ("noon", "unknown"), (3, "out of range")):
+        with pytest.raises(ValueError, match=message):
+            condition.parse({**given, "class_label": wrong}, 1, (16, 16))
+
+
+def test_a_class_that_is_not_named_is_that_of_what_the_map_shows_most():
+    stage, names = network("segmentation", 5), ("day", "dusk")
+    settings = ConditionConfig(kind="segmentation", stage="runs/x", n_classes=2, class_names=names, class_from=(3, 1))
+    condition = make_condition(settings, network(), 16, stage)
+    maps = np.zeros((3, 16, 16), int)
+    maps[0, :3], maps[0, 3:5] = 1, 3  # more of 1, the label of class 1
+    maps[1, 0] = 3
+    found = condition.parse({"segmentation": maps}, 3, (16, 16))["class_label"]
+    assert found.tolist() == [1, 0, 0]
+    assert condition.parse({"segmentation": maps, "class_label": 1}, 3, (16, 16))["class_label"].tolist() == [1, 1, 1]
+    for wrong in ((3,), (3, 5)):
+        with pytest.raises(ValueError, match="class_from"):
+            make_condition(dataclasses.replace(settings, class_from=wrong), network(), 16, stage)
 
 
 def test_a_smaller_map_gives_fewer_tokens_and_a_small_image_is_enlarged():

@@ -31,7 +31,7 @@ ARGUMENTS |= dict.fromkeys(
 MODERN = ("", "16384", "fsq16", "lfq18")
 ARGUMENTS["modern_vqgan"] = (*MODERN, *(f"{w},{x}".strip(",") for x in ("f8", "tiny") for w in MODERN))
 ARGUMENTS["landscapes"] = ("", "class", "panorama")
-ARGUMENTS["landscapes_segmentation"] = ("", "48", "64", "tiny")
+ARGUMENTS["landscapes_segmentation"] = ("", "32", "64", "tiny")
 CASES = [(name, arg) for name in NAMES for arg in ARGUMENTS.get(name, ("", "tiny"))]
 COUNTS = json.loads((ROOT / "tests" / "goldens" / "parameter_counts.json").read_text())
 
@@ -126,8 +126,8 @@ SIZES = {(name if name.startswith("demo_") else f"demo_{name}", ""): sizes for n
     ("pose", ""): (8192, 340),
     ("sflckr", ""): (1024, 512),
     ("open_images_scene", ""): (8192, 348),
-    ("landscapes_segmentation", "64"): (513, 511),
-    ("landscapes_segmentation", ""): (513, 127),
+    ("landscapes_segmentation", "64"): (512, 511),
+    ("landscapes_segmentation", ""): (512, 287),
     ("demo_boxes", "tiny"): (65, 75),
     ("demo_edges", "tiny"): (65, 127),
     ("demo_class", "tiny"): (64, 64),
@@ -141,7 +141,7 @@ def test_open_sizes_are_those_of_trainings_that_named_them(name, arg, first_stag
     assert second.transformer.vocab_size == 0
     config = two_stage_model(second, first_stages).gpt.config
     vocab_size, block_size = SIZES[name, arg]
-    rows = 1001 if second.transformer.condition_table else 0
+    rows = (3 * 512 if second.data.classes == "moods" else 1000) + 1 if second.transformer.condition_table else 0
     sizes = {"vocab_size": vocab_size, "block_size": block_size, "condition_size": rows}
     assert config == dataclasses.replace(second.transformer, **sizes)
 

@@ -13,7 +13,7 @@ from taming_jax.data.config import DataConfig
 from taming_jax.data.demo import landscape_kinds as kinds
 from taming_jax.data.demo import landscape_reader as reader
 from taming_jax.data.demo.landscapes import DemoLandscapes
-from taming_jax.data.pipeline import label_names, make_batches, make_crops, num_labels, object_names
+from taming_jax.data.pipeline import class_names, label_names, make_batches, make_crops, num_labels, object_names
 from taming_jax.data.sources.demo import VAL_START
 from taming_jax.experiment import VQGANExperiment
 from taming_jax.inspect_data import inspect_data
@@ -67,6 +67,15 @@ def test_what_landscapes_do_not_have_is_refused(what):
         next(make_batches(settings(annotations=(what,)), "train"))
     with pytest.raises(ValueError, match="has no objects"):
         object_names(settings())
+
+
+def test_the_light_alone_may_be_the_class():
+    whole, moods = (next(make_batches(settings(classes=classes), "val")) for classes in ("", "moods"))
+    assert class_names(settings(classes="moods")) == kinds.MOODS
+    np.testing.assert_array_equal(moods["class_label"], whole["class_label"] % len(kinds.MOODS))
+    np.testing.assert_array_equal(moods["image"], whole["image"])
+    with pytest.raises(ValueError, match="'moods'"):
+        next(make_batches(settings(classes="countries"), "val"))
 
 
 def test_parts_of_large_pictures_are_new_in_each_epoch():

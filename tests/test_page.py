@@ -45,6 +45,7 @@ def a_file(values):
     return file.getvalue()
 
 
+DUSK_SKY, DUSK, OVERCAST = 1, {"class": 1}, {"class": 2}
 PHOTO = np.random.RandomState(0).randint(0, 255, (24, 40, 3)).astype(np.uint8)
 
 
@@ -186,6 +187,21 @@ def test_classes_objects_photographs_and_nothing():
     np.save(file, depth)
     assert asked_of(page_models.painter("depth"), upload=b64(file.getvalue())).settings.condition.endswith(".npy")
     assert not asked_of(page_models.painter("none")).files
+
+
+def test_a_class_beside_the_map():
+    light = page_models.painter("light")
+    assert light.about()["classes"] == page_models.MOODS and light.about()["class_from_map"]
+    labels = np.full((16, 16), DUSK_SKY, np.uint8)
+    ask = lambda **more: asked_of(light, height=16, width=16, labels=b64(labels.tobytes()), **more)
+    drawn = [light.draw(ask(**more), lambda steps: None, lambda files: None)[1].ids for more in ({}, DUSK, OVERCAST)]
+    np.testing.assert_array_equal(drawn[0], drawn[1])  # as the map says
+    assert (drawn[0] != drawn[2]).any()
+    assert (
+        flags(ask(**OVERCAST))["classes"] == "overcast" and "class_label='overcast'" in ask(**OVERCAST).told()["python"]
+    )
+    with pytest.raises(ValueError, match="class"):
+        ask(**{"class": 3})
 
 
 def test_what_is_to_be_completed(painter):

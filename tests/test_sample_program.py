@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import page_models
 import pytest
 from etils import epath
 from PIL import Image
@@ -228,14 +229,14 @@ def test_held_out_images_that_cannot_be_read_are_passed_over(tmp_path, capsys):
     (tmp_path / "b.png").write_bytes(b"no picture")
     data = {"source": "folder", "path": str(tmp_path), "val_path": str(tmp_path), "size": 16}
     saved = Saved("", 0, {"data": data})
-    found = list(_held_out(SampleConfig(n=3, batch_size=2), saved))
+    found = list(_held_out(SampleConfig(n=3, batch_size=2), saved, {}))
     assert [len(wanted.labels) for wanted in found] == [1, 1]
     assert all((wanted.truth < -0.9).all() and (wanted.truth > -1).all() for wanted in found)
     assert "only 2 held-out images can be read" in capsys.readouterr().out
     for name in ("a", "c"):
         (tmp_path / f"{name}.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="none of the 3 held-out images can be read"):
-        list(_held_out(SampleConfig(batch_size=4), saved))
+        list(_held_out(SampleConfig(batch_size=4), saved, {}))
 
 
 def test_what_a_mask_keeps_becomes_given_ids(workdir, photo, tmp_path, monkeypatch):
@@ -342,3 +343,19 @@ def test_pictures_that_cannot_be_drawn_again_say_why(workdir, tmp_path):
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
         assert result.returncode == 1 and "error: " in result.stderr and "Traceback" not in result.stderr
         assert message in result.stderr
+
+
+def test_one_class_may_be_named_beside_maps(tmp_path):
+    light, plain = page_models.painter("light"), page_models.painter("segmentation")
+    file = tmp_path / "map.png"
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(file)
+
+    def classes_of(name, painter=light):
+        settings = SampleConfig(n=2, batch_size=2, condition=str(file), classes=name, unlabelled=-1)
+        (wanted,) = requests(settings, painter.generator, painter.saved)
+        return wanted.request.batch["class_label"].tolist()
+
+    assert classes_of("") == [0, 0] and classes_of("dusk") == [1, 1]
+    for name, painter in (("day,dusk", light), ("noon", light), ("dusk", plain)):
+        with pytest.raises(ValueError, match="class"):
+            classes_of(name, painter)

@@ -8,6 +8,7 @@ Condition tokens stand before the image's in the transformer's sequence and shar
 from typing import Any
 
 from taming_jax.conditioning.base import Condition, ConditionConfig
+from taming_jax.conditioning.classed import ClassedMap
 from taming_jax.conditioning.coordinate import Coordinate
 from taming_jax.conditioning.labels import ClassLabel, NoCondition
 from taming_jax.conditioning.objects import ObjectsCondition
@@ -16,19 +17,37 @@ from taming_jax.models.content import CONTENTS
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.settings import Size, sides
 
-__all__ = ["CONDITIONS", "ClassLabel", "Condition", "ConditionConfig", "Coordinate", "NoCondition", "ObjectsCondition"]
-__all__ += ["LowResolution", "StageCondition", "annotations_of", "has_stage", "make_condition", "resize_nearest"]
+__all__ = [
+    "CONDITIONS",
+    "KINDS",
+    "ClassLabel",
+    "ClassedMap",
+    "Condition",
+    "ConditionConfig",
+    "Coordinate",
+    "LowResolution",
+]
+__all__ += [
+    "NoCondition",
+    "ObjectsCondition",
+    "StageCondition",
+    "annotations_of",
+    "has_stage",
+    "make_condition",
+    "resize_nearest",
+]
 
 CONDITIONS = ("none", "class_label", "coordinate", *KINDS, "boxes", "points")
 
 
-def annotations_of(kind: str) -> tuple[str, ...]:
-    """The `annotations` of a kind of condition, before there is one; () for an unknown kind."""
-    if kind in KINDS:
-        return CONTENTS[KINDS[kind].contents[0]].annotations
+def annotations_of(config: ConditionConfig) -> tuple[str, ...]:
+    """The `annotations` of a condition, before there is one; () for an unknown kind."""
+    if config.kind in KINDS:
+        beside = ClassLabel.annotations if config.n_classes else ()
+        return (*CONTENTS[KINDS[config.kind].contents[0]].annotations, *beside)
     others: dict[str, Any] = {"class_label": ClassLabel, "coordinate": Coordinate}
     others |= {"boxes": ObjectsCondition, "points": ObjectsCondition}
-    return others[kind].annotations if kind in others else ()
+    return others[config.kind].annotations if config.kind in others else ()
 
 
 def has_stage(config: ConditionConfig) -> bool:
@@ -80,8 +99,21 @@ def make_condition(config: ConditionConfig, first_stage: VQGAN, size: Size, stag
                 "(height, width) of that shape."
             )
         parts = (config.kind, network, own, size, config.size, first_stage.config.in_channels)
-        return LowResolution(*parts, config.scale) if config.kind == "low_res" else StageCondition(*parts)
+        found = LowResolution(*parts, config.scale) if config.kind == "low_res" else StageCondition(*parts)
+        return _with_class(config, found) if config.n_classes else found
     raise ValueError(f"config.condition.kind={config.kind!r} is unknown; known: {', '.join(CONDITIONS)}.")
+
+
+def _with_class(config: ConditionConfig, found: StageCondition) -> ClassedMap:
+    """Raises ValueError for labels that the map does not have, and for another number of them than of classes."""
+    _check_classes(config)
+    labels, named = found.stage.config.in_channels if found.label_maps else 0, config.class_from
+    if named and (len(named) != config.n_classes or not all(0 <= label < labels for label in named)):
+        raise ValueError(
+            f"config.condition.class_from={named}; expected one of the {labels} labels of the map for each of the "
+            f"{config.n_classes} classes, or ()."
+        )
+    return ClassedMap(found, ClassLabel(config.n_classes, config.class_names), named)
 
 
 def _check_classes(config: ConditionConfig) -> None:

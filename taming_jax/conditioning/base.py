@@ -18,7 +18,9 @@ class ConditionConfig:
     """What images are conditioned on.
 
     kind: a name of `CONDITIONS`.
-    n_classes, class_names: of `class_label`, and of the objects of `boxes` and `points`; names may be left empty.
+    n_classes, class_names: of `class_label`, and of the objects of `boxes` and `points`; names may be left empty. For
+        maps, of the class that stands beside them; 0: none does. class_from: labels of the map, one for each such
+        class: where no class is given to draw from, it is the one whose label covers most of the map.
     stage: for maps, the working directory of the first stage that reads them; "first_stage" is the image's own.
     size: for maps, the pixels that the training image's map is brought to (nearest neighbour) before its stage reads
         it, so that it becomes fewer tokens: the side of squares, or (height, width); 0 leaves it.
@@ -33,6 +35,7 @@ class ConditionConfig:
     kind: str = "none"
     n_classes: int = 0
     class_names: tuple[str, ...] = ()
+    class_from: tuple[int, ...] = ()
     stage: PathText = ""
     size: Size = 0
     scale: int = 4

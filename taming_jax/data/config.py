@@ -57,6 +57,7 @@ class DataConfig:
         `val_share` of the images is held out (those with the smallest hash of the name; tfds: the end of train).
     classes: folder, imagenet: only these: a list file (.txt) of names, or ranges of numbers without their ends, as
         "30:32,80:100"; imagenet also "rin", the animals of the paper's depth task. They are numbered anew from 0.
+        landscapes: "moods", the light alone.
     name: tfds: the data set. download: tfds: may download it. shuffle_buffer: tfds: encoded images shuffled at a time.
     n_train, n_val: number of demo scenes, or of landscapes.
 

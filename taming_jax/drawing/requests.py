@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from taming_jax.checkpoint import Saved, open_saved
-from taming_jax.conditioning import Condition
+from taming_jax.conditioning import ClassedMap, Condition
+from taming_jax.conditioning.labels import class_number
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig
 from taming_jax.data.names import split_names
@@ -66,7 +67,7 @@ def open_model(
 def requests(settings: SampleConfig, generator: Generator, saved: Saved) -> Iterator[Wanted]:
     """What the settings ask for, in batches. Raises ValueError for what the model does not know."""
     condition = generator.model.condition
-    if not condition.by_class and (settings.classes or settings.per_class):
+    if (settings.classes and "class_label" not in condition.keys) or (settings.per_class and not condition.by_class):
         raise ValueError("config.sample.classes and per_class need a class-conditional model, and this one is not.")
     completion, asks = _completion(settings, generator), f"config.sample.size={settings.size}"
     if completion and not settings.size:
@@ -85,7 +86,7 @@ def requests(settings: SampleConfig, generator: Generator, saved: Saved) -> Iter
             raise ValueError(
                 f"{asks} needs config.sample.condition: held-out conditions have the training size, {height} x {width}."
             )
-        found = _held_out(settings, saved)
+        found = _held_out(settings, saved, _class_beside(settings, condition))
     given, keep = completion.get("given"), completion.get("keep")
     for wanted in found:
         yield dataclasses.replace(wanted, request=dataclasses.replace(wanted.request, given=given, keep=keep))
@@ -130,10 +131,11 @@ def _from_files(settings: SampleConfig, generator: Generator) -> Iterator[Wanted
     if settings.n < len(files):
         print(f"only {settings.n} images are asked for (config.sample.n): the first as many of {len(files)} conditions")
     unlabelled = -1 if settings.unlabelled is None else settings.unlabelled
+    beside = _class_beside(settings, condition)
     for file, share in zip(files, shares):
         if not share:
             continue
-        given = condition_files.read_condition(file, condition, factor, _size(settings), unlabelled)
+        given = condition_files.read_condition(file, condition, factor, _size(settings), unlabelled) | beside
         pixels = condition.pixels(given) or _size(settings) or generator.training_pixels
         for first in range(0, share, settings.batch_size):
             here = min(settings.batch_size, int(share) - first)
@@ -167,8 +169,9 @@ def _together(a: Wanted, b: Wanted) -> Wanted:
     return Wanted(request, a.labels + b.labels, truth)
 
 
-def _held_out(settings: SampleConfig, saved: Saved) -> Iterator[Wanted]:
-    """One image for each of the first `n` held-out ones that can be read, under its condition."""
+def _held_out(settings: SampleConfig, saved: Saved, beside: Mapping[str, int]) -> Iterator[Wanted]:
+    """One image for each of the first `n` held-out ones that can be read, under its condition, but with the class that
+    stands `beside` its map, if any does."""
     if not saved.trained_here:
         raise ValueError("this model was not trained here, so there is no held-out data: give config.sample.condition.")
     data = from_dict(DataConfig, {**saved.config["data"], "batch_size": settings.batch_size}, "config.data")
@@ -181,6 +184,7 @@ def _held_out(settings: SampleConfig, saved: Saved) -> Iterator[Wanted]:
         rows = np.flatnonzero(batch.pop("valid"))[:left]  # of what cannot be read there is no condition
         if len(rows):
             batch = {name: value[rows] for name, value in batch.items()}
+            batch |= {name: np.full(len(rows), value, np.int32) for name, value in beside.items()}
             yield _wanted(settings, batch, batch["image"].shape[1:3], [""] * len(rows), batch["image"])
             left -= len(rows)
         if not left:
@@ -198,6 +202,20 @@ def _classes(settings: SampleConfig, condition: Condition) -> dict[str, np.ndarr
     if settings.per_class:
         return {"class_label": np.repeat(classes, settings.per_class)}
     return {"class_label": classes[np.sort(np.arange(settings.n) % len(classes))]}
+
+
+def _class_beside(settings: SampleConfig, condition: Condition) -> dict[str, int]:
+    """The class for all images that the settings name beside a map, if any. Raises ValueError for several or unknown
+    ones."""
+    if not (settings.classes and isinstance(condition, ClassedMap)):
+        return {}
+    classes = condition.classes
+    names = split_names(settings.classes, classes.names)
+    if len(names) != 1:
+        raise ValueError(
+            f"config.sample.classes={settings.classes!r}; with a map as condition it names one class for all images."
+        )
+    return {"class_label": class_number(names[0], classes.names, classes.vocabulary)}
 
 
 def _size(settings: SampleConfig) -> tuple[int, int] | None:

@@ -113,10 +113,12 @@ def _condition(
         if form.fields.get("class") is None:  # one of each
             every = condition.vocabulary
             return dataclasses.replace(settings, n=every), {"class_label": list(range(every))}
-        number = form.whole("class", 0, condition.vocabulary - (not painter.guided))
-        names = painter.classes or range(condition.vocabulary)
-        name = names[number] if number < condition.vocabulary else ANY
+        name = _class_name(form, painter, condition.vocabulary, any_too=painter.guided)
         return dataclasses.replace(settings, classes=str(name)), {"class_label": name}
+    keywords = {}
+    if painter.beside and not (painter.class_from_map and form.fields.get("class") is None):
+        keywords["class_label"] = _class_name(form, painter, painter.beside.vocabulary)
+        settings = dataclasses.replace(settings, classes=str(keywords["class_label"]))
     if condition.label_maps:
         labels = form.mask("labels", size, painter.n_labels, painter.most_pixels)
         name, content = f"{stem}_map.png", _png(labels)
@@ -132,7 +134,13 @@ def _condition(
     else:
         return settings, {}
     files[name] = content
-    return dataclasses.replace(settings, condition=name), {}
+    return dataclasses.replace(settings, condition=name), keywords
+
+
+def _class_name(form: Form, painter: Painter, classes: int, any_too: bool = False) -> str | int:
+    """The class asked for, by its name where it has one."""
+    number = form.whole("class", 0, classes - (not any_too))
+    return ANY if number == classes else (painter.classes or range(classes))[number]
 
 
 def _completion(

@@ -13,6 +13,7 @@ from PIL import Image
 
 from taming_jax import pictures
 from taming_jax.checkpoint import Saved
+from taming_jax.conditioning import ClassedMap
 from taming_jax.data import pipeline
 from taming_jax.data.demo.known import known_data
 from taming_jax.drawing.requests import Wanted, requests
@@ -89,7 +90,9 @@ class Painter:
         others += (getattr(self.condition, "factor", 1),)
         self.factor = int(np.lcm.reduce([self.code, *others]))
         self.n_labels = stage.config.in_channels if stage and self.condition.label_maps else 0
-        self.classes: tuple[str, ...] = getattr(self.condition, "names", ())
+        self.beside = self.condition.classes if isinstance(self.condition, ClassedMap) else None
+        self.class_from_map = bool(getattr(self.condition, "class_from", ()))
+        self.classes: tuple[str, ...] = getattr(self.beside or self.condition, "names", ())
         self.names, self.colours, self._examples = self._labels()
 
     def _labels(self) -> tuple[tuple[str, ...], np.ndarray, Any]:
@@ -112,12 +115,14 @@ class Painter:
         kind = condition.keys[0] if condition.keys else "none"
         n_objects = getattr(condition, "n_classes", 0)
         categories = self.classes or [str(number) for number in range(n_objects)]
+        of_class = self.beside or (condition if condition.by_class else None)
         return {
             "name": self.name,
             "kind": kind,
             "labels": [{"name": n, "colour": c} for n, c in zip(self.names, self.colours.tolist())],
             "examples": self._examples is not None,
-            "classes": (self.classes or [str(i) for i in range(condition.vocabulary)]) if condition.by_class else [],
+            "classes": (self.classes or [str(i) for i in range(of_class.vocabulary)]) if of_class else [],
+            "class_from_map": self.class_from_map,
             "categories": categories if n_objects else [],
             "most_objects": getattr(condition, "max_objects", 0),
             "scale": getattr(condition, "scale", 1),

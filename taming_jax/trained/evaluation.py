@@ -181,7 +181,8 @@ def _drawn_condition(sampler: Sampler, batch: Mapping[str, np.ndarray], n: int) 
     stage, pixels = sampler.stages.condition_stage, sampler.training_pixels
     if stage is None or "condition_codes" not in batch:
         return sampler.model.condition.picture(batch, n, pixels)
-    maps = np.asarray(stage.decode(batch["condition_codes"]))
+    codes = batch["condition_codes"] % stage.config.n_codes  # a class may be beside them
+    maps = np.asarray(stage.decode(codes))
     return resize_nearest(stage.config.reads.picture(maps), *pixels)
 
 

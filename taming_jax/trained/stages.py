@@ -11,7 +11,7 @@ from etils import epath
 
 from taming_jax import checkpoint
 from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, Saved, open_saved
-from taming_jax.conditioning import ConditionConfig, annotations_of, has_stage
+from taming_jax.conditioning import KINDS, ConditionConfig, annotations_of, has_stage
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig, Needs
 from taming_jax.data.sources import codes
@@ -27,15 +27,16 @@ from taming_jax.trained.networks import Stages
 def with_classes(experiment: TransformerExperiment) -> TransformerExperiment:
     """Take the number and the names of the classes from the data where the configuration leaves them open."""
     condition = experiment.condition
-    of_objects = condition.kind in ("boxes", "points")
-    if not (condition.kind == "class_label" or of_objects) or condition.class_names:
+    of_objects, beside = condition.kind in ("boxes", "points"), condition.kind in KINDS and condition.n_classes
+    if not (condition.kind == "class_label" or of_objects or beside) or condition.class_names:
         return experiment
     names = (pipeline.object_names if of_objects else pipeline.class_names)(experiment.data)
     if names is None:
+        lacks = "objects; take a source that has" if of_objects else "classes; put images into one folder a class"
         raise ValueError(
-            f"config.condition.kind is {condition.kind}, but the data source {experiment.data.source!r} has no "
-            f"{'objects; take a source that has' if of_objects else 'classes; put images into one folder a class'}, or "
-            "train with config.condition.kind=none."
+            f"config.condition.kind is {condition.kind}{', with n_classes' if beside else ''}, but the data source "
+            f"{experiment.data.source!r} has no {lacks}, or train with config.condition."
+            f"{'n_classes=0' if beside else 'kind=none'}."
         )
     if condition.n_classes not in (0, len(names)):
         raise ValueError(f"config.condition.n_classes={condition.n_classes}, but the data has {len(names)} classes.")
@@ -66,7 +67,7 @@ def remapping(experiment: TransformerExperiment) -> dict[str, Any]:
 
 def condition_needs(settings: ConditionConfig) -> Needs:
     """What a condition with these settings is made of; its networks need not be there."""
-    return Needs(annotations_of(settings.kind), settings.max_objects, settings.encode_crop)
+    return Needs(annotations_of(settings), settings.max_objects, settings.encode_crop)
 
 
 def pictured(data: DataConfig) -> DataConfig:

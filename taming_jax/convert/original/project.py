@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from taming_jax.conditioning import ConditionConfig
+from taming_jax.conditioning import KINDS, ConditionConfig
 from taming_jax.convert.original.condition import OBJECTS
 from taming_jax.convert.original.names import Networks, StageNetworks
 from taming_jax.convert.original.settings import PERMUTERS
@@ -80,6 +80,8 @@ def _two_stage(
     kind = condition.kind
     if condition.class_names:
         notes.append("class names have no place in the original and are left out")
+    if condition.n_classes and kind in KINDS:
+        raise ValueError("config.condition.n_classes: the original has no maps with a class beside them")
     if kind == "none":
         params |= {"cond_stage_key": "image", "cond_stage_config": "__is_unconditional__", "unconditional": True}
     elif kind == "class_label":

@@ -3,7 +3,7 @@
 import numpy as np
 
 from taming_jax.data.config import DataConfig
-from taming_jax.data.demo import landscape_kinds as kinds
+from taming_jax.data.demo.landscape_kinds import CLASS_NAMES, LABELS, MOODS
 from taming_jax.data.demo.landscapes import DemoLandscapes
 from taming_jax.data.listing import Listing
 from taming_jax.data.records import Record, augmentation_rng
@@ -18,14 +18,18 @@ class Landscapes(Drawn):
     With `resize` above the smaller side of `size`, each is a part of a picture of that smaller side and the shape of
     `size`, or, with `random_scale`, of one between `size` and that; more often of small ones. Its place is drawn anew
     in each epoch, unless `random_crop` is off; in validation it is drawn, too, but once and for all: in the middle
-    there is nothing but horizon.
+    there is nothing but horizon. With `classes="moods"` only the light is a class. Raises ValueError for other classes.
     """
 
     gives = ("class_label", "segmentation", "depth", "crop")
-    listing = Listing([], class_names=kinds.CLASS_NAMES, n_labels=len(kinds.LABELS), label_names=kinds.LABELS)
 
     def __init__(self, config: DataConfig, split: str) -> None:
         self.most = max(1.0, config.resize / min(config.sides))  # how many times larger than `size` pictures are
+        if config.classes not in ("", "moods"):
+            raise ValueError(f"config.data.classes={config.classes!r}; landscapes have '', all of them, or 'moods'.")
+        self.moods = config.classes == "moods"
+        names = MOODS if self.moods else CLASS_NAMES
+        self.listing = Listing([], class_names=names, n_labels=len(LABELS), label_names=LABELS)
         super().__init__(config, split, alike=self.most == 1 or not (config.random_crop or config.random_scale))
         self.pictures = DemoLandscapes(config.sides, self.n, config.seed, self.start)
 
@@ -39,5 +43,6 @@ class Landscapes(Drawn):
             x, y = rng.random(2).tolist()
         whole = round(height * times), round(width * times)
         item = self.pictures.part(index, whole, int(y * (whole[0] - height + 1)), int(x * (whole[1] - width + 1)))
-        drawn = {"image": item["image"], "class_label": np.int32(item["class_label"]), "depth": item["depth"]}
-        return drawn | {"segmentation": item["segmentation"].astype(np.uint8), "crop": item["crop"]}
+        drawn = {name: item[name] for name in ("image", "depth", "crop")}
+        drawn["class_label"] = np.int32(item["mood" if self.moods else "class_label"])
+        return drawn | {"segmentation": item["segmentation"].astype(np.uint8)}

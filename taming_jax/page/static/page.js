@@ -43,7 +43,7 @@ function chooseModel(number) {
   const kind = model.kind, file = model.files.length && !["segmentation", "boxes", "points"].includes(kind);
   by("ask-title").textContent = TITLES[kind] || "Give it a picture to follow";
   by("paint").hidden = kind !== "segmentation";
-  by("by-class").hidden = kind !== "class_label";
+  by("by-class").hidden = !model.classes.length;
   by("objects").hidden = !model.categories.length;
   by("by-file").hidden = !file;
   by("ask").hidden = ["none", "coordinate"].includes(kind);
@@ -51,9 +51,11 @@ function chooseModel(number) {
   by("upload").accept = model.files.join(",");
   by("example").hidden = !model.examples;
   by("class").replaceChildren(...model.classes.map((name, i) => new Option(name, i)));
-  if (model.classes.length > 1 && model.classes.length <= about.most.pictures) by("class").prepend(new Option(`One of each (${model.classes.length})`, ""));
-  if (model.classes.length && model.guided) by("class").append(new Option("Any", model.classes.length));
-  by("class").selectedIndex = model.classes.length > 1 ? 1 : 0;
+  const alone = kind === "class_label", several = alone && model.classes.length > 1 && model.classes.length <= about.most.pictures;
+  if (several) by("class").prepend(new Option(`One of each (${model.classes.length})`, ""));
+  if (model.class_from_map) by("class").prepend(new Option("As the map says", ""));
+  if (alone && model.guided) by("class").append(new Option("Any", model.classes.length));
+  by("class").selectedIndex = several ? 1 : 0;
   by("category").replaceChildren(...model.categories.map(name => new Option(name)));
   by("guidance-of").hidden = !model.guided;
   for (const name of ["temperature", "top_p", "guidance"]) by(name).value = model.sample[name] ?? 1;
