@@ -52,7 +52,8 @@ def maps_obeyed(model: Generator, n: int, size: int, out: Path) -> dict[str, flo
     truth, maps = held_out["image"], held_out["segmentation"]
     moods = held_out["class_label"] % len(MOODS)
     again = np.asarray(model.first_stage.reconstruct(truth))
-    drawn = np.asarray(model.sample(n, segmentation=maps, **FILTERS))
+    beside = {"class_label": moods} if "class_label" in model.model.condition.keys else {}
+    drawn = np.asarray(model.sample(n, segmentation=maps, **beside, **FILTERS))
     read = {"real": read_labels(truth), "reconstructed": read_labels(again), "drawn": read_labels(drawn)}
     figures = {f"iou_{name}": mean_iou(maps, labels) for name, labels in read.items()}
     figures["iou_drawn_by_another_map"] = mean_iou(np.roll(maps, 1, axis=0), read["drawn"])

@@ -36,9 +36,14 @@ from original_weights import RECIPES
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# What was compiled once in a run serves all of its tests.
-_CACHE = tempfile.TemporaryDirectory(prefix="taming_jax_tests_")
-jax.config.update("jax_compilation_cache_dir", _CACHE.name)
+# What was compiled once in a run serves all of its tests, in whichever process: those that pytest-xdist starts find the
+# folder in their environment. With a limit to its size, which is never reached, JAX writes to it under a lock.
+_KEPT = "TAMING_JAX_TESTS_CACHE"
+if _KEPT not in os.environ:
+    _CACHE = tempfile.TemporaryDirectory(prefix="taming_jax_tests_")
+    os.environ[_KEPT] = _CACHE.name
+jax.config.update("jax_compilation_cache_dir", os.environ[_KEPT])
+jax.config.update("jax_compilation_cache_max_size", 1 << 36)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 

@@ -71,6 +71,12 @@ def test_a_whole_interval_that_is_slow_is_seen_by_those_before(passes):
     assert "process 1 on host-1" in pace.look(12)
 
 
+def test_nobody_is_named_where_all_waited(passes):
+    pace = Pace(hosts([waits, waits, waits]))
+    interval(pace, passes, [1.0, 1.0, 9.0])
+    assert pace.look(3).endswith("; all hosts waited, busy by themselves for 0.30 s at most around it")
+
+
 def test_short_steps_and_single_hosts_are_not_told_of(passes):
     pace, alone = Pace(hosts([waits, works, waits])), Pace(lambda array: array[None])
     for one, seconds in ((pace, 0.9), (alone, 9.0)):

@@ -28,8 +28,8 @@ class Pace:
     """Times of steps since the last look: how long each took, and how long of it this host waited for its devices.
 
     Steps take the same time on all hosts, since each needs the gradients of the others. Who holds them up is who waits
-    least: its own work, such as reading data, is what took the time. Where that is much the same for all, as with a
-    slow chip, the seconds that are told show it.
+    least: its own work, such as reading data, is what took the time. Where that does not explain it, as with a slow
+    chip, nobody is named.
     """
 
     def __init__(self, gather: Callable[[np.ndarray], np.ndarray] = _gather):
@@ -65,15 +65,18 @@ class Pace:
         if len(times) == 1 or seconds[slowest] <= max(SLOW * usual, usual + LEAST):
             return ""
         said = f"step {number - len(seconds) + 1 + slowest} took {seconds[slowest]:.2f} s, usually {usual:.2f}"
-        return f"{said}; {self._late(times[:, max(0, slowest - BEHIND) : slowest + 1, 1])}"
+        busy = times[:, max(0, slowest - BEHIND) : slowest + 1, 1].sum(axis=1)
+        return f"{said}; {self._late(busy, seconds[slowest] - usual)}"
 
-    def _late(self, own: np.ndarray) -> str:
-        """own: seconds (hosts, steps)."""
-        busy = own.sum(axis=1)
+    def _late(self, busy: np.ndarray, lost: float) -> str:
+        """busy: seconds (hosts,) of each one's own work while so many were lost."""
         names = self._gather(np.frombuffer(socket.gethostname().encode()[:NAME].ljust(NAME, b"\0"), np.uint8))
         late = int(np.argmax(busy))
+        others = np.median(np.delete(busy, late))
+        if busy[late] - others < lost / 2:
+            return f"all hosts waited, busy by themselves for {busy[late]:.2f} s at most around it"
         name = bytes(names[late]).rstrip(b"\0").decode(errors="replace")
         return (
             f"the others waited for process {late} on {name}, busy by itself for {busy[late]:.2f} s around it, "
-            f"the others for {np.median(np.delete(busy, late)):.2f}"
+            f"the others for {others:.2f}"
         )
