@@ -36,6 +36,8 @@ from taming_jax.training import loop
 ROOT = Path(__file__).parent.parent
 ONE = MeshConfig(data=1)
 STEPS = 6
+# Of `vqgan_dir`: a test that asks for it, and else for the same, finds the program of a training step compiled.
+ADVERSARIAL = {"disc_learn_start": 0, "disc_start": 2, "disc_ramp": 2, "disc_weight": 0.8}
 
 
 def experiment(name, arg="tiny", **sections):
@@ -61,8 +63,7 @@ def pixels(path):
 @pytest.fixture(scope="module")
 def vqgan_dir(tmp_path_factory):
     workdir = str(tmp_path_factory.mktemp("vqgan"))
-    loss = {"disc_learn_start": 0, "disc_start": 2, "disc_ramp": 2}
-    assert train_vqgan.train_and_evaluate(experiment("demo_vqgan", loss=loss | {"disc_weight": 0.8}), workdir)
+    assert train_vqgan.train_and_evaluate(experiment("demo_vqgan", loss=ADVERSARIAL), workdir)
     return workdir
 
 
@@ -94,8 +95,8 @@ def stop_at(monkeypatch, step):
 def test_stopped_and_resumed_equals_uninterrupted(stage, stop, vqgan_dir, class_dir, tmp_path, monkeypatch):
     workdir = str(tmp_path)
     if stage == "vqgan":
-        loss = {"disc_learn_start": 0, "disc_start": 2, "disc_ramp": 2, "disc_weight": 0.8}
-        run, whole = lambda: train_vqgan.train_and_evaluate(experiment("demo_vqgan", loss=loss), workdir), vqgan_dir
+        settings, whole = experiment("demo_vqgan", loss=ADVERSARIAL), vqgan_dir
+        run = lambda: train_vqgan.train_and_evaluate(settings, workdir)
     else:
         run, whole = lambda: train_transformer.train_and_evaluate(second_stage(vqgan_dir), workdir), class_dir
     with monkeypatch.context() as patch:
@@ -240,19 +241,20 @@ def test_codes_without_a_table_go_all_the_way(tmp_path, capsys):
         export(first, tmp_path / "out.ckpt")
 
 
-def test_training_can_start_from_another_model(vqgan_dir, tmp_path):
+def test_training_can_start_from_another_model(vqgan_dir, tmp_path, monkeypatch):
     workdir = str(tmp_path)
-    loss = {"disc_learn_start": 0, "disc_start": 2, "disc_ramp": 2, "disc_weight": 0.8}
-    settings = experiment("demo_vqgan", loss=loss, init_from=vqgan_dir, optimizer={"learning_rate": 1e-9})
-    settings = dataclasses.replace(settings, train=dataclasses.replace(settings.train, steps=1, image_every=1))
-    assert train_vqgan.train_and_evaluate(settings, workdir)
+    settings = experiment("demo_vqgan", loss=ADVERSARIAL, init_from=vqgan_dir)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 1)
+        assert not train_vqgan.train_and_evaluate(settings, workdir)
     start, end = checkpoint.load_params(vqgan_dir), checkpoint.load_params(workdir)
     away = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), start, end)
     # the codebook has followed the latents for a step, a small part of the way
     assert 0 < away.pop("quantizer")["codebook"] < 0.2 * np.abs(start["quantizer"]["codebook"]).max()
-    assert max(jax.tree.leaves(away)) < 1e-6
+    step = 1.01 * settings.optimizer.learning_rate  # the most that Adam's first one is
+    assert max(jax.tree.leaves(away)) < step < np.abs(start["decoder"]["conv_out"]["kernel"]).mean()
     discs = [checkpoint.load_discriminator(path)["params"] for path in (vqgan_dir, workdir)]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), *discs)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=step), *discs)
     gone = dataclasses.replace(settings, init_from=str(tmp_path / "gone"))
     assert train_vqgan.train_and_evaluate(gone, workdir)  # to go on, the other model need not be there any more
     wider = dataclasses.replace(settings, model=dataclasses.replace(settings.model, ch=32))
@@ -381,9 +383,8 @@ def test_a_loss_that_is_not_finite_stops_and_leaves_the_last_checkpoint(vqgan_di
             yield {**batch, "image": batch["image"] * np.float32(np.nan)} if broken else batch
 
     monkeypatch.setattr(pipeline, "make_batches", batches)
-    loss = {"disc_weight": 0.0}
     with pytest.raises(FloatingPointError, match=r"step 5: \w+ is nan. The checkpoint of step 3 is intact"):
-        train_vqgan.train_and_evaluate(experiment("demo_vqgan", loss=loss), str(tmp_path))
+        train_vqgan.train_and_evaluate(experiment("demo_vqgan", loss=ADVERSARIAL), str(tmp_path))
     assert checkpoint.find_step(str(tmp_path)).name == "3"
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(checkpoint.load_params(str(tmp_path))))
 
@@ -464,10 +465,12 @@ def test_a_bad_array_anywhere_in_the_state_is_not_saved(vqgan_dir, tmp_path, mon
     assert checkpoint.find_step(str(tmp_path)).name == "3"
 
 
-@pytest.mark.parametrize("mesh", [{"data": 1, "fsdp": 1}, {"data": 2, "fsdp": 4}])
-def test_a_training_step_compiles_once_and_keeps_its_layout(tmp_path, mesh, caplog):
+@pytest.mark.parametrize(
+    ("mesh", "loss"), [({"data": 1, "fsdp": 1}, ADVERSARIAL), ({"data": 2, "fsdp": 4}, {"disc_weight": 0.0})]
+)
+def test_a_training_step_compiles_once_and_keeps_its_layout(tmp_path, mesh, loss, caplog):
     states = []
-    settings = experiment("demo_vqgan", mesh=mesh, loss={"disc_weight": 0.0}, train={"steps": 3, "eval_every": 1})
+    settings = experiment("demo_vqgan", mesh=mesh, loss=loss, train={"eval_every": 1})
     original = loop._run_hooks
 
     def record(hooks, state, *rest):
