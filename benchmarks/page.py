@@ -1,6 +1,6 @@
 """How a large picture comes on the page: seconds in all, between the pictures that are shown, and memory.
 
-python benchmarks/page.py --workdir=DIR [--size=512,2048] [--stride=1] [--guidance=1] [--out=FILE] [--picture=FILE]
+python benchmarks/page.py --workdir=DIR [--size=512,2048] [--stride=1] [--guidance=G] [--top_p=P] [--picture=FILE]
 
 Drawn as the page draws, in a process of its own: compiling is counted, as whoever waits would count it. cpu_seconds: of
 all threads, which on a machine with other work says more.
@@ -25,7 +25,8 @@ def main() -> None:
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--size", default="512,2048", help="height and width in pixels")
     parser.add_argument("--stride", type=int, default=1)
-    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--guidance", type=float, help="default: the model's, as of all that filters")
+    parser.add_argument("--top_p", type=float)
     parser.add_argument("--out", default="")
     parser.add_argument("--picture", default="", help="where the picture is written, as PNG")
     arguments = parser.parse_args()
@@ -33,8 +34,10 @@ def main() -> None:
     painter = Painter(load_saved(saved, to_draw=True), saved)
     height, width = map(int, arguments.size.split(","))
     labels = base64.b64encode(painter.example(height, width, seed=3).tobytes()).decode()
-    asked = {"height": height, "width": width, "labels": labels, "top_p": 0.9, "seed": 1}
-    asked |= {"stride": arguments.stride, "guidance": arguments.guidance}
+    asked = {"height": height, "width": width, "labels": labels, "seed": 1, "stride": arguments.stride}
+    filters = {name: value for name, value in painter.about()["sample"].items() if value is not None}
+    given = {"guidance": arguments.guidance, "top_p": arguments.top_p}
+    asked |= filters | {name: value for name, value in given.items() if value is not None}
     begun, seen = time.monotonic(), []
     files, _ = painter.draw(
         parse(json.dumps(asked).encode(), [painter], lambda name: None),

@@ -24,5 +24,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.sample.out = f"runs/landscapes{'_' if words else ''}{'_'.join(sorted(words))}"
     if "panorama" in words:
         config.sample.update({"n": 1, "batch_size": 1, "condition": "docs/landscape_map.png"})
-        config.sample.update({"stride": 2, "top_p": 0.8, "guidance": 1.5})
+        config.sample.update({"stride": 3, "top_p": 0.6, "guidance": 1.0})
     return config

@@ -22,5 +22,5 @@ def get_config(arg: str = "") -> ConfigDict:
     config.condition.update({"kind": "class_label", "stage": "", "n_classes": 0, "class_from": ()})
     config.transformer.update({"n_layer": 3, "n_head": 4, "n_embd": 192, "condition_table": False})
     config.train.update({"steps": 3500, "eval_every": 500, "image_every": 500, "save_every": 250})
-    config.sample.update({"n": 36, "batch_size": 36})
+    config.sample.update({"n": 36, "batch_size": 36, "top_p": 0.9, "guidance": 2.0})
     return common.tiny_transformer(config, "landscapes") if "tiny" in common.arguments(arg) else config

@@ -25,6 +25,7 @@ NOT_IMPORTED = {
     "mkdocstrings": "a plugin of mkdocs",
     "pytest-xdist": "a plugin of pytest",
     "playwright": "by pytest.importorskip, where it is there",
+    "filelock": "imported by jax, for its cache",
     "setuptools": "builds the wheel",
     "pre-commit": "a program",
     "ruff": "a program",

@@ -290,8 +290,8 @@ def test_the_painted_map_is_obeyed(browser):
         page = context.new_page()
         page.set_default_timeout(3 * PATIENCE)
         page.goto(f"http://127.0.0.1:{server.server_address[1]}/")
-        with page.expect_response(lambda answer: "height=32&width=32" in answer.url):  # a map to begin with
-            page.select_option("#size", label="32 × 32")
+        with page.expect_response(lambda answer: "height=48&width=48" in answer.url):  # a map to begin with
+            page.select_option("#size", label="48 × 48")
         page.get_by_text("Fill areas").click()
         page.get_by_text("dusk sky").click()
         for place in range(4):  # whatever is there
