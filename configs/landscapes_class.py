@@ -10,17 +10,19 @@ pictures is learned without a class, so that it draws with guidance, too.
 
 from ml_collections import ConfigDict
 
-from configs import common, landscapes_segmentation
+from configs import common, landscapes_vqgan
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    config = landscapes_segmentation.get_config()
-    config.workdir = "runs/landscapes_class"
-    config.data.update(
-        {"size": 64, "batch_size": 8, "resize": 0, "random_scale": False, "classes": ""}
-    )  # what a part shows does not depend on the class alone
-    config.condition.update({"kind": "class_label", "stage": "", "n_classes": 0, "class_from": ()})
-    config.transformer.update({"n_layer": 3, "n_head": 4, "n_embd": 192, "condition_table": False})
-    config.train.update({"steps": 3500, "eval_every": 500, "image_every": 500, "save_every": 250})
-    config.sample.update({"n": 36, "batch_size": 36, "top_p": 0.9, "guidance": 2.0})
+    config = common.transformer("runs/landscapes_class", first_stage="runs/landscapes_vqgan")
+    config.data = landscapes_vqgan.get_config().data
+    # Whole pictures: what a part shows does not depend on the class alone.
+    config.data.update({"size": 64, "batch_size": 8, "resize": 0, "random_scale": False})
+    config.condition.kind = "class_label"
+    config.condition_dropout = 0.1
+    config.transformer.update({"n_layer": 3, "n_head": 4, "n_embd": 192})
+    config.optimizer.update({"learning_rate": 1e-3, "per_sample": False, "schedule": "cosine", "warmup": 200})
+    config.train.update({"steps": 3500, "log_every": 20, "eval_every": 500, "image_every": 500})
+    config.train.update({"save_every": 250, "show": ("loss",), "monitor": "val/nll"})
+    config.sample.update({"n": 36, "batch_size": 36, "temperature": 0.9, "top_p": 0.9, "guidance": 2.0})
     return common.tiny_transformer(config, "landscapes") if "tiny" in common.arguments(arg) else config

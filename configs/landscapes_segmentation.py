@@ -14,22 +14,19 @@ reconstructions (docs/quality.md).
 
 from ml_collections import ConfigDict
 
-from configs import common, landscapes_vqgan
+from configs import common, landscapes_class
 
 
 def get_config(arg: str = "") -> ConfigDict:
     words = common.arguments(arg, "32", "64")
-    config = common.transformer("runs/landscapes_segmentation", first_stage="runs/landscapes_vqgan")
-    config.data = landscapes_vqgan.get_config().data
-    config.data.update({"size": 48, "batch_size": 8, "resize": 512, "classes": "moods"})
+    config = landscapes_class.get_config()
+    config.workdir = "runs/landscapes_segmentation"
+    config.data.update({"size": 48, "resize": 512, "random_scale": True, "classes": "moods"})
     config.condition.update({"kind": "segmentation", "stage": "runs/landscapes_segmentation_vqgan"})
     config.condition.update({"n_classes": 3, "class_from": (0, 1, 2)})
-    config.condition_dropout = 0.1
-    config.transformer.update({"n_layer": 4, "n_head": 4, "n_embd": 208, "condition_table": True})
-    config.optimizer.update({"learning_rate": 1e-3, "per_sample": False, "schedule": "cosine", "warmup": 200})
-    config.train.update({"steps": 6000, "log_every": 20, "eval_every": 1000, "image_every": 1000})
-    config.train.update({"save_every": 500, "show": ("loss",), "monitor": "val/nll"})
-    config.sample.update({"n": 16, "batch_size": 16, "temperature": 0.9, "top_p": 0.7, "guidance": 1.5})
+    config.transformer.update({"n_layer": 4, "n_embd": 208, "condition_table": True})
+    config.train.update({"steps": 6000, "eval_every": 1000, "image_every": 1000, "save_every": 500})
+    config.sample.update({"n": 16, "batch_size": 16, "top_p": 0.7, "guidance": 1.5})
     for size in words - {"tiny"}:
         config.workdir += f"_{size}"
         config.data.update({"size": int(size), "batch_size": {"32": 16, "64": 4}[size]})
