@@ -8,8 +8,8 @@ Condition tokens stand before the image's in the transformer's sequence and shar
 from typing import Any
 
 from taming_jax.conditioning.base import Condition, ConditionConfig
-from taming_jax.conditioning.classed import ClassedMap
 from taming_jax.conditioning.coordinate import Coordinate
+from taming_jax.conditioning.files import LABEL_MAP
 from taming_jax.conditioning.labels import ClassLabel, NoCondition
 from taming_jax.conditioning.objects import ObjectsCondition
 from taming_jax.conditioning.spatial import KINDS, LowResolution, StageCondition, resize_nearest
@@ -99,21 +99,26 @@ def make_condition(config: ConditionConfig, first_stage: VQGAN, size: Size, stag
                 "(height, width) of that shape."
             )
         parts = (config.kind, network, own, size, config.size, first_stage.config.in_channels)
-        found = LowResolution(*parts, config.scale) if config.kind == "low_res" else StageCondition(*parts)
-        return _with_class(config, found) if config.n_classes else found
+        beside = _class_beside(config, network)
+        if config.kind == "low_res":
+            return LowResolution(*parts, **beside, scale=config.scale)
+        return StageCondition(*parts, **beside)
     raise ValueError(f"config.condition.kind={config.kind!r} is unknown; known: {', '.join(CONDITIONS)}.")
 
 
-def _with_class(config: ConditionConfig, found: StageCondition) -> ClassedMap:
-    """Raises ValueError for labels that the map does not have, and for another number of them than of classes."""
+def _class_beside(config: ConditionConfig, stage: VQGAN) -> dict[str, Any]:
+    """Of a map, as fields of its condition. Raises ValueError for labels that the map does not have, and for another
+    number of them than of classes."""
+    if not config.n_classes:
+        return {}
     _check_classes(config)
-    labels, named = found.stage.config.in_channels if found.label_maps else 0, config.class_from
+    labels, named = stage.config.in_channels if KINDS[config.kind].file is LABEL_MAP else 0, config.class_from
     if named and (len(named) != config.n_classes or not all(0 <= label < labels for label in named)):
         raise ValueError(
             f"config.condition.class_from={named}; expected one of the {labels} labels of the map for each of the "
             f"{config.n_classes} classes, or ()."
         )
-    return ClassedMap(found, ClassLabel(config.n_classes, config.class_names), named)
+    return {"classes": ClassLabel(config.n_classes, config.class_names), "class_from": named}
 
 
 def _check_classes(config: ConditionConfig) -> None:

@@ -12,10 +12,11 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from taming_jax.conditioning import files
 from taming_jax.conditioning.base import Pictures, check_size, height_and_width, per_image
+from taming_jax.conditioning.labels import ClassLabel
 from taming_jax.data.channels import suffixes
 from taming_jax.models.content import CONTENTS, Content
 from taming_jax.models.vqgan import VQGAN
@@ -47,11 +48,15 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class StageCondition:
-    """A map that a first stage encodes, row by row.
+    """A map that a first stage encodes, row by row, and beside it perhaps a class, of what a part of the map may not
+    show: the light, the season. Then each token also says the class, its id being class * codes + code, so that a
+    sliding window knows it wherever it is, and the sequence is no longer than without; the vocabulary is as many times
+    larger as there are classes, which are best few.
 
     kind: a name in `KINDS`. own_stage: whether the stage has parameters of its own, or is the image's. training_size:
     of the training images in pixels, a side or (height, width); size: as in ConditionConfig. image_channels: of the
-    images that are drawn.
+    images that are drawn. class_from: labels of the map, one for each class: where no class is given, it is the one
+    whose label covers most.
     """
 
     kind: str
@@ -60,6 +65,8 @@ class StageCondition:
     training_size: Size
     size: Size = 0
     image_channels: int = 3
+    classes: ClassLabel | None = None
+    class_from: tuple[int, ...] = ()
     by_class: ClassVar[bool] = False
 
     @property
@@ -68,16 +75,21 @@ class StageCondition:
         return CONTENTS[KINDS[self.kind].contents[0]]
 
     @property
-    def keys(self) -> tuple[str, ...]:
+    def map_keys(self) -> tuple[str, ...]:
+        """The keywords, one of which gives the map."""
         return tuple(dict.fromkeys((self.kind, *(() if KINDS[self.kind].file else ("image",)))))
 
     @property
+    def keys(self) -> tuple[str, ...]:
+        return (*self.map_keys, *(self.classes.keys if self.classes else ()))
+
+    @property
     def annotations(self) -> tuple[str, ...]:
-        return self.content.annotations
+        return (*self.content.annotations, *(self.classes.annotations if self.classes else ()))
 
     @property
     def vocabulary(self) -> int:
-        return self.stage.config.n_codes
+        return self.stage.config.n_codes * (self.classes.vocabulary if self.classes else 1)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -108,20 +120,23 @@ class StageCondition:
             parts = zip(x.shape[1:3], sides(self.size), sides(self.training_size))
             x = resize_nearest(x, *(side * new // old for side, new, old in parts))
         params = stages["condition_stage" if self.own_stage else "first_stage"]
-        return jax.lax.stop_gradient(self.stage.apply({"params": params}, x, method="encode_ids"))
+        codes = jax.lax.stop_gradient(self.stage.apply({"params": params}, x, method="encode_ids"))
+        if not self.classes:
+            return codes
+        return codes + self.stage.config.n_codes * self.classes.tokens(batch, size, stages)[..., None]
 
     def pixels(self, given: Mapping[str, Any]) -> tuple[int, int] | None:
-        for key in self.keys:
+        for key in self.map_keys:
             if found := height_and_width(given.get(key), channels=self._content_of(key).axes == 3):
                 return found[0] * self._times(key), found[1] * self._times(key)
         return None
 
     def parse(self, given: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> dict[str, np.ndarray]:
-        """The map, or, for kinds that follow from it, a photograph under `image`."""
-        found = [key for key in self.keys if given.get(key) is not None]
+        """The map, or, for kinds that follow from it, a photograph under `image`; and the class beside it."""
+        found = [key for key in self.map_keys if given.get(key) is not None]
         if len(found) != 1:
             raise ValueError(
-                f"this model needs {' or '.join(self.keys)}, {'not both' if found else 'which is missing'}."
+                f"this model needs {' or '.join(self.map_keys)}, {'not both' if found else 'which is missing'}."
             )
         (key,) = found
         content = self._content_of(key)
@@ -131,7 +146,20 @@ class StageCondition:
         shape = "(H, W)" if content.axes == 2 else f"(H, W, {channels})"
         value = content.check(per_image(given[key], n, (content.axes,), key, shape), channels, key)
         check_size(value, (pixels[0] // self._times(key), pixels[1] // self._times(key)), key)
-        return {key: value}
+        return {key: value} | self._parse_class(given, n, value)
+
+    def _parse_class(
+        self, given: Mapping[str, Any], n: int, maps: Shaped[np.ndarray, "n H W *c"]
+    ) -> dict[str, np.ndarray]:
+        if not self.classes:
+            return {}
+        if given.get("class_label") is None and self.class_from:
+            covered = np.stack([(maps == label).mean((1, 2)) for label in self.class_from], axis=1)
+            return {"class_label": covered.argmax(1).astype(np.int32)}
+        labels = self.classes.parse(given, n, maps.shape[1:3])
+        if np.max(labels["class_label"]) == self.classes.vocabulary:
+            raise ValueError("a map that has a class beside it cannot be drawn for any class; name one.")
+        return labels
 
     def describe(self, batch: Mapping[str, Any], n: int) -> list[str]:
         return [""] * n

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from taming_jax.checkpoint import Saved, open_saved
-from taming_jax.conditioning import ClassedMap, Condition
+from taming_jax.conditioning import Condition, StageCondition
 from taming_jax.conditioning.labels import class_number
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig
@@ -207,9 +207,9 @@ def _classes(settings: SampleConfig, condition: Condition) -> dict[str, np.ndarr
 def _class_beside(settings: SampleConfig, condition: Condition) -> dict[str, int]:
     """The class for all images that the settings name beside a map, if any. Raises ValueError for several or unknown
     ones."""
-    if not (settings.classes and isinstance(condition, ClassedMap)):
+    classes = condition.classes if isinstance(condition, StageCondition) else None
+    if not (settings.classes and classes):
         return {}
-    classes = condition.classes
     names = split_names(settings.classes, classes.names)
     if len(names) != 1:
         raise ValueError(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from taming_jax import pictures
 from taming_jax.checkpoint import Saved
-from taming_jax.conditioning import ClassedMap
+from taming_jax.conditioning import StageCondition
 from taming_jax.data import pipeline
 from taming_jax.data.demo.known import known_data
 from taming_jax.drawing.requests import Wanted, requests
@@ -90,7 +90,7 @@ class Painter:
         others += (getattr(self.condition, "factor", 1),)
         self.factor = int(np.lcm.reduce([self.code, *others]))
         self.n_labels = stage.config.in_channels if stage and self.condition.label_maps else 0
-        self.beside = self.condition.classes if isinstance(self.condition, ClassedMap) else None
+        self.beside = self.condition.classes if isinstance(self.condition, StageCondition) else None
         self.class_from_map = bool(getattr(self.condition, "class_from", ()))
         self.classes: tuple[str, ...] = getattr(self.beside or self.condition, "names", ())
         self.names, self.colours, self._examples = self._labels()

@@ -9,7 +9,7 @@ from etils import epath
 
 from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, Saved, open_saved, quiet_orbax
 from taming_jax.checkpoint.saved import Portable
-from taming_jax.conditioning import ClassedMap, ConditionConfig, StageCondition, has_stage, make_condition
+from taming_jax.conditioning import ConditionConfig, StageCondition, has_stage, make_condition
 from taming_jax.models.gpt import GPT, GPTConfig, cast_layers, unstack_layers, with_layers_apart
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.settings import from_dict, plain_size, sides
@@ -93,7 +93,7 @@ def load_first_stage(path: str, **options: Any) -> FirstStage:
 
 def condition_stage(model: TwoStage, first: FirstStage, second: FirstStage | None) -> FirstStage | None:
     """Which of the two networks reads the condition, if any does."""
-    return second or (first if isinstance(model.condition, (StageCondition, ClassedMap)) else None)
+    return second or (first if isinstance(model.condition, StageCondition) else None)
 
 
 def two_stage(config: Mapping[str, Any], first_stage: VQGAN, condition_stage: VQGAN | None = None) -> TwoStage:
