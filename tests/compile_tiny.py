@@ -26,7 +26,7 @@ NETWORK = VQGANConfig(
 )  # fmt: skip
 FIRST = VQGANExperiment(
     workdir="",
-    data=DataConfig(size=32, batch_size=BATCH),
+    data=DataConfig(size=16, batch_size=BATCH),  # of half the size compile in half the time
     model=NETWORK,
     discriminator=DiscriminatorConfig(ndf=8, n_layers=1, dtype="bfloat16"),
     loss=VQGANLossConfig(perceptual_weight=0.0),
@@ -34,7 +34,7 @@ FIRST = VQGANExperiment(
 SECOND = TransformerExperiment(
     workdir="",
     first_stage="",
-    data=FIRST.data,
+    data=DataConfig(size=32, batch_size=BATCH),
     condition=ConditionConfig("class_label", n_classes=10),
     transformer=GPTConfig(n_layer=2, n_head=2, n_embd=WIDTH, dtype="bfloat16"),
     mesh=MeshConfig(data=1, fsdp=-1),

@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
 from taming_jax.nn.cache import FEW, Cache, as_heads, as_heads_apart, as_queries_of_rows, as_rows, write
+from taming_jax.nn.devices import on_tpu
 from taming_jax.nn.rotary import Turns, rotate
 
 Position = Int[Array, ""] | int
@@ -71,10 +72,11 @@ class CausalSelfAttention(nn.Module):
         they are rotary. Returns (y, cache)."""
         b, length, d = x.shape
         width, kv_heads = d // self.n_head, self.kv_heads or self.n_head
-        project = lambda name, heads: linear(heads * width, name, self.dtype, self.use_bias)(x).reshape(
-            b, length, heads, width
-        )
+        project = lambda name, heads: linear(heads * width, name, self.dtype, self.use_bias)(x)
         query, key, value = project("query", self.n_head), project("key", kv_heads), project("value", kv_heads)
+        if cache is not None and on_tpu():  # else the kernels are split into heads, and copies kept that lie so
+            key, value = map(jax.lax.optimization_barrier, (key, value))
+        query, key, value = (y.reshape(b, length, -1, width) for y in (query, key, value))
         if self.qk_norm:
             query = make_norm(self.norm, "query_norm", self.dtype, self.use_bias)(query)
             key = make_norm(self.norm, "key_norm", self.dtype, self.use_bias)(key)
