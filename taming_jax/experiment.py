@@ -130,6 +130,7 @@ class VQGANExperiment:
             init_from=self.init_from,
             freeze=self.freeze,
             usage_window=self.usage_window,
+            sizes=data.sizes,
         )
 
     @property
@@ -178,6 +179,8 @@ class TransformerExperiment:
     def __post_init__(self) -> None:
         with below("sample"):
             check_guidance(self.sample.guidance, self.condition_dropout)  # training draws with it, but not at once
+        with below("data"):
+            check(self.data, "sizes", not self.data.sizes, "a second stage learns from images of one size")
 
     def training(self, model: TwoStage) -> TransformerTraining:
         """Of the transformer of this model."""

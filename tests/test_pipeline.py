@@ -1,5 +1,6 @@
 """Batches of the demo and of a folder: exact resume, sharing among processes, validation, and the background thread."""
 
+import dataclasses
 import subprocess
 import sys
 import threading
@@ -129,6 +130,18 @@ def test_resume_is_exact(cfg, start):
     assert_equal(whole[start:], take(make_batches(cfg, "train", start_step=start), 12 - start))
 
 
+@pytest.mark.parametrize("start", range(5))
+def test_sizes_take_turns_and_resume_is_exact(cfg, start):
+    """Each size goes through all examples, in an order of its own; validation stays with `size`."""
+    several = dataclasses.replace(cfg, sizes=(24, 16, 32))
+    whole = take(make_batches(several, "train"), 15)
+    assert [batch["image"].shape[1] for batch in whole] == 5 * [24, 16, 32]
+    assert_equal(whole[start:], take(make_batches(several, "train", start_step=start), 15 - start))
+    labels = [np.concatenate([batch["class_label"] for batch in whole[k::3]])[:15] for k in range(3)]
+    assert cfg.source == "folder" or not np.array_equal(labels[0], labels[1])  # which has no classes here
+    assert next(make_batches(several, "val"))["image"].shape[1:3] == cfg.sides
+
+
 def test_needs_go_before_the_settings(folder):
     settings = {"size": 16, "batch_size": 4, "n_train": 8, "n_val": 4}
     asked = DataConfig(**settings, annotations=("objects", "crop"), max_objects=3)
@@ -226,6 +239,8 @@ def test_demo_scenes_are_drawn_once_within_bounded_memory(monkeypatch):
         ({"val_share": 1.5}, "val_share=1.5"),
         ({"n_train": 0}, "n_train=0"),
         ({"seed": -1}, "seed=-1"),
+        ({"sizes": (32, 8)}, r"sizes=\(32, 8\), but they must differ, each from 16"),
+        ({"size": 32, "sizes": (32, 64), "resize": 48}, "resize=48, but it must be 0 or at least 64"),
     ],
 )
 def test_bad_settings(settings, message):

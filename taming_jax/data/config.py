@@ -46,6 +46,7 @@ class DataConfig:
 
     source: a name of `SOURCES`.
     size: of the images in pixels: the side of squares, or (height, width). batch_size: of all processes together.
+    sizes: sides of squares that the steps of training take in turn, in place of `size`; validation stays with that.
     annotations: what the batches carry beside image and class_label: segmentation, depth, crop, objects, keypoints. A
         source that cannot give it is refused; class_label named here demands that there are classes.
 
@@ -84,6 +85,7 @@ class DataConfig:
 
     source: str = "demo"
     size: Size = 256
+    sizes: tuple[int, ...] = ()
     batch_size: int = 8
     annotations: tuple[str, ...] = ()
     path: PathText = ""
@@ -123,6 +125,9 @@ class DataConfig:
         check(self, "path", bool(self.path or not SOURCES[self.source]), folder)
         object.__setattr__(self, "size", plain_size(self.size))  # frozen for everybody else
         check(self, "size", 16 <= min(self.sides) <= max(self.sides) <= 4096, "it must be from 16 to 4096")
+        each = all(isinstance(side, int) and 16 <= side <= 4096 for side in self.sizes)
+        check(self, "sizes", each and len(set(self.sizes)) == len(self.sizes), "they must differ, each from 16 to 4096")
+        check(self, "sizes", self.source != "codes" or not self.sizes, "codes are of images of one size")
         limits = {"batch_size": (1, 1 << 20), "val_share": (0, 0.9), "seed": (0, (1 << 32) - 1)}
         limits |= {"n_train": (1, 1 << 40), "n_val": (1, 1 << 40), "shuffle_buffer": (1, 1 << 30), "workers": (0, 1024)}
         limits |= {"n_labels": (0, 256), "unlabelled": (-1, 255), "max_objects": (1, 1000), "min_objects": (0, 1000)}
@@ -130,8 +135,8 @@ class DataConfig:
         limits |= {"channels": (1, 1024), "max_pixels": (1 << 16, 1 << 34)}
         for name, (low, high) in limits.items():
             check(self, name, low <= getattr(self, name) <= high, f"it must be from {low} to {high}")
-        least = min(self.sides)
-        check(self, "resize", not 0 < self.resize < least, f"it must be 0 or at least size={least}")
+        largest = max(min(self.sides), *self.sizes, 0)
+        check(self, "resize", not 0 < self.resize < largest, f"it must be 0 or at least {largest}, as the images")
 
     @property
     def sides(self) -> tuple[int, int]:

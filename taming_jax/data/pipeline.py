@@ -3,6 +3,8 @@
 The batch of step s depends on the configuration and s alone, so a run that starts again at step s continues exactly.
 """
 
+import dataclasses
+import itertools
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
@@ -55,7 +57,7 @@ OPENERS: dict[str, Opener] = {  # what `config.SOURCES` names
 }
 
 
-@lru_cache(maxsize=4)  # a folder is searched once, and a demo scene drawn once, however often the data is iterated
+@lru_cache(maxsize=8)  # a folder is searched once, and a demo scene drawn once, however often the data is iterated
 def _open(config: DataConfig, split: str) -> Source:
     """config: with the needs met; sources see no others."""
     if split not in ("train", "val"):
@@ -172,7 +174,8 @@ def make_batches(
       (so they need crop and flip beside them); object_category int32 (b, M), -1 for an empty slot; object_flags int32
       (b, M), bits as in `listing.FLAGS`. In training the order is random.
     - keypoints: float32 (b, M, K, 3), x and y in [0, 1] of the crop, and 1; all 0 where a point is not seen.
-    "train" is endless, shuffled anew each epoch, and passes over broken images. "val" is one pass in order, and has in
+    "train" is endless, shuffled anew each epoch, and passes over broken images; with `sizes`, step s has images of size
+    s modulo their number, and each size has an order of its own. "val" is one pass in order, and has in
     addition valid bool (b,): False for the padding of the last batch and for broken images.
     The source "codes" has, in place of image and annotations, codes int32 (b, h, w), and condition_codes int32 (b, k)
     or, for conditions whose tokens have places, (b, h, w).
@@ -186,12 +189,31 @@ def make_batches(
         raise ValueError(f"process_index is {process_index}, but there are {process_count} processes")
     if start_step < 0:
         raise ValueError(f"start_step is {start_step}; it must not be negative")
-    source = _open(config.meeting(needs), split)
-    shard = Shard(process_index, process_count, config.batch_size // process_count)
+    config, shard = config.meeting(needs), Shard(process_index, process_count, config.batch_size // process_count)
+    if split == "train" and config.sizes:
+        streams = [_batches(one, split, shard, first) for one, first in _of_sizes(config, start_step)]
+        return _in_turn(streams, start_step)
+    return _batches(config, split, shard, start_step)
+
+
+def _batches(config: DataConfig, split: str, shard: Shard, start_step: int) -> Iterator[dict[str, np.ndarray]]:
+    source = _open(config, split)
     records = source.records(shard, start_step * shard.batch)
     if split == "train":
         records = replace_broken(records, limit=min(len(source), 10_000))
     return Prefetched(_collate(records, shard.batch, with_valid=split == "val"), depth=2)
+
+
+def _of_sizes(config: DataConfig, start_step: int) -> list[tuple[DataConfig, int]]:
+    """For each of `sizes` the settings that have it alone, and how many steps before `start_step` had it."""
+    n, seeds = len(config.sizes), 1 << 32
+    alone = lambda k, side: dataclasses.replace(config, size=side, sizes=(), seed=(config.seed + k) % seeds)
+    return [(alone(k, side), (start_step - k + n - 1) // n) for k, side in enumerate(config.sizes)]
+
+
+def _in_turn(streams: list[Iterator[dict[str, np.ndarray]]], start_step: int) -> Iterator[dict[str, np.ndarray]]:
+    for step in itertools.count(start_step):
+        yield next(streams[step % len(streams)])
 
 
 def make_crops(

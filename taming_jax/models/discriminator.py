@@ -38,6 +38,15 @@ class DiscriminatorConfig:
         check_known(self, "norm", NORMS)
         check_known(self, "dtype", ("float32", "bfloat16"))
 
+    def check_sides(self, h: int, w: int) -> None:
+        """Raises ValueError for images too small."""
+        smallest = 3 * 2**self.n_layers  # leaves 3 x 3, and each of the two last layers takes one away
+        if min(h, w) < smallest:
+            raise ValueError(
+                f"images of {h} x {w} pixels are too small for {self.n_layers} layers: at least {smallest} a side; "
+                "set n_layers lower"
+            )
+
 
 class Discriminator(nn.Module):
     """Images (b, H, W, c) -> logits (b, h, w, 1) float32, high where a patch looks real.
@@ -52,12 +61,7 @@ class Discriminator(nn.Module):
         cfg = self.config
         if x.ndim != 4 or x.shape[-1] != cfg.in_channels:
             raise ValueError(f"the discriminator expects images (b, H, W, {cfg.in_channels}), got shape {x.shape}")
-        smallest = 3 * 2**cfg.n_layers  # leaves 3 x 3, and each of the two last layers takes one away
-        if min(x.shape[1:3]) < smallest:
-            raise ValueError(
-                f"images of {x.shape[1]} x {x.shape[2]} pixels are too small for {cfg.n_layers} layers: "
-                f"at least {smallest} a side; set n_layers lower"
-            )
+        cfg.check_sides(*x.shape[1:3])
         dtype = jnp.dtype(cfg.dtype)
 
         def conv(

@@ -133,20 +133,24 @@ def train(
         with _History(config, report, start, checkpoints, pace) as history:
             heed = getattr(training, "heed", None) if getattr(training, "heeds", False) else None
             number, stopping = start, start < config.steps and stop.requested_before(start)
+            compiled = set[Any]()  # the shapes of batches that the step was compiled for
             stream = batches(start) if start < config.steps and not stopping else iter(())
             while number < config.steps and not stopping:
                 number += 1
-                first_step = number == start + 1
-                with contextlib.nullcontext() if first_step else pace.step():
+                alike = len(compiled) == 1  # and so are the times of steps, but for the first
+                with pace.step() if alike else contextlib.nullcontext():
                     with goodput.other("data"):
                         batch = sharding.put_batch(next(stream), mesh)
-                    compiles = goodput.other("compiling") if first_step else contextlib.nullcontext()
+                    shapes = tuple((name, array.shape) for name, array in sorted(batch.items()))
+                    known = shapes in compiled
+                    compiled.add(shapes)
+                    compiles = contextlib.nullcontext() if known else goodput.other("compiling")
                     with compiles, jax.set_mesh(mesh):  # where activations are to be, see `sharding.split_by_image`
                         state, metrics = update(state, frozen, batch)
                     history.add(number, metrics)
                 if number % config.log_every == 0:
                     checkpoints.check()
-                    if (slow := pace.look(number)) and jax.process_index() == 0:
+                    if len(compiled) == 1 and (slow := pace.look(number)) and jax.process_index() == 0:
                         logging.warning("Slow: %s.", slow)
                 last = number == config.steps
                 stopping = not last and stop.requested(number)

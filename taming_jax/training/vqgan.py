@@ -67,7 +67,8 @@ class VQGANTraining:
     Nothing here needs data or weights, so that `init` and `step` can be compiled for their shapes alone.
 
     discriminator, disc_optimizer: None where the loss gives it no weight.
-    batch_shape: (b, H, W, c) of what the networks read in a step, over all devices.
+    batch_shape: (b, H, W, c) of what the networks read in a step, over all devices. sizes: sides of squares that the
+        steps take in turn in place of H and W; the step is compiled for each.
     accumulate: parts of the batch that go through the networks one after the other, first all for the generator and
         then all for the discriminator; batch normalisation, codebook averages and the adaptive weight are then those of
         each part.
@@ -91,6 +92,7 @@ class VQGANTraining:
     init_from: str = ""
     freeze: str = ""
     usage_window: int = 0
+    sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         loss, config = self.loss, self.model.config
@@ -120,10 +122,13 @@ class VQGANTraining:
                 f"{config.out_channels} channels; set it to that."
             )
         _, h, w, _ = self.batch_shape
-        try:
-            config.grid(h, w)
-        except ValueError as error:
-            raise ValueError(f"config.data.size={plain_size((h, w))}: {error}") from error
+        for sides in ((h, w), *((side, side) for side in self.sizes)):
+            try:
+                config.grid(*sides)
+                if self.discriminator:
+                    self.discriminator.config.check_sides(*sides)
+            except ValueError as error:
+                raise ValueError(f"config.data.size={plain_size(sides)}: {error}") from error
 
     @property
     def adversarial(self) -> bool:
@@ -132,9 +137,10 @@ class VQGANTraining:
 
     @property
     def latents(self) -> int:
-        """Of a batch."""
+        """Of a batch; where sizes take turns, their mean, rounded."""
         b, h, w, _ = self.batch_shape
-        return b * math.prod(self.model.config.grid(h, w))
+        sides = [(side, side) for side in self.sizes] or [(h, w)]
+        return b * sum(math.prod(self.model.config.grid(*each)) for each in sides) // len(sides)
 
     def init(self, key: RandomKey) -> VQGANState:
         """A fresh state; pure, so that `jit(init, out_shardings=...)` makes every array where it belongs."""
