@@ -84,13 +84,15 @@ def first_stage(config: VQGANConfig, data: np.ndarray, seed: int, given: argpars
     training = VQGANTraining(model, None, loss, optimizer, None, shape, seed=seed, usage_window=WINDOW)
     state, order = jax.jit(training.init)(jax.random.key(seed)), np.random.RandomState(seed)
     step = jax.jit(training.step).lower(state, None, {"image": data[:BATCH]}).compile()
-    started, n = time.perf_counter(), 0
-    while n < given.steps if given.steps else time.perf_counter() - started < given.seconds:
+    # What else a machine is doing takes no training from a kind, where the time of its own processor can be had.
+    clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
+    started, n = clock(), 0
+    while n < given.steps if given.steps else clock() - started < given.seconds:
         state, metrics = step(state, None, {"image": data[order.randint(0, len(data), BATCH)]})
         n += 1
         jax.block_until_ready(metrics)
     found = {name: float(metrics[name]) for name in ("usage_recent", "perplexity_recent")}
-    return state.params, {**found, "steps": n, "s": time.perf_counter() - started}
+    return state.params, {**found, "steps": n, "s": clock() - started}
 
 
 def second_stage(model: VQGAN, params: Any, data: dict[str, np.ndarray], seed: int, steps: int) -> float:
