@@ -280,6 +280,13 @@ def test_what_windows_keep_is_read_and_written_in_place(tiny):
     assert [found.scope for found in inside if found.scope.endswith("scatter") and "attention" in found.scope] == []
 
 
+def test_keys_and_values_come_from_kernels_as_they_lie(tiny):
+    """Of the window's kernels of attention, 256 x 256 each, the query's alone has a copy in another layout."""
+    _, folder = tiny
+    text = (folder / "second window.hlo").read_text()
+    assert "bf16[256,256]" in text and len(re.findall(r"= bf16\[256,256\]\S* copy\(", text)) <= 1
+
+
 def sizes(instruction: Instruction) -> list[tuple[int, ...]]:
     return [shape.sizes for shape in instruction.shapes]
 
