@@ -165,7 +165,8 @@ def transformer_on(name: str) -> Estimate:
     encode = batch * counted["encode"] / encode_rate
     compute = work / rate
     frozen = size_of(counted["state"].params)
-    forward = (work - 6 * batch * length * d * gpt.vocab_size) / 3 / rate  # of the blocks, once more
+    outputs = sum(gpt.factors) or gpt.vocab_size
+    forward = (work - 6 * batch * length * d * outputs) / 3 / rate  # of the blocks, once more
     return Estimate(
         stage="transformer",
         slice=name,
@@ -175,7 +176,7 @@ def transformer_on(name: str) -> Estimate:
         gathered=tuple(frozen + 4 * matrices for matrices in (flops.transformer_matrices(gpt), 2 * 12 * d**2)),
         kept=(tokens * layers * block, tokens * layers * most),
         kept_remat=(tokens * (layers * 2 * d + block), tokens * (layers * 2 * d + most)),
-        other=tokens * 10 * gpt.vocab_size + images * 4 * max(counted["maps"]),
+        other=tokens * 10 * outputs + images * 4 * max(counted["maps"]),
         compute=compute + encode,
         compute_remat=compute + forward + encode,
         collectives=tuple(times * size_of(params) * (n - 1) / n / (device.link * GB * LINKS) for times in (2, 3)),

@@ -50,7 +50,9 @@ def known_device(kind: str) -> Device | None:
 
 def transformer_matrices(config: GPTConfig) -> int:
     """Entries of all matrices that multiply: those of the blocks and of the head."""
-    return 12 * config.n_layer * config.n_embd**2 + config.n_embd * config.vocab_size
+    d = config.n_embd
+    head = d * sum(config.factors) + 8 * d**2 if config.factors else d * config.vocab_size
+    return 12 * config.n_layer * d**2 + head
 
 
 def transformer_flops(config: GPTConfig, length: int, images: int) -> float:

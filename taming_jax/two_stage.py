@@ -16,9 +16,10 @@ from jax import Array
 from jaxtyping import Float, Int, Key, Shaped
 
 from taming_jax.conditioning import Condition
-from taming_jax.models.gpt import GPT, token_cross_entropy
+from taming_jax.models.gpt import GPT, head_of, prediction_nll
 from taming_jax.models.vqgan import VQGAN, network_input
 from taming_jax.nn import orders
+from taming_jax.nn.lookup_free import splits
 from taming_jax.nn.rotary import Layout, sequence_layout
 
 
@@ -58,6 +59,8 @@ class TwoStage:
         """Fill in the sizes of its tables where they are open, and refuse those that are too small."""
         settings, codes, ids = self.gpt.config, self.n_codes, self.condition.vocabulary
         own, hidden = settings.condition_table, bool(self.condition_dropout)
+        if settings.factors:
+            self._check_factors()
         listed = " in its list of used ones, remap," if self.first_stage.config.remap else ""
         needed = {
             "vocab_size": codes if own else max(codes, ids + hidden),
@@ -85,6 +88,23 @@ class TwoStage:
                 f"config.transformer.block_size={settings.block_size}, but {self.condition.length} condition and "
                 f"{self.length} image tokens ({self.grid[0]} x {self.grid[1]}) need {needed['block_size']}; set it to "
                 "that, or to 0, or use smaller images."
+            )
+
+    def _check_factors(self) -> None:
+        """Refuse to split ids whose parts would not be groups of channels."""
+        first, factors = self.first_stage.config, self.gpt.config.factors
+        given = f"config.transformer.factors={factors}, but"
+        if first.remap or not first.channel_levels:
+            which = "in its list of used ones, remap," if first.remap else f"of quantizer={first.quantizer!r}"
+            raise ValueError(
+                f"{given} the first stage's codes {which} are not all combinations of their channels' values, as those "
+                "of fsq, lfq and bsq are; set it to ()."
+            )
+        possible = splits(first.channel_levels)
+        if factors not in possible:
+            raise ValueError(
+                f"{given} the first stage's {first.n_codes} codes, whose channels have {first.channel_levels} values, "
+                f"can only be split between two channels: {', '.join(map(str, possible))}, or () for not at all."
             )
 
     @property
@@ -150,11 +170,23 @@ class TwoStage:
         self, params: Any, condition: Int[Array, "b ..."], sequence: Int[Array, "b l"], **options: Any
     ) -> Float[Array, "b l n"]:
         """Condition (b, k), or (b, h, w) with places, and image tokens -> float32: the prediction of
-        each image token."""
+        each image token; of a transformer with `factors`, what its head reads."""
         condition = condition.reshape(condition.shape[0], -1)
         inputs = jnp.concatenate([condition, sequence[:, :-1]], axis=1)  # (b, k + l - 1)
         logits = self.gpt.apply({"params": params}, inputs, layout=self.layout, **options)
         return logits[:, condition.shape[1] - 1 :]
+
+    def nll(
+        self,
+        params: Any,
+        condition: Int[Array, "b ..."],
+        inputs: Int[Array, "b l"],
+        targets: Int[Array, "b l"],
+        **options: Any,
+    ) -> Float[Array, "b l"]:
+        """Negative log-likelihood of each target in nats, float32, after the condition and the inputs before it."""
+        prediction = self.logits(params, condition, inputs, **options)
+        return prediction_nll(head_of(self.gpt, params), prediction, targets)
 
     def corrupt(self, key: Key[Array, ""], sequence: Int[Array, "b l"]) -> Int[Array, "b l"]:
         """Replace a share of 1 - pkeep of the tokens by random ids."""
@@ -191,7 +223,7 @@ class TwoStage:
             key_corrupt, key_dropout, key_hide = jax.random.split(key, 3)
             inputs, condition = self.corrupt(key_corrupt, sequence), self.hide(key_hide, condition)
             options = {"train": True, "rngs": {"dropout": key_dropout}}
-        return token_cross_entropy(self.logits(params, condition, inputs, **options), sequence)
+        return self.nll(params, condition, inputs, sequence, **options)
 
 
 @functools.lru_cache(maxsize=64)

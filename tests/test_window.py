@@ -10,7 +10,7 @@ from golden import drawn_like, gpt_params, weights
 from tiny import TINY
 
 from taming_jax.conditioning import ClassLabel, Coordinate, NoCondition, ObjectsCondition, StageCondition
-from taming_jax.models.gpt import GPT, GPTConfig
+from taming_jax.models.gpt import GPT, GPTConfig, head_of
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.sampling.decode import Job, sample, token_chooser
 from taming_jax.sampling.filters import TracedFilters
@@ -28,9 +28,9 @@ ORIGINAL = GPT(GPTConfig(vocab_size=64, block_size=512, n_layer=2, n_head=4, n_e
 window = jax.jit(sample_window, static_argnums=0)
 
 
-def model_of(grid=(4, 4), order="row_major", gpt=None, codes=CODES, **settings):
+def model_of(grid=(4, 4), order="row_major", gpt=None, codes=CODES, stage=None, **settings):
     settings = {"vocab_size": 24, "block_size": 62, "n_layer": 2, "n_head": 2, "n_embd": 32} | settings
-    first = VQGAN(dataclasses.replace(FIRST, n_embed=codes))
+    first = VQGAN(dataclasses.replace(FIRST, n_embed=codes, **stage or {}))
     return TwoStage(first, gpt or GPT(GPTConfig(**settings)), NoCondition(), grid, order)
 
 
@@ -72,7 +72,8 @@ def one_by_one(model, params, condition, given, keep, *, stride=1, scale=1, **fi
     spatial = condition.ndim == 3
     layout = model.window_layout(h * w if spatial else condition.shape[1], spatial, (h, w))
     forward = jax.jit(lambda ids: model.gpt.apply({"params": params}, ids, layout=layout))
-    choose = jax.jit(token_chooser(job_of(condition, given, keep, **filters), model.n_codes))
+    job, head = job_of(condition, given, keep, **filters), head_of(model.gpt, params)
+    choose = jax.jit(token_chooser(job, model.n_codes, head))
 
     def first(place, size, length):
         centred = (place - length // 2) // stride * stride
@@ -130,6 +131,23 @@ def test_a_rotary_model_draws_what_the_sequential_sampler_draws(grid, kind):
     ids = draw(model, params, condition, given, keep)
     np.testing.assert_array_equal(ids, one_by_one(model, params, condition, given, keep))
     assert len(np.unique(ids)) > 5
+
+
+def test_ids_in_two_parts_are_those_of_the_sequential_sampler():
+    """Parts of the ids of the codes of a window: kept ones, condition maps and guidance as with one part."""
+    stage = {"quantizer": "fsq", "levels": (2, 2, 5), "embed_dim": 3}
+    model = model_of(stage=stage, factors=(5, 4), **MODERN | {"vocab_size": 20})
+    shapes = jax.eval_shape(model.gpt.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    params = jax.tree.map(lambda leaf: leaf * 3 if leaf.ndim == 2 else leaf, drawn_like(shapes, 3))
+    condition, (given, keep) = condition_of("map", (5, 9)), completion_of((5, 9))
+    ids = draw(model, params, condition, given, keep, top_k=3)
+    np.testing.assert_array_equal(ids, one_by_one(model, params, condition, given, keep, top_k=3))
+    assert len(np.unique(ids)) > 5
+    small = condition_of(1, (4, 4)) % 23, *completion_of((4, 4))
+    guided = {"guidance": jnp.full(16, 2.5)}
+    model = dataclasses.replace(model, condition=ClassLabel(23), condition_dropout=0.1)
+    plain = jax.jit(sample, static_argnums=0)(model, params, job_of(*small, **guided))
+    np.testing.assert_array_equal(draw(model, params, *small, **guided), plain)
 
 
 def test_guidance_reads_every_window_with_and_without_its_condition(params):

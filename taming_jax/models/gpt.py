@@ -1,6 +1,7 @@
 """The decoder-only transformer over token ids (paper, section 3.2): the architecture of GPT-2, by settings LLaMA's."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
+from taming_jax.models.factors import FactoredHead, parts_of
 from taming_jax.nn.attention import MLPS, NORMS, Block, Position, Rate, make_norm
 from taming_jax.nn.cache import Cache, heads_in_row
 from taming_jax.nn.rotary import Layout, Turns, rotary_turns, sequence_layout
@@ -52,6 +54,8 @@ class GPTConfig:
     zero_head: the output layer starts at zero.
     mlp_dropout: of the MLP's output; None: residual_dropout. drop_path: share of sequences for which a branch of the
     last layer is left out in training, falling linearly to 0 at the first.
+    factors: () or (first, second), whose product is vocab_size: ids are read and predicted in two parts, see
+    `models.factors`, and no array is as large as the vocabulary. It goes with condition_table.
     grid: for a transformer alone with rotary positions or a condition's table, the (rows, columns) of the image's
     tokens; what comes before them is the condition's. Within a two-stage model () is right: it knows better.
     """
@@ -83,6 +87,7 @@ class GPTConfig:
     mlp_dropout: float | None = None
     drop_path: float = 0.0
     grid: tuple[int, ...] = ()
+    factors: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "block_size", "condition_size"):
@@ -117,6 +122,13 @@ class GPTConfig:
         check(self, "grid", whole, "it must be (rows, columns) of codes, or ()")
         fits = not (self.grid and self.block_size) or self.conditions >= 1
         check(self, "grid", fits, f"block_size={self.block_size} has no room for a condition before these tokens")
+        if self.factors:
+            two = len(self.factors) == 2 and min(self.factors) >= 2
+            check(self, "factors", two, "it must be how many ids each of two parts has, at least 2, or ()")
+            ids, given = math.prod(self.factors), self.vocab_size
+            check(self, "factors", given in (0, ids), f"they make {ids} ids, and vocab_size={given}")
+            apart = "it goes with condition_table=True: a condition's ids have one part"
+            check(self, "factors", self.condition_table, apart)
 
     @property
     def conditions(self) -> int:
@@ -141,7 +153,8 @@ class GPT(nn.Module):
         at: Position | None = None,
         layout: Layout | None = None,
     ) -> Float[Array, "b _ n"] | tuple[Float[Array, "b _ n"], tuple[Cache, ...]]:
-        """ids int32 (b, l) -> logits float32 (b, l, n); with `last_only`, or `at`, the place of one id, (b, 1, n).
+        """ids int32 (b, l) -> logits float32 (b, l, n); with `last_only`, or `at`, the place of one id, (b, 1, n). With
+        `factors` there are no logits of ids: n is the width, of what `head_of` reads.
 
         With a cache (one entry a layer, see `init_cache`) `ids` are the positions from `start` on, and the result is
         (logits, cache). layout: where each position of the whole sequence stands, for networks that ask; default by
@@ -166,6 +179,10 @@ class GPT(nn.Module):
         if at is not None:
             x = jax.lax.dynamic_slice_in_dim(x, at, 1, axis=1)
         x = make_norm(config.norm, "norm_out", dtype, config.bias)(x[:, -1:] if last_only else x)
+        if config.factors:
+            if self.is_initializing():
+                _factored_head(config, "head")(x, jnp.zeros(x.shape[:2], jnp.int32))
+            return x if cache is None else (x, tuple(written))
         init = nn.initializers.zeros if config.zero_head else nn.initializers.normal(0.02)
         head = nn.Dense(config.vocab_size, use_bias=False, kernel_init=init, dtype=dtype, name="head")
         logits = head(x).astype(jnp.float32)
@@ -203,15 +220,20 @@ class GPT(nn.Module):
     def _embed(self, ids: Int[Array, "b l"], start: Position, layout: Layout | None) -> Float[Array, "b l d"]:
         """Rows of the tables of tokens and, where they are learned, of positions."""
         config, init = self.config, nn.initializers.normal(0.02)
-        embed = nn.Embed(config.vocab_size, config.n_embd, embedding_init=init, name="token")
+        table = lambda n, name: split_by_row(nn.Embed(n, config.n_embd, embedding_init=init, name=name).embedding)
         if not config.condition_table:
-            rows = jnp.take(split_by_row(embed.embedding), ids, axis=0)
+            rows = jnp.take(table(config.vocab_size, "token"), ids, axis=0)
         else:
             assert layout is not None
-            own = nn.Embed(config.condition_size, config.n_embd, embedding_init=init, name="condition_token")
+            take = lambda n, name, ids: jnp.take(table(n, name), ids, axis=0, mode="clip")
             before = start + jnp.arange(ids.shape[1]) < layout.conditions
-            mine = jnp.take(split_by_row(own.embedding), ids, axis=0, mode="clip")
-            codes = jnp.take(split_by_row(embed.embedding), ids, axis=0, mode="clip")
+            mine = take(config.condition_size, "condition_token", ids)
+            if config.factors:
+                named = zip(config.factors, ("first_token", "second_token"), parts_of(ids, config.factors), strict=True)
+                first, second = (take(*part) for part in named)
+                codes = first + second
+            else:
+                codes = take(config.vocab_size, "token", ids)
             rows = jnp.where(before[None, :, None], mine, codes)
         if config.positions == "rotary":
             return rows
@@ -287,6 +309,40 @@ def token_cross_entropy(logits: Float[Array, "b l n"], ids: Int[Array, "b l"]) -
     logits = logits.astype(jnp.float32)
     chosen = jnp.take_along_axis(logits, ids[..., None], axis=-1)[..., 0]
     return jax.nn.logsumexp(logits, axis=-1) - chosen
+
+
+def head_of(model: GPT, params: Mapping[str, Any]) -> FactoredHead | None:
+    """What reads the results of a network with `factors`, with its parameters; None where these are logits."""
+    config = model.config
+    if not config.factors:
+        return None
+    return _factored_head(config).bind({"params": cast_layers(params["head"], config.dtype)})
+
+
+def _factored_head(config: GPTConfig, name: str | None = None) -> FactoredHead:
+    return FactoredHead(
+        config.factors,
+        config.n_embd,
+        jnp.dtype(config.dtype),
+        config.norm,
+        config.mlp,
+        config.mlp_multiple,
+        config.bias,
+        config.zero_head,
+        name=name,
+    )
+
+
+def prediction_nll(
+    head: FactoredHead | None, prediction: Float[Array, "b l n"], ids: Int[Array, "b l"]
+) -> Float[Array, "b l"]:
+    """The negative log-likelihood of each token in nats, float32, by the results of a network; with a head of its
+    parts, the sum of theirs."""
+    if head is None:
+        return token_cross_entropy(prediction, ids)
+    both = zip(head(prediction, ids), parts_of(ids, head.factors), strict=True)
+    first, second = (token_cross_entropy(logits, part) for logits, part in both)
+    return first + second
 
 
 def with_layers_apart(model: GPT) -> GPT:

@@ -168,6 +168,11 @@ class VQGANConfig:
         return Remap(self.remap, self.unknown).size if self.remap else self.n_embed
 
     @property
+    def channel_levels(self) -> tuple[int, ...]:
+        """How many values each channel of a code has, where the codes are all combinations of them; else ()."""
+        return self.levels if self.quantizer == "fsq" else (2,) * self.embed_dim * (self.quantizer in ("lfq", "bsq"))
+
+    @property
     def factor(self) -> int:
         """Pixels a side that share one code."""
         return 2 ** (len(self.ch_mult) - 1)

@@ -271,7 +271,7 @@ def product_of_rows(x: Float[Array, "*b d"], kernel: Float[Array, "d e"], dims: 
     return rows.reshape(*x.shape[:-1], kernel.shape[1])
 
 
-def make_norm(kind: str, name: str, dtype: DTypeLike, use_bias: bool = True) -> nn.Module:
+def make_norm(kind: str, name: str | None, dtype: DTypeLike, use_bias: bool = True) -> nn.Module:
     """LayerNorm or RMSNorm with PyTorch's epsilon; statistics are float32 whatever the compute type."""
     if kind == "rms":
         return nn.RMSNorm(epsilon=1e-5, dtype=dtype, name=name)

@@ -56,6 +56,12 @@ def _places(levels: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(place) for place in np.cumprod((1, *levels[:-1])))
 
 
+def splits(levels: tuple[int, ...]) -> list[tuple[int, int]]:
+    """All (first, second) such that id // second and id % second, of which there are so many, count the combinations of
+    some channels each: the second those of the first channels, whose digits are the least, the first the others'."""
+    return [(math.prod(levels) // below, below) for below in _places(levels)[1:]]
+
+
 class LookupFreeQuantizer(nn.Module):
     """The sign of each channel: codes in {-1, 1}^d, of which there are 2^d (LFQ: Yu et al. 2023, arXiv 2310.05737,
     section 3.1). The id has a bit for each channel, the first one's the least.

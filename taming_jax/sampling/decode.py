@@ -10,7 +10,8 @@ from flax import struct
 from jax import Array
 from jaxtyping import Bool, Float, Int, Key
 
-from taming_jax.models.gpt import GPT, cast_layers
+from taming_jax.models.factors import FactoredHead
+from taming_jax.models.gpt import GPT, cast_layers, head_of
 from taming_jax.nn.rotary import Layout
 from taming_jax.sampling.filters import TracedFilters, draw, guide
 from taming_jax.sharding import split_by_image
@@ -44,7 +45,7 @@ def sample(model: TwoStage, params: Any, job: Job) -> Int[Array, "b h w"]:
     condition = seen_conditions(model, job)
     condition = condition.reshape(condition.shape[0], -1)
     given, keep = model.to_sequence(job.given), model.to_sequence(job.keep)  # (b, l)
-    choose = token_chooser(job, model.n_codes)
+    choose = token_chooser(job, model.n_codes, head_of(model.gpt, params))
     return model.to_grid(draw_sequence(model.gpt, params, condition, places, given, keep, choose, model.layout))
 
 
@@ -57,20 +58,34 @@ def seen_conditions(model: TwoStage, job: Job) -> Int[Array, "b ..."]:
     return both.reshape(-1, *job.condition.shape[1:])
 
 
-def token_chooser(job: Job, n_codes: int) -> Callable[[Array, Array], Array]:
-    """choose: logits (b, n), or with guidance (2 b, n), of the tokens at a place -> ids (b,) below n_codes."""
+def token_chooser(job: Job, n_codes: int, head: FactoredHead | None = None) -> Callable[[Array, Array], Array]:
+    """choose: logits (b, n), or with guidance (2 b, n), of the tokens at a place -> ids (b,) below n_codes.
+
+    head: of a network that predicts ids in two parts; then choose is given what it reads in place of logits. All
+    filters are applied to each part, the second's after the first one that was drawn.
+    """
     filters = job.filters
     image_keys = jax.vmap(jax.random.fold_in, (None, 0))(job.key, job.numbers)  # (b,)
 
-    def choose(logits: Float[Array, "_ n"], place: Int[Array, ""]) -> Int[Array, " b"]:
+    def choose(logits: Float[Array, "_ n"], place: Int[Array, ""], part: int | None = None) -> Int[Array, " b"]:
         # Brought together first: filters that walk over pieces of a vocabulary that `tensor` splits talk several times.
         logits = split_by_image(logits)
         if filters.guidance is not None:
             logits = guide(logits, filters.guidance[place])
         keys = jax.vmap(jax.random.fold_in, (0, None))(image_keys, place)
+        keys = keys if part is None else jax.vmap(jax.random.fold_in, (0, None))(keys, part)
         return draw(keys, logits[:, :n_codes], filters.temperature, filters.top_k, filters.top_p, filters.greedy)
 
-    return choose
+    if head is None:
+        return choose
+
+    def choose_parts(prediction: Float[Array, "_ d"], place: Int[Array, ""]) -> Int[Array, " b"]:
+        x = prediction[:, None]
+        first = choose(head.first(x)[:, 0], place, 0)
+        for_each_row = jnp.repeat(first, len(x) // len(first))[:, None]
+        return first * head.factors[1] + choose(head.second(x, for_each_row)[:, 0], place, 1)
+
+    return choose_parts
 
 
 def draw_sequence(
@@ -85,9 +100,9 @@ def draw_sequence(
 ) -> Int[Array, "b l"]:
     """Continue the prefix by l tokens, of which those where `keep` is True are `given`.
 
-    choose: logits (rows, n) and the token's entry of places -> ids (b,). The prefix may have a multiple of b rows,
-    each image's next to one another: all of them go on with the image's tokens. layout: of prefix and tokens, as `GPT`
-    takes it.
+    choose: logits (rows, n), or what the network gives in their place, and the token's entry of places -> ids (b,). The
+    prefix may have a multiple of b rows, each image's next to one another: all of them go on with the image's tokens.
+    layout: of prefix and tokens, as `GPT` takes it.
     """
     params = cast_layers(params, gpt.config.dtype)
     rows, k = prefix.shape

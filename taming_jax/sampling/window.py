@@ -11,7 +11,7 @@ from jax import Array
 from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Float, Int
 
-from taming_jax.models.gpt import GPT, GPTConfig, cast_layers
+from taming_jax.models.gpt import GPT, GPTConfig, cast_layers, head_of
 from taming_jax.nn.attention import Position
 from taming_jax.nn.cache import as_rows
 from taming_jax.sampling.decode import Job, seen_conditions, token_chooser
@@ -49,7 +49,7 @@ def go_on(
     model: TwoStage, params: Any, job: Job, schedule: Schedule, walk: Walk, first: Position, last: Position
 ) -> Walk:
     """The steps from `first` to before `last` of `schedule.steps`, so that a caller can show how far it is."""
-    gpt, choose = _gpt(model, schedule), token_chooser(job, model.n_codes)
+    gpt, choose = _gpt(model, schedule), token_chooser(job, model.n_codes, head_of(model.gpt, params))
     params, condition = cast_layers(params, gpt.config.dtype), seen_conditions(model, job)
     layout = model.window_layout(schedule.condition, condition.ndim == 3, schedule.window)
 

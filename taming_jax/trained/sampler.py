@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from taming_jax import sharding
-from taming_jax.models.gpt import token_cross_entropy, with_layers_apart
+from taming_jax.models.gpt import with_layers_apart
 from taming_jax.nn import orders
 from taming_jax.nn.devices import on_tpu
 from taming_jax.sampling.decode import Job, sample
@@ -161,7 +161,7 @@ class Sampler:
         ids = batch["ids"]
         condition = self.model.condition_tokens(stages, batch, len(ids))
         sequence = self.model.to_sequence(ids)
-        return -token_cross_entropy(self.model.logits(params, condition, sequence), sequence).sum(axis=1)
+        return -self.model.nll(params, condition, sequence, sequence).sum(axis=1)
 
     def _grid(self, pixels: tuple[int, int]) -> tuple[int, int]:
         return self.model.first_stage.config.grid(*pixels)

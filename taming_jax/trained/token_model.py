@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from taming_jax import sharding
 from taming_jax.checkpoint import Saved
-from taming_jax.models.gpt import GPT
+from taming_jax.models.gpt import GPT, head_of
 from taming_jax.sampling.decode import Job, draw_sequence, token_chooser
 from taming_jax.sampling.filters import Filters
 from taming_jax.trained.pretrained import save_pretrained
@@ -29,7 +29,13 @@ class TokenModel:
         self._extend = jax.jit(self._draw, out_shardings=whole)
 
     def logits(self, ids: Any) -> Float[Array, "b l n"]:
-        """int32 (b, l) -> float32 (b, l, n): the prediction of what follows each."""
+        """int32 (b, l) -> float32 (b, l, n): the prediction of what follows each. Raises ValueError for a transformer
+        with `factors`, which never makes these."""
+        if self.model.config.factors:
+            raise ValueError(
+                f"transformer.factors={self.model.config.factors}: ids are predicted in two parts, and there are no "
+                "logits of whole ones; use extend."
+            )
         return sharding.in_shares(self._logits, self.params, {"ids": self._check(ids, 0)}, self.mesh)
 
     def extend(
@@ -62,7 +68,8 @@ class TokenModel:
         save_pretrained(folder, {"": (self.params, self.saved)}, **card)
 
     def _draw(self, params: Any, job: Job) -> Int[Array, "b l"]:
-        choose, places = token_chooser(job, self.model.config.vocab_size), jnp.arange(job.given.shape[1])
+        choose = token_chooser(job, self.model.config.vocab_size, head_of(self.model, params))
+        places = jnp.arange(job.given.shape[1])
         return draw_sequence(self.model, params, job.condition, places, job.given, job.keep, choose)
 
     def _check(self, ids: Any, further: int) -> Int[np.ndarray, "b l"]:

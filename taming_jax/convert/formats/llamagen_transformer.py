@@ -157,7 +157,7 @@ def joined(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 def check(config: GPTConfig, condition: Mapping[str, Any]) -> None:
     """Raise ValueError for what LlamaGen cannot load."""
     wanted = {"norm": "rms", "mlp": "swiglu", "bias": False, "positions": "rotary", "qk_norm": False}
-    wanted |= {"condition_table": True, "n_unmasked": 0}
+    wanted |= {"condition_table": True, "n_unmasked": 0, "factors": ()}
     wrong = [f"{k}={getattr(config, k)!r} (it has {v!r})" for k, v in wanted.items() if getattr(config, k) != v]
     if condition.get("kind", "class_label") != "class_label":
         wrong.append(f"condition.kind={condition['kind']!r} (it has classes)")

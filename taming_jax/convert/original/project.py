@@ -111,7 +111,8 @@ def _two_stage(
 
 
 def _gpt(config: GPTConfig) -> dict[str, Any]:
-    later = {name: getattr(config, name) for name in ("norm", "mlp", "bias", "positions", "qk_norm", "condition_table")}
+    names: tuple[str, ...] = ("norm", "mlp", "bias", "positions", "qk_norm", "condition_table", "factors")
+    later = {name: getattr(config, name) for name in names}
     changed = [f"{name}={value!r}" for name, value in later.items() if value != getattr(GPTConfig, name)]
     if changed or config.kv_heads not in (0, config.n_head):
         raise ValueError(f"transformer: {', '.join(changed) or 'kv_heads'} is unknown to the original")
