@@ -224,21 +224,28 @@ def test_codes_in_use_are_found_and_make_a_smaller_vocabulary(vqgan_dir, tmp_pat
     assert train_transformer.train_and_evaluate(second_stage(vqgan_dir, **settings), workdir)  # has its own copy
 
 
-def test_codes_without_a_table_go_all_the_way(tmp_path, capsys):
+def test_codes_without_a_table_go_all_the_way_and_ids_in_two_parts(tmp_path, capsys):
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
-    settings = experiment("modern_vqgan", "fsq16,tiny", loss={"disc_weight": 0.0, "guard": 0.0, "lecam_weight": 0.0})
+    settings = experiment("modern_vqgan", "lfq18,tiny", loss={"disc_weight": 0.0, "guard": 0.0, "lecam_weight": 0.0})
     assert train_vqgan.train_and_evaluate(settings, first)
     uses = [line["train/usage_recent"] for line in history(first) if "train/usage_recent" in line]
     assert len(uses) == STEPS and 0 < uses[0] <= max(uses) <= 1
     codes_used.main(["--workdir", first, "--out", str(tmp_path / "used"), "--batches", "1"])
     assert "of 64 codes" in capsys.readouterr().out
-    assert train_transformer.train_and_evaluate(second_stage(first), second)
+    settings = experiment("modern_class", "lfq18,tiny", first_stage=first)
+    assert train_transformer.train_and_evaluate(settings, second)
+    losses = [line["train/loss"] for line in history(second) if "train/loss" in line]
+    np.testing.assert_allclose(losses[0], np.log(64), rtol=1e-4)  # both parts' heads start at zero
+    assert losses[-1] < losses[0]
     generator = taming_jax.load(second)
+    config = generator.model.gpt.config
+    assert (config.factors, config.vocab_size) == ((8, 8), 64) and "token" not in generator.params
     assert "quantizer" not in generator.first_stage.params
-    ids = generator.sample_ids(2, class_label=[0, 1])
+    ids = generator.sample_ids(2, class_label=[0, 1], guidance=1.5)
     assert ids.max() < 64 and np.isfinite(generator.decode(ids)).all()
-    with pytest.raises(ValueError, match="quantizer='fsq': the original has none of this kind"):
-        export(first, tmp_path / "out.ckpt")
+    for workdir, message in ((first, "quantizer='lfq': the original has none of this kind"), (second, "factors")):
+        with pytest.raises(ValueError, match=message):
+            export(workdir, tmp_path / "out.ckpt")
 
 
 def test_training_can_start_from_another_model(vqgan_dir, tmp_path):
