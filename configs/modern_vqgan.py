@@ -16,7 +16,7 @@ Where each choice comes from:
   (Open-MAGVIT2, arXiv 2409.04410). The weights are ours, and not tuned.
 - Spectral norm in place of batch normalisation: Miyato et al. 2018 (arXiv 1802.05957); LeCAM: Tseng et al. 2021 (arXiv
   2104.03310); the generator's -log D: Goodfellow et al. 2014. The weights are ours, and not tuned.
-- A discriminator that learns before it is heard, a ramp, and a guard: ours; docs/models.md says what was measured.
+- A discriminator that learns before it is heard, a ramp, and a guard: ours; docs/quality.md says what was measured.
 - Averages of the weights for evaluation, gradient clipping: LlamaGen's recipe, as in configs/llamagen_vqgan.py.
 """
 
