@@ -10,6 +10,7 @@ from taming_jax import sharding
 from taming_jax.cli import run
 from taming_jax.data import pipeline
 from taming_jax.experiment import VQGANExperiment, saved_form
+from taming_jax.models.feature_discriminator import load_network
 from taming_jax.models.lpips import load_lpips
 from taming_jax.quality.in_training import first_stage_hooks
 from taming_jax.settings import from_dict
@@ -26,14 +27,15 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
     experiment.check_channels()
     training = experiment.training()
     lpips_params = load_lpips(loss.lpips_path) if loss.perceptual_weight else None
-    lpips_params = jax.device_put(lpips_params, sharding.replicated(mesh))
+    features = load_network(experiment.feature_discriminator, loss.feature_path) if loss.feature_weight else None
+    frozen = jax.device_put({"lpips": lpips_params, "features": features}, sharding.replicated(mesh))
     pipeline.check(data, needs)  # before anything long starts
-    measure = FirstStageEvaluation(training.model, data, mesh, lpips_params, needs)
+    measure = FirstStageEvaluation(training.model, data, mesh, frozen["lpips"], needs)
     quality = first_stage_hooks(measure, experiment.train)
     with Report(workdir, is_main=jax.process_index() == 0) as report:
         _, finished = loop.train(
             training=training,
-            frozen=lpips_params,
+            frozen=frozen,
             config=experiment.train,
             batches=lambda start: pipeline.make_batches(
                 data, "train", start_step=start, needs=needs, **sharding.this_process(mesh)

@@ -86,7 +86,7 @@ def first_stage() -> tuple[VQGANExperiment, dict[str, Any]]:
     return settings, {
         "state": state,
         "lpips": lpips,
-        "step": sum(p.flops for p in flops.products(training.step, state, lpips, {"image": image})),
+        "step": sum(p.flops for p in flops.products(training.step, state, {"lpips": lpips}, {"image": image})),
         "forward": sum(p.flops for p in forward),
         "encode": sum(p.flops for p in encoder),
         "maps": flops.kept_bytes(forward, 1, itemsize),

@@ -127,9 +127,9 @@ def first_stage(name: str, batch: int, options: argparse.Namespace) -> Measured:
     images = np.random.default_rng(0).uniform(-1, 1, training.batch_shape).astype(np.float32)
     state = jax.eval_shape(training.init, jax.random.key(0))
     whole = {"image": jax.ShapeDtypeStruct(images.shape, np.float32)}
-    model_flops = sum(product.flops for product in flops.products(plain.step, state, lpips, whole))
+    model_flops = sum(product.flops for product in flops.products(plain.step, state, {"lpips": lpips}, whole))
     losses = ("total_loss", "disc_loss")
-    return Measured(training, lpips, {"image": images}, size, losses, model_flops, 0, peer)
+    return Measured(training, {"lpips": lpips}, {"image": images}, size, losses, model_flops, 0, peer)
 
 
 def second_stage(name: str, batch: int, options: argparse.Namespace, of_pixels: bool = False) -> Measured:

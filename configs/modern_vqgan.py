@@ -1,6 +1,6 @@
 """First stage on ImageNet at 256 x 256 as one would train it today: f16, codes of length 1 in 8 channels, 1024 of them;
 with `modern_vqgan.py:16384` 16384, with `:fsq16` 64000 by rounding alone, with `:lfq18` 2^18 by signs alone; each with
-`:f8` too, such as `modern_vqgan.py:16384,f8`.
+`:f8` too, such as `modern_vqgan.py:16384,f8`, and with `:dino`, a second discriminator, on the features of DINOv2.
 
 python train_vqgan.py --config=configs/modern_vqgan.py:16384 --config.data.path=gs://BUCKET/tfds
 
@@ -16,6 +16,8 @@ Where each choice comes from:
   (Open-MAGVIT2, arXiv 2409.04410). The weights are ours, and not tuned.
 - Spectral norm in place of batch normalisation: Miyato et al. 2018 (arXiv 1802.05957); LeCAM: Tseng et al. 2021 (arXiv
   2104.03310); the generator's -log D: Goodfellow et al. 2014. The weights are ours, and not tuned.
+- `dino`: a discriminator on frozen features beside that on patches: Sauer et al. 2023 (StyleGAN-T, arXiv 2301.09515);
+  half of the weight each, ours, and not tuned. DINOv2 is a download and a conversion, see docs/models.md.
 - A discriminator that learns before it is heard, a ramp, and a guard: ours; docs/quality.md says what was measured.
 - Averages of the weights for evaluation, gradient clipping: LlamaGen's recipe, as in configs/llamagen_vqgan.py.
 """
@@ -26,7 +28,7 @@ from configs import common
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    words = common.arguments(arg, "16384", "fsq16", "lfq18", "f8")
+    words = common.arguments(arg, "16384", "fsq16", "lfq18", "f8", "dino")
     config = common.vqgan("_".join(["runs/modern_vqgan", *sorted(words - {"tiny"})]))
     config.data.update({"source": "tfds", "name": "imagenet2012", "size": 256, "batch_size": 128})
     config.model.dtype = "bfloat16"
@@ -34,6 +36,8 @@ def get_config(arg: str = "") -> ConfigDict:
         config.model.update({"ch_mult": (1, 2, 2, 4), "attn_resolutions": (32,)})
     config.loss.update({"disc_loss": "non_saturating", "disc_weight": 0.5, "lecam_weight": 0.001})
     config.loss.update({"disc_learn_start": 18_000, "disc_start": 20_000, "disc_ramp": 20_000, "guard": 1.0})
+    if "dino" in words:
+        config.loss.update({"disc_weight": 0.25, "feature_weight": 0.25})
     config.discriminator.update({"norm": "none", "spectral": True})
     config.optimizer.update({"learning_rate": 1e-4, "per_sample": False, "b1": 0.9, "b2": 0.95, "warmup": 2000})
     config.optimizer.update({"clip_norm": 1.0, "ema_decay": 0.9999})

@@ -12,6 +12,7 @@ from taming_jax.conditioning import ConditionConfig
 from taming_jax.data.config import AS_SET, DataConfig, Needs
 from taming_jax.data.pipeline import num_labels
 from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
+from taming_jax.models.feature_discriminator import FeatureDiscriminator, FeatureDiscriminatorConfig
 from taming_jax.models.gpt import GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.sampling.filters import Filters, check_guidance
@@ -96,7 +97,7 @@ class SampleConfig:
 class VQGANExperiment:
     """A training of the first stage. workdir: where `--workdir` is not given.
 
-    init_from: the directory of a model to start from, such as a converted one, with its discriminator.
+    init_from: the directory of a model to start from, such as a converted one, with its discriminators.
     freeze: "encoder" keeps encoder, quantizer and codes of init_from bit for bit, and trains the decoder alone.
     usage_window: how many of the last ids are kept, to log the use of codes over them; 0: none.
     """
@@ -108,6 +109,7 @@ class VQGANExperiment:
     usage_window: int = 0
     model: VQGANConfig = VQGANConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    feature_discriminator: FeatureDiscriminatorConfig = FeatureDiscriminatorConfig()
     loss: VQGANLossConfig = VQGANLossConfig()
     optimizer: OptimizerConfig = OptimizerConfig(b1=0.5, b2=0.9)
     mesh: MeshConfig = MeshConfig()
@@ -115,14 +117,15 @@ class VQGANExperiment:
 
     def training(self) -> VQGANTraining:
         """Of these networks. Raises ValueError where the settings do not fit one another."""
-        data, adversarial = self.data, self.loss.disc_weight > 0
+        data, loss = self.data, self.loss
         optimizer = make_optimizer(self.optimizer, batch_size=data.batch_size, steps=self.train.steps)
         return VQGANTraining(
             model=VQGAN(self.model),
-            discriminator=Discriminator(self.discriminator) if adversarial else None,
-            loss=self.loss,
+            discriminator=Discriminator(self.discriminator) if loss.disc_weight else None,
+            feature_discriminator=FeatureDiscriminator(self.feature_discriminator) if loss.feature_weight else None,
+            loss=loss,
             optimizer=optimizer,
-            disc_optimizer=optimizer if adversarial else None,
+            disc_optimizer=optimizer if loss.adversarial else None,
             batch_shape=(data.batch_size, *data.sides, self.model.in_channels),
             accumulate=self.optimizer.accumulate,
             ema_decay=self.optimizer.ema_decay,

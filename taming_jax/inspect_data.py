@@ -80,7 +80,8 @@ def _first_stage(experiment: VQGANExperiment, mesh: jax.sharding.Mesh) -> Found:
     config.grid(*training.batch_shape[1:3])
     FirstStageEvaluation(training.model, experiment.data, mesh, None, experiment.needs)  # refuses what training does
     draw: inspection.Draw = lambda batch, n, pixels: config.reads.picture(np.asarray(network_input(config, batch)))
-    lacking = [loss.lpips_path] if loss.perceptual_weight and not Path(loss.lpips_path).is_file() else []
+    needed = {loss.lpips_path: loss.perceptual_weight, loss.feature_path: loss.feature_weight}
+    lacking = [path for path, weight in needed.items() if weight and not Path(path).is_file()]
     return experiment.data, _nothing if config.content == "image" else draw, lacking
 
 

@@ -30,6 +30,7 @@ ARGUMENTS |= dict.fromkeys(
 )
 MODERN = ("", "16384", "fsq16", "lfq18")
 ARGUMENTS["modern_vqgan"] = (*MODERN, *(f"{w},{x}".strip(",") for x in ("f8", "tiny") for w in MODERN))
+ARGUMENTS["modern_vqgan"] += ("dino", "dino,tiny")
 ARGUMENTS["modern_class"] = ("", "lfq18", "tiny", "lfq18,tiny")
 ARGUMENTS["landscapes"] = ("", "class", "panorama")
 ARGUMENTS["landscapes_segmentation"] = ("", "32", "64", "tiny")

@@ -88,7 +88,7 @@ def trained(golden, tmp_path_factory):
     state = state_of(params, found, ADAM(), ADAM())
     history, first = [], None
     for i in range(4):
-        state, metrics = step(state, lpips, {"image": images[f"step{i}_image"]})
+        state, metrics = step(state, {"lpips": lpips}, {"image": images[f"step{i}_image"]})
         history.append(jax.tree.map(float, metrics))
         # After one step Adam's first moment is the gradient times 1 - b1.
         first = first or jax.tree.map(lambda m: np.array(m) / 0.5, state.opt_state[0].mu)

@@ -139,14 +139,19 @@ def load_params(workdir: str, step: int | str | None = None, dtype: Any = None) 
     return load_tree(folder, "params", dtype=dtype)
 
 
-def load_discriminator(workdir: str, step: int | str | None = None) -> dict[str, Any] | None:
-    """The discriminator saved with a first stage, as numpy: {"params", "batch_stats"}; None where there is none."""
+def load_discriminator(
+    workdir: str, step: int | str | None = None, params: str = "disc_params", stats: str = "batch_stats"
+) -> dict[str, Any] | None:
+    """The discriminator saved with a first stage, as numpy: {"params", "batch_stats"}; None where there is none.
+
+    params, stats: the fields of the training's state that are its own; a model without training has that on patches.
+    """
     folder = find_step(workdir, step)
     if (folder / "discriminator").exists():
-        return load_tree(folder, "discriminator")
+        return load_tree(folder, "discriminator") if params == "disc_params" else None
     if not (folder / "train").exists():
         return None
-    found = load_tree(folder, "train", only=("disc_params", "batch_stats"))
-    if not found.get("disc_params"):
+    found = load_tree(folder, "train", only=(params, stats))
+    if not found.get(params):
         return None
-    return {"params": found["disc_params"], "batch_stats": found.get("batch_stats", {})}
+    return {"params": found[params], "batch_stats": found.get(stats, {})}

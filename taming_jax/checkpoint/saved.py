@@ -39,9 +39,9 @@ class Saved:
         """Its parameters, see `checkpoint.load_params`."""
         return load_params(self.path, self.step, dtype)
 
-    def load_discriminator(self) -> dict[str, Any] | None:
-        """That of a first stage, see `checkpoint.load_discriminator`."""
-        return load_discriminator(self.path, self.step)
+    def load_discriminator(self, params: str = "disc_params", stats: str = "batch_stats") -> dict[str, Any] | None:
+        """One of a first stage's, see `checkpoint.load_discriminator`."""
+        return load_discriminator(self.path, self.step, params, stats)
 
     def metrics(self) -> dict[str, float]:
         """The figures that it was saved with."""
@@ -54,7 +54,7 @@ class Portable(Saved):
     def load_params(self, dtype: Any = None) -> Any:
         return read_params(self.path, dtype)
 
-    def load_discriminator(self) -> None:
+    def load_discriminator(self, params: str = "disc_params", stats: str = "batch_stats") -> None:
         return None
 
     def metrics(self) -> dict[str, float]:

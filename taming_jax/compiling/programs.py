@@ -57,10 +57,12 @@ def first_stage_program(experiment: VQGANExperiment, mesh: jax.sharding.Mesh, na
     """`train` or `eval` of a first stage. Raises ValueError for another program."""
     training, data = experiment.training(), experiment.data.meeting(experiment.needs)
     state = placed(jax.eval_shape(training.init, _key()), mesh)
-    lpips = replicated(_lpips(experiment), mesh) if experiment.loss.perceptual_weight else None
+    lpips = replicated(_lpips(), mesh) if experiment.loss.perceptual_weight else None
+    heads = training.feature_discriminator
+    frozen = {"lpips": lpips, "features": replicated(heads.network_shapes(), mesh) if heads else None}
     points = experiment.model.in_channels if experiment.model.content == "pose" else 0
     if name == "train":
-        return _training_program(training, state, lpips, batch_of(data, mesh, points=points), mesh)
+        return _training_program(training, state, frozen, batch_of(data, mesh, points=points), mesh)
     if name == "eval":
         arguments = (state.params, batch_of(data, mesh, points=points, valid=True), lpips)
         return Program(make_image_eval(training.model), arguments, mesh, {}, "batch")
@@ -199,7 +201,7 @@ def _params(network: VQGAN) -> Any:
     return jax.eval_shape(network.init, _key(), image)["params"]
 
 
-def _lpips(experiment: VQGANExperiment) -> Any:
+def _lpips() -> Any:
     image = jax.ShapeDtypeStruct((1, SMALLEST, SMALLEST, 3), jnp.float32)
     return jax.eval_shape(LPIPS().init, _key(), image, image)["params"]
 

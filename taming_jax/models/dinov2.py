@@ -53,9 +53,13 @@ class Layer(nn.Module):
 
 
 class DINOv2(nn.Module):
-    """Normalised pictures (b, 224, 224, 3) -> {str(width): the class token after the last norm, float32 (b, width)}."""
+    """Normalised pictures (b, 224, 224, 3) -> {str(width): the class token after the last norm, float32 (b, width)}.
+
+    layers: whose tokens are given too, as they leave them, without the class token: {"layer_2": (b, 256, width)}.
+    """
 
     size: ViTSize
+    layers: tuple[int, ...] = ()
 
     @nn.compact
     def __call__(self, x: Array) -> dict[str, Array]:
@@ -65,9 +69,12 @@ class DINOv2(nn.Module):
         first = jnp.broadcast_to(self.param("class", init, (1, 1, d)), (len(x), 1, d))
         x = jnp.concatenate([first, x], axis=1)
         x = x + self.param("position", init, (1, x.shape[1], d))
+        tokens = {}
         for i in range(self.size.depth):
             x = Layer(self.size, name=f"layer_{i}")(x)
-        return {str(d): nn.LayerNorm(EPSILON, name="norm")(x)[:, 0]}
+            if i in self.layers:
+                tokens[f"layer_{i}"] = x[:, 1:]
+        return {str(d): nn.LayerNorm(EPSILON, name="norm")(x)[:, 0], **tokens}
 
 
 def dinov2_shapes(size: ViTSize, side: int = SIDE) -> dict[str, tuple[int, ...]]:

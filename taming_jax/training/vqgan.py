@@ -1,7 +1,7 @@
-"""Training of the first stage: the state of its two networks and the step that updates them in turn.
+"""Training of the first stage: the state of its networks and the step that updates them in turn.
 
 Esser, Rombach & Ommer 2021, equations 4 to 7. One step updates the generator, runs it again, and updates the
-discriminator on the new reconstructions. Over a mesh a batch is one batch: statistics, means and the adaptive weight
+discriminators on the new reconstructions. Over a mesh a batch is one batch: statistics, means and the adaptive weights
 are the global ones.
 """
 
@@ -25,12 +25,13 @@ from taming_jax import checkpoint
 from taming_jax.checkpoint import shape_difference
 from taming_jax.metrics.codebook import perplexity, usage
 from taming_jax.models.discriminator import Discriminator
+from taming_jax.models.feature_discriminator import FeatureDiscriminator
 from taming_jax.models.vqgan import VQGAN, network_input
 from taming_jax.nn.codes import count_codes
 from taming_jax.settings import check, check_known, plain_size
 from taming_jax.training import codebook
 from taming_jax.training.accumulate import mean_over_parts
-from taming_jax.training.losses import D_LOSSES, G_LOSSES, lecam_penalty
+from taming_jax.training.adversary import Adversary, Frozen, on_features, on_patches
 from taming_jax.training.optim import move_averages, start_averages
 from taming_jax.training.vqgan_loss import VQGANLossConfig, generator_weight, reconstruction_loss
 
@@ -41,11 +42,14 @@ RandomKey = Key[Array, ""]
 # What keeps its parameters bit for bit, by what a training is told to freeze.
 FROZEN: dict[str, tuple[str, ...]] = {"": (), "encoder": ("encoder", "quant_conv", "quantizer")}
 WATCHED = "val/psnr"  # what the guard looks at
+# The fields of the state that a pass through the networks moves: the generator's, and the discriminators'.
+MOVED = ("ema", "recent", "batch_stats", "feature_stats")
+DISC_MOVED = ("batch_stats", "logits", "feature_stats", "feature_logits")
 
 
 @struct.dataclass
 class VQGANState:
-    """Everything that training changes. Without a discriminator its fields are empty."""
+    """Everything that training changes. Where there is no discriminator, or none on features, its fields are empty."""
 
     step: Int[Array, ""]  # steps done
     params: Any  # generator; all that encoding and decoding need
@@ -58,6 +62,10 @@ class VQGANState:
     logits: Any = struct.field(default_factory=dict)  # LeCAM's averages of those of reals and fakes
     recent: Any = struct.field(default_factory=dict)  # the last ids, -1 before there were so many
     guard: Any = struct.field(default_factory=dict)  # the best PSNR, whether the ramp waits, and steps it has waited
+    feature_params: Any = struct.field(default_factory=dict)  # of the heads; the network below them is not trained
+    feature_stats: Any = struct.field(default_factory=dict)
+    feature_opt_state: Any = struct.field(default_factory=dict)
+    feature_logits: Any = struct.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -66,15 +74,16 @@ class VQGANTraining:
 
     Nothing here needs data or weights, so that `init` and `step` can be compiled for their shapes alone.
 
-    discriminator, disc_optimizer: None where the loss gives it no weight.
+    discriminator, feature_discriminator: None where the loss gives it no weight. disc_optimizer: of either, each by
+        itself; None where there is neither.
     batch_shape: (b, H, W, c) of what the networks read in a step, over all devices. sizes: sides of squares that the
         steps take in turn in place of H and W; the step is compiled for each.
     accumulate: parts of the batch that go through the networks one after the other, first all for the generator and
-        then all for the discriminator; batch normalisation, codebook averages and the adaptive weight are then those of
-        each part.
+        then all for the discriminators; batch normalisation, codebook averages and the adaptive weights are then those
+        of each part.
     ema_decay: of the averages of the generator's parameters; 0 for none.
     seed: of the randomness in steps: its key folded with the number of the step, so a resumed run needs no saved key.
-    init_from: the directory of a model to start from, with its discriminator; empty for a fresh one.
+    init_from: the directory of a model to start from, with its discriminators; empty for a fresh one.
     freeze: "encoder": encoder, quantizer and codes stay as they are, and the decoder alone is trained.
     usage_window: how many of the last ids are kept, to measure the use of codes over them; 0: none.
     Raises ValueError where the parts do not fit.
@@ -93,6 +102,7 @@ class VQGANTraining:
     freeze: str = ""
     usage_window: int = 0
     sizes: tuple[int, ...] = ()
+    feature_discriminator: FeatureDiscriminator | None = None
 
     def __post_init__(self) -> None:
         loss, config = self.loss, self.model.config
@@ -101,20 +111,28 @@ class VQGANTraining:
         check(self, "freeze", bool(self.init_from) or not self.freeze, "there is nothing to keep without init_from")
         if loss.guard and "psnr" not in config.reads.measures:
             raise ValueError(f"loss.guard={loss.guard}, but of {config.content} no PSNR is measured; set it to 0.")
-        if not config.reads.image_losses and (self.adversarial or loss.perceptual_weight > 0):
+        if not config.reads.image_losses and (loss.adversarial or loss.perceptual_weight > 0):
             raise ValueError(
-                f"config.loss.disc_weight={loss.disc_weight} and perceptual_weight={loss.perceptual_weight}, but a "
-                f"first stage for {config.content} is trained without discriminator and LPIPS; set both to 0."
+                f"config.loss.feature_weight={loss.feature_weight}, disc_weight={loss.disc_weight} and "
+                f"perceptual_weight={loss.perceptual_weight}, but a first stage for {config.content} is trained "
+                "without discriminator and LPIPS; set all to 0."
             )
         if loss.perceptual_weight > 0 and config.in_channels not in (1, 3):
             raise ValueError(
                 f"LPIPS compares images of 3 channels or 1, and these have {config.in_channels}, but "
                 f"config.loss.perceptual_weight is {loss.perceptual_weight}; set it to 0"
             )
-        if self.adversarial and (self.discriminator is None or self.disc_optimizer is None):
+        given = {"disc_weight": self.discriminator, "feature_weight": self.feature_discriminator}
+        for name, discriminator in given.items():
+            if getattr(loss, name) > 0 and (discriminator is None or self.disc_optimizer is None):
+                raise ValueError(
+                    f"config.loss.{name}={getattr(loss, name)}, but there is no discriminator or no optimizer for it; "
+                    "0 means none."
+                )
+        if loss.feature_weight > 0 and config.out_channels not in (1, 3):
             raise ValueError(
-                f"config.loss.disc_weight={loss.disc_weight}, but there is no discriminator or no optimizer for it; 0 "
-                "means none."
+                f"DINOv2 sees images of 3 channels or 1, and these have {config.out_channels}, but "
+                f"config.loss.feature_weight is {loss.feature_weight}; set it to 0."
             )
         if self.discriminator and self.discriminator.config.in_channels != config.out_channels:
             raise ValueError(
@@ -131,9 +149,14 @@ class VQGANTraining:
                 raise ValueError(f"config.data.size={plain_size(sides)}: {error}") from error
 
     @property
-    def adversarial(self) -> bool:
-        """Whether a discriminator takes part."""
-        return self.loss.disc_weight > 0
+    def adversaries(self) -> tuple[Adversary, ...]:
+        """The discriminators that take part."""
+        loss, found = self.loss, []
+        if self.discriminator and loss.disc_weight > 0:
+            found.append(on_patches(self.discriminator, loss.disc_weight))
+        if self.feature_discriminator and loss.feature_weight > 0:
+            found.append(on_features(self.feature_discriminator, loss.feature_weight))
+        return tuple(found)
 
     @property
     def latents(self) -> int:
@@ -153,6 +176,13 @@ class VQGANTraining:
             variables = self.discriminator.init(disc_key, image)
             disc_params, batch_stats = variables["params"], variables.get("batch_stats", {})
             disc_opt_state = self.disc_optimizer.init(disc_params)
+        averaged = ("real", "fake") if self.loss.lecam_weight else ()
+        heads: dict[str, Any] = {}
+        if self.feature_discriminator and self.disc_optimizer:
+            variables = self.feature_discriminator.init(jax.random.fold_in(disc_key, 1))
+            heads = {"feature_params": variables["params"], "feature_stats": variables["batch_stats"]}
+            heads["feature_opt_state"] = self.disc_optimizer.init(variables["params"])
+            heads["feature_logits"] = {name: jnp.zeros(()) for name in averaged}
         return VQGANState(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -162,11 +192,12 @@ class VQGANTraining:
             opt_state=self.optimizer.init(params),
             disc_opt_state=disc_opt_state,
             averages=start_averages(self.ema_decay, params),
-            logits={name: jnp.zeros(()) for name in ("real", "fake")} if self.loss.lecam_weight else {},
+            logits={name: jnp.zeros(()) for name in averaged} if disc_params else {},
             recent={"ids": jnp.full(self.usage_window, -1, jnp.int32)} if self.usage_window else {},
             guard={"best": jnp.zeros(()), "waits": jnp.zeros((), jnp.int32), "waited": jnp.zeros((), jnp.int32)}
             if self.loss.guard
             else {},
+            **heads,
         )
 
     def start(self) -> dict[str, Any]:
@@ -192,8 +223,10 @@ class VQGANTraining:
         fields = {"params": params, "averages": start_averages(self.ema_decay, params)}
         if ours.quantizer == "ema" or ours.restart_below:
             fields["ema"] = codebook.evenly_used(ours, params["quantizer"]["codebook"], self.latents)
-        found = saved.load_discriminator() if self.adversarial else None
-        return fields | ({"disc_params": found["params"], "batch_stats": found["batch_stats"]} if found else {})
+        for adversary in self.adversaries:
+            if found := saved.load_discriminator(adversary.params, adversary.stats):
+                fields |= {adversary.params: found["params"], adversary.stats: found["batch_stats"]}
+        return fields
 
     def _with_own_decoder(self, params: Any) -> Any:
         """Where the decoder alone is trained, it may be another than the loaded model's: then what has the same place
@@ -213,26 +246,29 @@ class VQGANTraining:
 
         return {**params, **unflatten_dict({path: start(path, leaf) for path, leaf in flatten_dict(fresh).items()})}
 
-    def step(self, state: VQGANState, lpips_params: Any, batch: Batch) -> tuple[VQGANState, Metrics]:
-        """One update of the generator and, where there is one, of the discriminator; to be jitted with the state
-        donated.
+    def step(self, state: VQGANState, frozen: Frozen | None, batch: Batch) -> tuple[VQGANState, Metrics]:
+        """One update of the generator and of the discriminators that there are; to be jitted with the state donated.
 
-        The batch holds what `models.vqgan.network_input` reads, images as (b, H, W, c) float32 in [-1, 1]. Metrics are
-        float32 scalars: total_loss, nll_loss (= rec_loss), l1_loss (or l2_loss, bce_loss), quant_loss, those of the
-        quantizer, and where they are computed p_loss, g_loss, d_weight, disc_factor, disc_loss, logits_real,
-        logits_fake. Raises ValueError where the loss asks for LPIPS and its parameters are missing.
+        frozen: parameters that it only reads, where the loss asks for them: "lpips"; "features", of the network below
+        the discriminator on features. The batch holds what `models.vqgan.network_input` reads, images as (b, H, W, c)
+        float32 in [-1, 1]. Metrics are float32 scalars: total_loss, nll_loss (= rec_loss), l1_loss (or l2_loss,
+        bce_loss), quant_loss, those of the quantizer, and where they are computed p_loss, g_loss, d_weight,
+        disc_factor, disc_loss, logits_real, logits_fake, lecam, r1; of the discriminator on features g_loss_features,
+        d_weight_features and so on. Raises ValueError where frozen parameters are asked for and missing.
         """
-        if self.loss.perceptual_weight > 0 and not lpips_params:
-            raise ValueError(
-                f"config.loss.perceptual_weight={self.loss.perceptual_weight}, but there are no LPIPS parameters; 0 "
-                "means no LPIPS."
-            )
+        loss, frozen = self.loss, frozen or {}
+        for weight, name, which in (("perceptual_weight", "lpips", "LPIPS"), ("feature_weight", "features", "DINOv2")):
+            if getattr(loss, weight) > 0 and not frozen.get(name):
+                raise ValueError(
+                    f"config.loss.{weight}={getattr(loss, weight)}, but there are no {which} parameters; 0 means no "
+                    f"{which}."
+                )
         keys = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), state.step))
         if self.model.config.kmeans and not self.init_from:
             state = self._start_table(state, batch, jax.random.fold_in(keys[1], 1))
-        state, metrics = self._update_generator(state, lpips_params, batch, keys[0])
-        if self.adversarial:
-            state, disc_metrics = self._update_discriminator(state, batch, keys[1])
+        state, metrics = self._update_generator(state, frozen, batch, keys[0])
+        if self.adversaries:
+            state, disc_metrics = self._update_discriminators(state, frozen, batch, keys[1])
             metrics |= disc_metrics
         averages = move_averages(self.ema_decay, state.averages, state.params, state.step)
         averages = _kept(FROZEN[self.freeze], state.averages, averages)
@@ -277,12 +313,12 @@ class VQGANTraining:
         return jax.lax.cond(state.step == 0, start, lambda state: state, state)
 
     def _update_generator(
-        self, state: VQGANState, lpips_params: Any, batch: Batch, key: RandomKey
+        self, state: VQGANState, frozen: Frozen, batch: Batch, key: RandomKey
     ) -> tuple[VQGANState, Metrics]:
         def gradients(statistics: dict[str, Any], part: Batch, key: RandomKey) -> tuple[dict, tuple[Any, Metrics]]:
-            return self._generator_gradients(replace(state, **statistics), lpips_params, part, key)
+            return self._generator_gradients(replace(state, **statistics), frozen, part, key)
 
-        statistics = {"ema": state.ema, "batch_stats": state.batch_stats, "recent": state.recent}
+        statistics = {name: getattr(state, name) for name in MOVED}
         statistics, (grads, metrics) = mean_over_parts(gradients, statistics, batch, key, self.accumulate)
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
         params = _kept(FROZEN[self.freeze], state.params, optax.apply_updates(state.params, updates))
@@ -292,12 +328,12 @@ class VQGANTraining:
         return codebook.followed(self.model.config, state, self.latents // self.accumulate), metrics
 
     def _generator_gradients(
-        self, state: VQGANState, lpips_params: Any, batch: Batch, key: RandomKey
+        self, state: VQGANState, frozen: Frozen, batch: Batch, key: RandomKey
     ) -> tuple[dict[str, Any], tuple[Any, Metrics]]:
         """(statistics that have moved, (gradients, metrics))."""
         loss, config = self.loss, self.model.config
         images = network_input(config, batch)
-        statistics = {"ema": state.ema, "batch_stats": state.batch_stats, "recent": state.recent}
+        statistics = {name: getattr(state, name) for name in MOVED}
 
         def forward(params: Any) -> tuple[tuple[Array, Array], tuple[Array, Metrics, Array, Any, Array]]:
             if self.freeze:  # of that there is no gradient, and so none to compute
@@ -314,8 +350,9 @@ class VQGANTraining:
 
         (fake, quant_loss), backward, extras = jax.vjp(forward, state.params, has_aux=True)
         features, quant_metrics, counts, statistics["ema"], ids = extras
-        nll_of = partial(reconstruction_loss, loss, config, lpips_params, images)
-        (nll, parts), fake_grad = jax.value_and_grad(nll_of, has_aux=True)(fake)
+        nll_of = partial(reconstruction_loss, loss, config, frozen.get("lpips"), images)
+        (nll, parts), nll_grad = jax.value_and_grad(nll_of, has_aux=True)(fake)
+        fake_grad = nll_grad
         total = nll + loss.codebook_weight * quant_loss
         metrics = {"nll_loss": nll, "rec_loss": nll, "quant_loss": quant_loss, **parts, **quant_metrics}
         metrics |= {"perplexity": perplexity(counts), "usage": usage(counts)}
@@ -324,65 +361,50 @@ class VQGANTraining:
             recent = count_codes(jnp.maximum(last, 0), config.n_embed, last >= 0)
             statistics["recent"] = {"ids": last}
             metrics |= {"perplexity_recent": perplexity(recent), "usage_recent": usage(recent)}
-        if self.adversarial:
-
-            def adversarial_loss(fake: Float[Array, "b H W c"]) -> tuple[Float[Array, ""], Any]:
-                logits, batch_stats = self._judge(state.disc_params, state.batch_stats, fake)
-                return G_LOSSES[loss.disc_loss](logits), batch_stats
-
-            (g, statistics["batch_stats"]), g_grad = jax.value_and_grad(adversarial_loss, has_aux=True)(fake)
-            weight = generator_weight(loss, state.params, features, fake_grad, g_grad)
+        for adversary in self.adversaries:
+            judged = partial(adversary.generator_loss, loss, state, frozen)
+            (g, statistics[adversary.stats]), g_grad = jax.value_and_grad(judged, has_aux=True)(fake)
+            weight = generator_weight(loss, adversary.weight, state.params, features, nll_grad, g_grad)
             factor = loss.adversarial_factor(state.step - state.guard["waited"] if state.guard else state.step)
-            # The weight is no function of the parameters here, so one pull-back serves both terms.
+            # The weights are no functions of the parameters here, so one pull-back serves all terms.
             fake_grad = fake_grad + factor * weight * g_grad
             total = total + factor * weight * g
-            metrics |= {"g_loss": g, "d_weight": weight, "disc_factor": factor}
+            metrics |= {"disc_factor": factor, **adversary.named({"g_loss": g, "d_weight": weight})}
         (grads,) = backward((fake_grad, jnp.asarray(loss.codebook_weight, jnp.float32)))
         return statistics, (grads, {"total_loss": total, **metrics})
 
-    def _update_discriminator(self, state: VQGANState, batch: Batch, key: RandomKey) -> tuple[VQGANState, Metrics]:
+    def _update_discriminators(
+        self, state: VQGANState, frozen: Frozen, batch: Batch, key: RandomKey
+    ) -> tuple[VQGANState, Metrics]:
         def gradients(statistics: dict[str, Any], part: Batch, key: RandomKey) -> tuple[dict, tuple[Any, Metrics]]:
-            return self._discriminator_gradients(replace(state, **statistics), part, key)
+            return self._discriminator_gradients(replace(state, **statistics), frozen, part, key)
 
-        statistics = {"batch_stats": state.batch_stats, "logits": state.logits}
+        statistics = {name: getattr(state, name) for name in DISC_MOVED}
         statistics, (grads, metrics) = mean_over_parts(gradients, statistics, batch, key, self.accumulate)
         assert self.disc_optimizer is not None  # see __post_init__
-        updates, opt_state = self.disc_optimizer.update(grads, state.disc_opt_state, state.disc_params)
-        disc_params = optax.apply_updates(state.disc_params, updates)
-        return replace(state, disc_params=disc_params, disc_opt_state=opt_state, **statistics), metrics
+        for adversary in self.adversaries:
+            params, opt_state = getattr(state, adversary.params), getattr(state, adversary.opt_state)
+            updates, opt_state = self.disc_optimizer.update(grads[adversary.params], opt_state, params)
+            fields = {adversary.params: optax.apply_updates(params, updates), adversary.opt_state: opt_state}
+            state = replace(state, **fields)
+        return replace(state, **statistics), metrics
 
     def _discriminator_gradients(
-        self, state: VQGANState, batch: Batch, key: RandomKey
-    ) -> tuple[dict, tuple[Any, Metrics]]:
-        """(statistics that have moved, (gradients, metrics))."""
-        loss, images = self.loss, network_input(self.model.config, batch)
+        self, state: VQGANState, frozen: Frozen, batch: Batch, key: RandomKey
+    ) -> tuple[dict[str, Any], tuple[dict[str, Any], Metrics]]:
+        """(statistics that have moved, (gradients by field, metrics))."""
+        images = network_input(self.model.config, batch)
         fake = self._reconstruct(state.params, state.ema, images, key, state.step)[0]
-        learns = loss.learns(state.step)
-
-        def disc_loss(params: Any) -> tuple[Float[Array, ""], tuple[dict, Metrics]]:
-            # Reals first: each call moves the running statistics.
-            real_logits, batch_stats = self._judge(params, state.batch_stats, images)
-            fake_logits, batch_stats = self._judge(params, batch_stats, fake)
-            metrics = {"logits_real": jnp.mean(real_logits), "logits_fake": jnp.mean(fake_logits)}
-            value, logits = D_LOSSES[loss.disc_loss](real_logits, fake_logits), state.logits
-            if loss.lecam_weight:
-                metrics["lecam"] = lecam_penalty(real_logits, fake_logits, logits["real"], logits["fake"])
-                value = value + loss.lecam_weight * metrics["lecam"]
-                keep = jnp.where(learns > 0, loss.lecam_decay, 1.0)
-                logits = {name: keep * logits[name] + (1 - keep) * metrics[f"logits_{name}"] for name in logits}
-            if loss.r1_weight:
-                metrics["r1"] = self._squared_slope(params, state.batch_stats, images)
-                value = value + loss.r1_weight / 2 * metrics["r1"]
-            # Before its start the gradients are zero, and Adam counts the step without moving anything.
-            return learns * value, ({"batch_stats": batch_stats, "logits": logits}, metrics)
-
-        (value, (statistics, metrics)), grads = jax.value_and_grad(disc_loss, has_aux=True)(state.disc_params)
-        return statistics, (grads, {"disc_loss": value, **metrics})
-
-    def _squared_slope(self, params: Any, batch_stats: Any, images: Float[Array, "b H W c"]) -> Float[Array, ""]:
-        """Squared length of the gradient of an image's mean logit at its pixels, averaged over the images."""
-        mean_logits = lambda images: jnp.sum(jnp.mean(self._judge(params, batch_stats, images)[0], axis=(1, 2, 3)))
-        return jnp.mean(jnp.sum(jax.grad(mean_logits)(images) ** 2, axis=(1, 2, 3)))
+        statistics = {name: getattr(state, name) for name in DISC_MOVED}
+        grads: dict[str, Any] = {}
+        metrics: Metrics = {}
+        for adversary in self.adversaries:
+            loss_of = partial(adversary.own_loss, self.loss, state, frozen, images, fake)
+            params = getattr(state, adversary.params)
+            (value, (moved, found)), grads[adversary.params] = jax.value_and_grad(loss_of, has_aux=True)(params)
+            statistics |= moved
+            metrics |= adversary.named({"disc_loss": value, **found})
+        return statistics, (grads, metrics)
 
     def _reconstruct(
         self, params: Any, ema: Any, images: Float[Array, "b H W c"], key: RandomKey, step: Int[Array, ""]
@@ -394,15 +416,6 @@ class VQGANTraining:
         variables, temperature = {"params": params, "ema": ema}, self.loss.temperature(step)
         outputs, moved = self.model.apply(variables, images, True, temperature, not self.freeze, **options)
         return *outputs, moved.get("ema", {})
-
-    def _judge(
-        self, params: Any, batch_stats: Any, images: Float[Array, "b H W c"]
-    ) -> tuple[Float[Array, "b h w 1"], Any]:
-        """(the discriminator's logits, running statistics that have moved)."""
-        variables = {"params": params, "batch_stats": batch_stats}
-        assert self.discriminator is not None  # see __post_init__
-        logits, moved = self.discriminator.apply(variables, images, train=True, mutable=["batch_stats"])
-        return logits, moved.get("batch_stats", {})
 
 
 def _kept(names: tuple[str, ...], before: Any, after: Any) -> Any:

@@ -26,7 +26,10 @@ class VQGANLossConfig:
     codebook_weight: of the quantizer's loss.
     entropy_start, entropy_steps: its entropy term counts so many times as much at step 0, falling linearly to once at
         step `entropy_steps`; 0 steps: once from the start.
-    disc_weight: of the adversarial term, times the adaptive weight; 0 means no discriminator at all.
+    disc_weight: of the adversarial term, times the adaptive weight; 0 means no discriminator on patches.
+    feature_weight: the same of a discriminator on features, beside that on patches or alone, times an adaptive weight
+        of its own; 0 means none. All other settings of the adversarial loss are for both alike, and each has its own
+        averages and penalties.
     disc_loss: "hinge", "vanilla", or "non_saturating", the vanilla one with the generator's -log D.
     lecam_weight, lecam_decay: of LeCAM's penalty of the discriminator, and of the averages of logits that it compares
         with; 0: none.
@@ -40,13 +43,13 @@ class VQGANLossConfig:
     disc_ramp: adversarial warm-up: steps from disc_start over which the adversarial loss grows to its full weight; 0:
         at once.
     adaptive_cap: largest adaptive weight (before disc_weight).
-    fixed_weight: disc_weight alone, with no adaptive weight.
-    lpips_path: the converted weights, needed where perceptual_weight > 0.
+    fixed_weight: disc_weight and feature_weight alone, with no adaptive weights.
+    lpips_path, feature_path: the converted weights, needed where perceptual_weight or feature_weight is above 0.
     temperature_start, _max, _min, _warmup, _steps: of the Gumbel quantizer: from start linearly to max in `warmup`
         steps, then along half a cosine to min at step `steps`.
 
     For label maps the "nll" is `pixel_weight` times the binary cross-entropy of their channels, and there is neither
-    LPIPS nor a discriminator: both weights must be 0. For edges and pose the difference is squared.
+    LPIPS nor a discriminator: their weights must be 0. For edges and pose the difference is squared.
     """
 
     perceptual_weight: float = 1.0
@@ -71,10 +74,13 @@ class VQGANLossConfig:
     lecam_decay: float = 0.999
     r1_weight: float = 0.0
     guard: float = 0.0
+    feature_weight: float = 0.0
+    feature_path: PathText = "weights/dinov2_vits14.npz"
 
     def __post_init__(self) -> None:
-        weights = ("perceptual_weight", "pixel_weight", "codebook_weight", "disc_weight", "entropy_start")
-        for name in (*weights, "disc_start", "disc_ramp", "entropy_steps", "lecam_weight", "r1_weight", "guard"):
+        weights = ("perceptual_weight", "pixel_weight", "codebook_weight", "disc_weight", "feature_weight")
+        steps = ("disc_start", "disc_ramp", "entropy_steps")
+        for name in (*weights, *steps, "entropy_start", "lecam_weight", "r1_weight", "guard"):
             check(self, name, getattr(self, name) >= 0, "it must not be negative")
         check(self, "adaptive_cap", self.adaptive_cap > 0, "it must be above 0")
         check_known(self, "disc_loss", D_LOSSES)
@@ -82,16 +88,16 @@ class VQGANLossConfig:
         check(
             self, "guard", bool(self.disc_ramp) or not self.guard, "without disc_ramp there is nothing that could wait"
         )
-        needed = "it needs a discriminator, and disc_weight is 0"
+        needed = "it needs a discriminator, and disc_weight is 0, and feature_weight too"
         for name in ("lecam_weight", "r1_weight", "guard"):
-            check(self, name, self.disc_weight > 0 or not getattr(self, name), needed)
+            check(self, name, self.adversarial or not getattr(self, name), needed)
         for name in ("temperature_start", "temperature_min"):
             check(self, name, getattr(self, name) > 0, "it must be above 0")
         highest = f"it must be at least temperature_min={self.temperature_min}"
         check(self, "temperature_max", self.temperature_max >= self.temperature_min, highest)
         warms_up = 0 <= self.temperature_warmup < self.temperature_steps
-        steps = f"it must be from 0 to below temperature_steps={self.temperature_steps}"
-        check(self, "temperature_warmup", warms_up, steps)
+        expected = f"it must be from 0 to below temperature_steps={self.temperature_steps}"
+        check(self, "temperature_warmup", warms_up, expected)
         learns_first = self.disc_learn_start is None or 0 <= self.disc_learn_start <= self.disc_start
         check(
             self,
@@ -100,6 +106,11 @@ class VQGANLossConfig:
             f"it must be from 0 to disc_start={self.disc_start}: the generator would be trained by an untrained "
             "discriminator",
         )
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether a discriminator takes part."""
+        return self.disc_weight > 0 or self.feature_weight > 0
 
     def adversarial_factor(self, step: Int[Array, "*s"]) -> Float[Array, "*s"]:
         """What the adversarial loss is multiplied by at a step, in [0, 1]: 0 before disc_start, then warming up."""
@@ -157,19 +168,20 @@ def lpips_distance(
 
 def generator_weight(
     loss: VQGANLossConfig,
+    weight: float,
     params: Any,
     features: Float[Array, "b H W f"],
     nll_grad: Float[Array, "b H W c"],
     g_grad: Float[Array, "b H W c"],
 ) -> Float[Array, ""]:
-    """disc_weight times the adaptive weight.
+    """A discriminator's weight times its adaptive weight.
 
     features: what the decoder's last convolution sees. nll_grad, g_grad: gradients at the reconstruction; those at the
     last kernel need that convolution's pull-back alone.
     """
     if loss.fixed_weight:
-        return jnp.asarray(loss.disc_weight, jnp.float32)
+        return jnp.asarray(weight, jnp.float32)
     features = features.astype(jnp.float32)
     kernel = params["decoder"]["conv_out"]["kernel"]
     _, at_kernel = jax.vjp(lambda kernel: conv2d(features, kernel, padding=SAME3), kernel)
-    return loss.disc_weight * adaptive_weight(at_kernel(nll_grad)[0], at_kernel(g_grad)[0], loss.adaptive_cap)
+    return weight * adaptive_weight(at_kernel(nll_grad)[0], at_kernel(g_grad)[0], loss.adaptive_cap)
