@@ -114,9 +114,10 @@ copy() {
     run git -C "$root" archive --format=tar.gz "--output=$packed" HEAD
     tpu scp "$packed" "$TPU_NAME:$folder.tar.gz" --worker=all
     on all "mkdir -p $folder/weights && tar -xzf $folder.tar.gz -C $folder"
-    if [[ -f $root/weights/lpips_vgg16.npz ]]; then # not committed, and every host reads its own
-        tpu scp "$root/weights/lpips_vgg16.npz" "$TPU_NAME:$folder/weights/" --worker=all
-    fi
+    local weights
+    for weights in "$root"/weights/{lpips_vgg16,dinov2_vits14}.npz; do # not committed, and every host reads its own
+        [[ ! -f $weights ]] || tpu scp "$weights" "$TPU_NAME:$folder/weights/" --worker=all
+    done
 }
 
 install() { # the system's Python may be older than 3.11, so uv brings one

@@ -114,7 +114,11 @@ FIRST, SECOND = {"workdir": "a", "data": {}}, {"workdir": "a", "first_stage": "b
         ("discriminator.ndf", 0),
         ("discriminator.norm", "layer"),
         ("discriminator.dtype", "int8"),
+        ("feature_discriminator.network", "vgg"),
+        ("feature_discriminator.layers", (12,)),
+        ("feature_discriminator.width", 0),
         ("loss.pixel_weight", -1.0),
+        ("loss.feature_weight", -1.0),
         ("loss.adaptive_cap", 0.0),
         ("loss.disc_loss", "wasserstein"),
         ("loss.temperature_start", 0.0),
@@ -147,7 +151,7 @@ def test_every_refusal_begins_with_the_path_and_its_value(path, value):
     others = {"data.path": {"source": "folder"}, "data.resize": {"size": 32}, "mesh.data": {"tensor": -1}}
     others |= {"model.unknown": {"remap": (1,)}, "model.in_channels": {"content": "depth"}}
     given = {section: {name: value, **others.get(path, {})}}
-    of_first = section in ("model", "discriminator", "loss")
+    of_first = section in ("model", "discriminator", "feature_discriminator", "loss")
     with pytest.raises(ValueError) as refusal:
         from_dict(*((VQGANExperiment, FIRST | given) if of_first else (TransformerExperiment, SECOND | given)))
     shown = "" if path == "model.remap" else f"={value!r}"  # it may be long

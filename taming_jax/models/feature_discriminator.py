@@ -107,11 +107,10 @@ class FeatureDiscriminator:
     def tokens(self, network_params: Any, images: Float[Array, "b H W c"]) -> Tokens:
         """Of images (b, H, W, 3 or 1) in [-1, 1], those of one channel as grey ones; of whatever sides, resized to the
         network's square. Differentiable by the images."""
-        if images.ndim != 4 or images.shape[-1] not in (1, 3):
-            raise ValueError(f"{self.config.network} sees images (b, H, W, 3 or 1), got shape {images.shape}")
         x = jax.image.resize(images, (len(images), self.side, self.side, images.shape[-1]), "linear")
         mean, std = (jnp.array(v, jnp.float32).reshape(1, 1, 1, 3) for v in (MEAN, STD))
-        return DINOv2(self.size, self.config.layers).apply({"params": network_params}, ((x + 1) / 2 - mean) / std)
+        found = DINOv2(self.size, self.config.layers).apply({"params": network_params}, ((x + 1) / 2 - mean) / std)
+        return {name: found[name] for name in (f"layer_{layer}" for layer in self.config.layers)}
 
     def apply(
         self, variables: Any, network_params: Any, images: Float[Array, "b H W c"], train: bool = False
