@@ -39,7 +39,7 @@ for _name in ("v5litepod-16", "v5p-64", "v6e-16", "v4-32"):
     _batch = 256 if _name == "v5p-64" else 128
     RUNS[f"vqgan-{_name}"] = (f"--slice={_name}", FIRST, f"--config.data.batch_size={_batch}")
     RUNS[f"transformer-{_name}"] = (f"--slice={_name}", *BY_FSDP, "--config.transformer.remat=block")
-# Blocks in a loop keep every block's activations in one array, with more of a fringe than a chip has room for.
+# In a loop its layers keep more for the way back than a chip has room for.
 RUNS["transformer-v5litepod-16-no-remat"] = ("--slice=v5litepod-16", *BY_FSDP[:-1])
 # GPUs; as scripts/slurm.sbatch is shown to start them.
 RUNS["vqgan-8xH100"] = ("--slice=8xH100", FIRST)
