@@ -240,7 +240,7 @@ def test_demo_scenes_are_drawn_once_within_bounded_memory(monkeypatch):
         ({"n_train": 0}, "n_train=0"),
         ({"seed": -1}, "seed=-1"),
         ({"sizes": (32, 8)}, r"sizes=\(32, 8\), but they must differ, each from 16"),
-        ({"size": 32, "sizes": (32, 64), "resize": 48}, "resize=48, but it must be 0 or at least 64"),
+        ({"size": 32, "sizes": (32, 64), "resize": 48}, r"sizes=\(32, 64\), but they are cut from images of resize=48"),
     ],
 )
 def test_bad_settings(settings, message):

@@ -85,7 +85,6 @@ class DataConfig:
 
     source: str = "demo"
     size: Size = 256
-    sizes: tuple[int, ...] = ()
     batch_size: int = 8
     annotations: tuple[str, ...] = ()
     path: PathText = ""
@@ -117,6 +116,7 @@ class DataConfig:
     random_scale: bool = False
     seed: int = 0
     workers: int = 0
+    sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         check_known(self, "source", SOURCES)
@@ -135,8 +135,10 @@ class DataConfig:
         limits |= {"channels": (1, 1024), "max_pixels": (1 << 16, 1 << 34)}
         for name, (low, high) in limits.items():
             check(self, name, low <= getattr(self, name) <= high, f"it must be from {low} to {high}")
-        largest = max(min(self.sides), *self.sizes, 0)
-        check(self, "resize", not 0 < self.resize < largest, f"it must be 0 or at least {largest}, as the images")
+        least = min(self.sides)
+        check(self, "resize", not 0 < self.resize < least, f"it must be 0 or at least size={least}")
+        smaller = not self.resize or self.resize >= max(self.sizes, default=0)
+        check(self, "sizes", smaller, f"they are cut from images of resize={self.resize}")
 
     @property
     def sides(self) -> tuple[int, int]:
