@@ -2,19 +2,21 @@
 
 import functools
 import gc
+import importlib.metadata
 import importlib.util
 import os
 import tempfile
 
 # Read once, when jax is first imported: hence before any import below. Most of the suite's time is compilation, so that
 # of small networks is quick rather than thorough, which makes it half to a quarter; what they compute is the same.
-FLAGS = (
+FLAGS = [
     "--xla_force_host_platform_device_count=8",
     "--xla_backend_optimization_level=0",
     "--xla_cpu_opt_preset=FAST_COMPILE",
-    "--xla_cpu_use_fusion_emitters=false",  # these go by way of MLIR, the older ones straight to LLVM
     "--xla_cpu_parallel_codegen_split_count=1",  # the other core has tests of its own
-)
+]
+if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11):  # which ends at a flag it has not
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # these go by way of MLIR, the older ones straight to LLVM
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
 
