@@ -14,6 +14,7 @@ from waiting import until
 from taming_jax.data import demo
 from taming_jax.data.config import SOURCES, DataConfig, Needs
 from taming_jax.data.demo import landscape_kinds
+from taming_jax.data.listing import list_once
 from taming_jax.data.pipeline import (
     OPENERS,
     Prefetched,
@@ -140,6 +141,14 @@ def test_sizes_take_turns_and_resume_is_exact(cfg, start):
     labels = [np.concatenate([batch["class_label"] for batch in whole[k::3]])[:15] for k in range(3)]
     assert cfg.source == "folder" or not np.array_equal(labels[0], labels[1])  # which has no classes here
     assert next(make_batches(several, "val"))["image"].shape[1:3] == cfg.sides
+
+
+def test_a_folder_is_searched_once_for_all_sizes(folder):
+    several = DataConfig(source="folder", path=folder, size=16, sizes=(24, 32), batch_size=4, val_share=0.4)
+    before = list_once.cache_info().misses
+    assert num_examples(several, "train") == 13
+    take(make_batches(several, "train"), 2)
+    assert list_once.cache_info().misses == before + 1
 
 
 def test_needs_go_before_the_settings(folder):

@@ -32,6 +32,12 @@ SIZES = {
 }
 
 
+def normalised(x: Array) -> Array:
+    """Pictures (b, h, w, 3 or 1) in [0, 1] -> (b, h, w, 3) as the networks take them; of one channel as grey ones."""
+    mean, std = (jnp.array(value, jnp.float32).reshape(1, 1, 1, 3) for value in (MEAN, STD))
+    return (x - mean) / std
+
+
 class Layer(nn.Module):
     """Tokens (b, l, d) -> (b, l, d): attention and an MLP, each scaled by a learned vector before it is added."""
 

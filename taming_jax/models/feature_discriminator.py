@@ -18,7 +18,7 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float, Key
 
-from taming_jax.models.dinov2 import MEAN, PATCH, SIDE, SIZES, STD, DINOv2, ViTSize, dinov2_shapes
+from taming_jax.models.dinov2 import PATCH, SIDE, SIZES, DINOv2, ViTSize, dinov2_shapes, normalised
 from taming_jax.models.weights import load_weights
 from taming_jax.nn.conv import NONE, SpectralConv
 from taming_jax.settings import check, check_known
@@ -108,8 +108,7 @@ class FeatureDiscriminator:
         """Of images (b, H, W, 3 or 1) in [-1, 1], those of one channel as grey ones; of whatever sides, resized to the
         network's square. Differentiable by the images."""
         x = jax.image.resize(images, (len(images), self.side, self.side, images.shape[-1]), "linear")
-        mean, std = (jnp.array(v, jnp.float32).reshape(1, 1, 1, 3) for v in (MEAN, STD))
-        found = DINOv2(self.size, self.config.layers).apply({"params": network_params}, ((x + 1) / 2 - mean) / std)
+        found = DINOv2(self.size, self.config.layers).apply({"params": network_params}, normalised((x + 1) / 2))
         return {name: found[name] for name in (f"layer_{layer}" for layer in self.config.layers)}
 
     def apply(

@@ -9,7 +9,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -33,8 +32,7 @@ def signed(pixels: Array, resize: str) -> Array:
 
 def of_imagenet(pixels: Array, resize: str) -> Array:
     """0 .. 255 -> by the mean and deviation of ImageNet."""
-    mean, std = (jnp.array(x, jnp.float32).reshape(1, 1, 1, 3) for x in (dinov2.MEAN, dinov2.STD))
-    return (pixels / 255 - mean) / std
+    return dinov2.normalised(pixels / 255)
 
 
 @dataclasses.dataclass(frozen=True)

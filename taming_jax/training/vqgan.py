@@ -361,11 +361,11 @@ class VQGANTraining:
             recent = count_codes(jnp.maximum(last, 0), config.n_embed, last >= 0)
             statistics["recent"] = {"ids": last}
             metrics |= {"perplexity_recent": perplexity(recent), "usage_recent": usage(recent)}
+        factor = loss.adversarial_factor(state.step - state.guard["waited"] if state.guard else state.step)
         for adversary in self.adversaries:
             judged = partial(adversary.generator_loss, loss, state, frozen)
             (g, statistics[adversary.stats]), g_grad = jax.value_and_grad(judged, has_aux=True)(fake)
             weight = generator_weight(loss, adversary.weight, state.params, features, nll_grad, g_grad)
-            factor = loss.adversarial_factor(state.step - state.guard["waited"] if state.guard else state.step)
             # The weights are no functions of the parameters here, so one pull-back serves all terms.
             fake_grad = fake_grad + factor * weight * g_grad
             total = total + factor * weight * g
