@@ -1,14 +1,15 @@
 """Quantizers side by side at equal time, on landscapes: how many of their codes live, and what they are worth.
 
-    python benchmarks/codebooks.py [--seconds 150] [--codes 1024,16384] [--seeds 3] [--size 64] [--out runs/codebooks]
+    python benchmarks/codebooks.py [--seconds 210] [--codes 1024,16384] [--seeds 3] [--size 64] [--out runs/codebooks]
     python benchmarks/codebooks.py --steps 80 --second_steps 40 --size 32 --codes 1024 --seeds 1 --pictures 256  # quick
 
 Every kind trains the same networks from the same start, of whose time (on CPUs the processor's) compiling is no part;
 without a discriminator, so that they differ in their codes alone. Then a transformer learns the codes of the training
 pictures. Measured on held-out pictures: the share of codes in use over them and over the last 65,536 ids of the
 training, PSNR, the Frechet distance of the reconstructions on the package's own features of landscapes, and bits per
-pixel of the second stage's likelihood. Bits alone are no merit, for fewer codes in use cost less: they go together with
-the distance.
+pixel of the second stage's likelihood. Those bits alone are no merit, for fewer codes in use cost less: hence also the
+bits of the whole picture, those of its codes and of what the decoder leaves, a bound on -log2 p(x) in 8-bit levels with
+a Laplace distribution around the reconstruction, its scale the mean error of a color channel.
 
 Prints a row a run, and leaves OUT/codebooks.json, OUT/codebooks.md, the table of means over the seeds, and
 OUT/codebooks.png. Runs that are in the JSON already, with the same options, are not done again.
@@ -48,12 +49,14 @@ BATCH, WINDOW = 8, 65536
 SECOND_BATCH = 2  # each of 256 codes: with 16384 of them the output layer is most of the work
 NETWORK = {"ch": 8, "ch_mult": (1, 2, 4), "num_res_blocks": 1, "attn_resolutions": (), "z_channels": 32}
 LEVELS = {1024: (8, 5, 5, 5), 16384: (8, 8, 8, 6, 5)}  # the nearest of FSQ's table: 1000 and 15360 codes
+# In hundreds of steps, not hundreds of thousands, idle codes have to be known early.
+RESTARTS = {"restart_below": 0.5, "ema_decay": 0.98}
 # The paper's has as many channels as latents and nothing else; the others what their papers recommend.
 KINDS: dict[str, dict[str, Any]] = {
     "paper": {"quantizer": "vq", "embed_dim": 32},
-    "vq": {"quantizer": "vq", "embed_dim": 8, "restart_below": 0.05, "kmeans": 5},
-    "ema": {"quantizer": "ema", "embed_dim": 8, "ema_decay": 0.98},
-    "l2": {"quantizer": "normalized", "embed_dim": 8, "restart_below": 0.05},
+    "vq": {"quantizer": "vq", "embed_dim": 8, "kmeans": 5, **RESTARTS},
+    "ema": {"quantizer": "ema", "embed_dim": 8, "ema_restart_below": 0.5, "ema_decay": 0.98},
+    "l2": {"quantizer": "normalized", "embed_dim": 8, **RESTARTS},
     "simvq": {"quantizer": "simvq", "embed_dim": 8},
     "ibq": {"quantizer": "ibq", "embed_dim": 8, "entropy_weight": 0.05},
     "fsq": {"quantizer": "fsq"},
@@ -62,7 +65,8 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 ROTATED = ("paper", "vq", "ema", "l2", "simvq")
 MEASURES = {"usage": "codes in use, held out", "usage_recent": "codes in use, recent", "psnr": "PSNR, dB"}
-MEASURES |= {"distance": "distance", "bits": "bits per pixel", "steps": "steps"}
+MEASURES |= {"distance": "distance", "bits": "bits per pixel, codes", "total_bits": "bits per pixel, picture"}
+MEASURES |= {"steps": "steps"}
 
 
 def network(kind: str, codes: int, size: int) -> VQGANConfig:
@@ -98,34 +102,40 @@ def first_stage(config: VQGANConfig, data: np.ndarray, seed: int, given: argpars
 
 
 def second_stage(model: VQGAN, params: Any, data: dict[str, np.ndarray], seed: int, steps: int) -> float:
-    """Bits per pixel of held-out pictures by a small transformer on the codes."""
+    """Bits per pixel of (up to 512) held-out pictures by a small transformer on the codes."""
     encode = jax.jit(lambda images: model.apply({"params": params}, images, method="encode_ids"))
-    codes = {name: _in_parts(encode, images) for name, images in data.items()}
+    # Only the pictures that are drawn, in their order.
+    order = np.random.RandomState(seed).randint(0, len(data["train"]), steps * SECOND_BATCH)
+    codes = {"train": _in_parts(encode, data["train"][order]), "val": _in_parts(encode, data["val"])}
     gpt = GPT(GPTConfig(n_layer=3, n_head=4, n_embd=192))
     stages = TwoStage(model, gpt, NoCondition(), codes["train"].shape[1:])
     recipe = OptimizerConfig(learning_rate=1e-3, per_sample=False, schedule="cosine", warmup=min(50, steps // 2))
     training = TransformerTraining(stages, make_optimizer(recipe, batch_size=SECOND_BATCH, steps=steps), seed=seed)
-    state, order = jax.jit(training.init)(jax.random.key(seed)), np.random.RandomState(seed)
-    step = jax.jit(training.step, donate_argnums=0)
-    for _ in range(steps):
-        state, _ = step(state, {}, {"codes": codes["train"][order.randint(0, len(codes["train"]), SECOND_BATCH)]})
+    state, step = jax.jit(training.init)(jax.random.key(seed)), jax.jit(training.step, donate_argnums=0)
+    for batch in codes["train"].reshape(steps, SECOND_BATCH, *codes["train"].shape[1:]):
+        state, _ = step(state, {}, {"codes": batch})
     nll = jax.jit(lambda ids: stages.token_nll(state.params, {}, {"codes": ids}).sum(axis=1))
     pixels = math.prod(data["val"].shape[1:3])
-    return float(_in_parts(nll, codes["val"]).mean()) / math.log(2) / pixels
+    return float(_in_parts(nll, codes["val"][:512]).mean()) / math.log(2) / pixels
 
 
 def measured(model: VQGAN, params: Any, images: np.ndarray, real: Statistics, features: Any) -> dict[str, float]:
-    """Of held-out pictures: psnr, usage, distance."""
+    """Of held-out pictures: psnr, usage, distance, and residual_bits per pixel, what the reconstructions leave."""
     evaluate, gathering = jax.jit(make_image_eval(model)), Gathering(features, BATCH, 0)
     total: FirstStageMetrics | None = None
+    errors = []
     for first in range(0, len(images), BATCH):
         metrics, fake = evaluate(params, {"image": images[first : first + BATCH]})
         total = total.merge(metrics) if total else metrics
         gathering.add_pixels(to_pixels(np.asarray(fake)), np.ones(BATCH, bool))
+        errors.append(127.5 * np.abs(np.asarray(fake) - images[first : first + BATCH]))  # in 8-bit levels
     assert total is not None
     figures = total.compute()
     distance = compare(real, gathering.result("reconstructions"), only=("fid",)).figures["fid"]
-    return {"psnr": figures["psnr"], "usage": figures["usage"], "distance": float(distance)}
+    scale = np.concatenate(errors).mean(axis=(0, 1, 2))  # of a color channel
+    residual = np.log2(2 * math.e * scale).sum()  # a Laplace's entropy
+    found = {"psnr": figures["psnr"], "usage": figures["usage"], "distance": distance, "residual_bits": residual}
+    return {name: float(value) for name, value in found.items()}
 
 
 def _in_parts(function: Any, array: np.ndarray) -> np.ndarray:
@@ -152,7 +162,7 @@ def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def table(rows: list[dict[str, Any]]) -> str:
     lines = [f"| quantizer | codes | seeds | {' | '.join(MEASURES.values())} |", "|---" * (len(MEASURES) + 3) + "|"]
     for row in means(rows):
-        cells = [f"{row[name]:.3g}" if name != "psnr" else f"{row[name]:.2f}" for name in MEASURES]
+        cells = [f"{row[name]:.2f}" if name in ("psnr", "total_bits") else f"{row[name]:.3g}" for name in MEASURES]
         lines.append(f"| {row['kind']} | {row['codes']} | {row['seeds']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -198,6 +208,7 @@ def main(arguments: list[str] | None = None) -> None:
                 row = {"kind": kind, "codes": codes, "seed": seed, **found}
                 row |= measured(model, params, data["val"], real, features)
                 row["bits"] = second_stage(model, params, data, seed, given.second_steps)
+                row["total_bits"] = row["bits"] + row["residual_bits"]
                 rows.append(row)
                 print(json.dumps(row), flush=True)
                 machine = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
@@ -210,14 +221,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=150.0, help="of training each first stage, without compiling")
+    parser.add_argument("--seconds", type=float, default=210.0, help="of training each first stage, without compiling")
     parser.add_argument("--steps", type=int, default=0, help="so many steps instead, for a quick look")
-    parser.add_argument("--second_steps", type=int, default=250, help="of each transformer")
+    parser.add_argument("--second_steps", type=int, default=160, help="of each transformer")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--codes", default="1024,16384", help="1024, 16384 or both")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pictures", type=int, default=8192, help="to train on")
-    parser.add_argument("--held", type=int, default=512, help="held out, a multiple of 8")
+    parser.add_argument("--pictures", type=int, default=4096, help="to train on")
+    parser.add_argument("--held", type=int, default=1024, help="held out, a multiple of 8")
     known = [*KINDS, *(f"{name}+rotation" for name in ROTATED)]
     parser.add_argument("--kinds", default=",".join(known), help=f"of {', '.join(known)}")
     parser.add_argument("--out", default="runs/codebooks")
