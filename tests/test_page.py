@@ -164,7 +164,9 @@ def test_classes_objects_photographs_and_nothing():
     asked = asked_of(classes, **{"class": 4, "n": 3})
     assert flags(asked)["classes"] == page_models.CLASSES[4] and asked.settings.n == 3
     assert f"class_label={page_models.CLASSES[4]!r}" in asked.told()["python"]
-    assert asked_of(classes).settings.n == len(page_models.CLASSES)  # one of each
+    assert asked.told()["class"] == page_models.CLASSES[4]
+    every = asked_of(classes)
+    assert every.settings.n == len(page_models.CLASSES) and every.told()["class"] is None  # one of each
     asked = asked_of(classes, **{"class": 18})
     assert flags(asked)["classes"] == "any" and "class_label='any'" in asked.told()["python"]
     with pytest.raises(ValueError, match="class must be a whole number from 0 to 18"):

@@ -47,10 +47,11 @@ class Asked:
 
     def told(self) -> dict[str, Any]:
         """What the page shows beside the pictures."""
-        settings, painter = self.settings, self.painter
+        settings, painter, label = self.settings, self.painter, self.keywords.get("class_label")
         return {
             "model": painter.name,
             "size": settings.size,
+            "class": None if label is None or isinstance(label, list) else str(label),  # else all, or as the map says
             "n": settings.n,
             "seed": settings.seed,
             "filters": {name: getattr(settings, name) for name in FILTERS},

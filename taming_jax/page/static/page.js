@@ -447,6 +447,8 @@ by("again").onclick = guarded(async () => {
   const labels = model.kind === "segmentation" && await mapOf(name, told);
   setSize(...told.size);
   by("seed").value = told.seed;
+  const label = told.class === "any" ? "Any" : told.class; // what stands for all classes comes first
+  by("class").selectedIndex = Math.max(0, [...by("class").options].findIndex(option => option.text === label));
   for (const id of ["temperature", "top_p", "guidance"]) by(id).value = told.filters[id] ?? 1;
   by("top_k").value = told.filters.top_k ?? "";
   if (labels) { map.set(new Uint8Array(labels), height, width, colours()); map.remember(); }
