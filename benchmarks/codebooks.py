@@ -1,6 +1,6 @@
 """Quantizers side by side at equal time, on landscapes: how many of their codes live, and what they are worth.
 
-    python benchmarks/codebooks.py [--seconds 210] [--codes 1024,16384] [--seeds 3] [--size 64] [--out runs/codebooks]
+    python benchmarks/codebooks.py [--seconds 200] [--codes 1024,16384] [--seeds 3] [--size 64] [--out runs/codebooks]
     python benchmarks/codebooks.py --steps 80 --second_steps 40 --size 32 --codes 1024 --seeds 1 --pictures 256  # quick
 
 Every kind trains the same networks from the same start, of whose time (on CPUs the processor's) compiling is no part;
@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 sys.path.insert(0, str(Path(__file__).parent.parent))  # this project, installed or not
 
@@ -83,20 +85,23 @@ def network(kind: str, codes: int, size: int) -> VQGANConfig:
 
 def first_stage(config: VQGANConfig, data: np.ndarray, seed: int, given: argparse.Namespace) -> tuple[Any, dict]:
     """(parameters, what was found on the way), after `given.steps` or `given.seconds`."""
-    recipe = OptimizerConfig(learning_rate=1e-3, per_sample=False, warmup=100, b1=0.9, b2=0.99)
-    optimizer, shape = make_optimizer(recipe, batch_size=BATCH, steps=1), (BATCH, given.size, given.size, 3)
+    optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=0.0, b1=0.9, b2=0.99)
     loss = VQGANLossConfig(perceptual_weight=0.0, disc_weight=0.0, entropy_start=3.0, entropy_steps=200)
-    model = VQGAN(config)
+    model, shape = VQGAN(config), (BATCH, given.size, given.size, 3)
     training = VQGANTraining(model, None, loss, optimizer, None, shape, seed=seed, usage_window=WINDOW)
     state, order = jax.jit(training.init)(jax.random.key(seed)), np.random.RandomState(seed)
     step = jax.jit(training.step).lower(state, None, {"image": data[:BATCH]}).compile()
     # What else a machine is doing takes no training from a kind, where the time of its own processor can be had.
     clock = time.process_time if jax.default_backend() == "cpu" else time.perf_counter
-    started, n = clock(), 0
-    while n < given.steps if given.steps else clock() - started < given.seconds:
+    started, n, over = clock(), 0, 0.0
+    while over < 1:
+        # How many steps there will be is not known, so it is the share of the time by which the rate falls.
+        rate = 1e-3 * min(1.0, n / 100) * math.cos(math.pi / 2 * over) ** 2
+        state.opt_state.hyperparams["learning_rate"] = jnp.asarray(rate, jnp.float32)
         state, metrics = step(state, None, {"image": data[order.randint(0, len(data), BATCH)]})
-        n += 1
         jax.block_until_ready(metrics)
+        n += 1
+        over = n / given.steps if given.steps else (clock() - started) / given.seconds
     found = {name: float(metrics[name]) for name in ("usage_recent", "perplexity_recent")}
     return state.params, {**found, "steps": n, "s": clock() - started}
 
@@ -221,7 +226,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=210.0, help="of training each first stage, without compiling")
+    parser.add_argument("--seconds", type=float, default=200.0, help="of training each first stage, without compiling")
     parser.add_argument("--steps", type=int, default=0, help="so many steps instead, for a quick look")
     parser.add_argument("--second_steps", type=int, default=160, help="of each transformer")
     parser.add_argument("--size", type=int, default=64)
