@@ -96,7 +96,7 @@ def first_stage(config: VQGANConfig, data: np.ndarray, seed: int, given: argpars
     started, n, over = clock(), 0, 0.0
     while over < 1:
         # How many steps there will be is not known, so it is the share of the time by which the rate falls.
-        rate = 1e-3 * min(1.0, n / 100) * math.cos(math.pi / 2 * over) ** 2
+        rate = 3e-3 * min(1.0, n / 100) * math.cos(math.pi / 2 * over) ** 2
         state.opt_state.hyperparams["learning_rate"] = jnp.asarray(rate, jnp.float32)
         state, metrics = step(state, None, {"image": data[order.randint(0, len(data), BATCH)]})
         jax.block_until_ready(metrics)
