@@ -66,9 +66,15 @@ KINDS: dict[str, dict[str, Any]] = {
     "bsq": {"quantizer": "bsq", "entropy_weight": 0.1},
 }
 ROTATED = ("paper", "vq", "ema", "l2", "simvq")
-MEASURES = {"usage": "codes in use, held out", "usage_recent": "codes in use, recent", "psnr": "PSNR, dB"}
-MEASURES |= {"distance": "distance", "bits": "bits per pixel, codes", "total_bits": "bits per pixel, picture"}
-MEASURES |= {"steps": "steps"}
+MEASURES = {  # what the table says of each, and how
+    "usage": ("codes in use, held out", "{:.1%}"),
+    "usage_recent": ("codes in use, recent", "{:.1%}"),
+    "psnr": ("PSNR, dB", "{:.2f}"),
+    "distance": ("distance", "{:.2f}"),
+    "bits": ("bits per pixel, codes", "{:.3f}"),
+    "total_bits": ("bits per pixel, picture", "{:.2f}"),
+    "steps": ("steps", "{:.0f}"),
+}
 
 
 def network(kind: str, codes: int, size: int) -> VQGANConfig:
@@ -165,27 +171,32 @@ def means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = [f"| quantizer | codes | seeds | {' | '.join(MEASURES.values())} |", "|---" * (len(MEASURES) + 3) + "|"]
+    titles = " | ".join(title for title, _ in MEASURES.values())
+    lines = [f"| quantizer | codes | seeds | {titles} |", "|---" * (len(MEASURES) + 3) + "|"]
     for row in means(rows):
-        cells = [f"{row[name]:.2f}" if name in ("psnr", "total_bits") else f"{row[name]:.3g}" for name in MEASURES]
+        cells = [how.format(row[name]) for name, (_, how) in MEASURES.items()]
         lines.append(f"| {row['kind']} | {row['codes']} | {row['seeds']} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Use of codes, and distance over bits, of each kind."""
+    """Use of codes, and distance over bits of the picture, of each kind."""
     from matplotlib.figure import Figure  # an extra; this way it needs no display
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    bars, points = figure.subplots(1, 2)
     averaged = means(rows)
+    figure = Figure(figsize=(12, 2 + 0.2 * len(averaged)), layout="constrained")
+    bars, points = figure.subplots(1, 2)
     names = [f"{row['kind']} {row['codes']}" for row in averaged]
-    bars.barh(names[::-1], [100 * row["usage_recent"] for row in averaged][::-1])
-    bars.set(xlabel="% of codes in use over the last 65,536 ids", xlim=(0, 100))
-    for row, name in zip(averaged, names, strict=True):
-        points.plot(row["bits"], row["distance"], "o")
-        points.annotate(name, (row["bits"], row["distance"]), fontsize=7, xytext=(3, 3), textcoords="offset points")
-    points.set(xlabel="bits per pixel", ylabel="distance of the reconstructions")
+    colors = [f"C{list(LEVELS).index(row['codes'])}" for row in averaged]
+    bars.barh(names, [100 * row["usage"] for row in averaged], color=colors)
+    bars.invert_yaxis()
+    bars.set(xlabel="% of codes in use over the held-out pictures", xlim=(0, 100))
+    for row, name, color in zip(averaged, names, colors, strict=True):
+        points.plot(row["total_bits"], row["distance"], "o", color=color)
+        where = (row["total_bits"], row["distance"])
+        points.annotate(name, where, fontsize=7, xytext=(4, 3), textcoords="offset points")
+    points.margins(x=0.2)
+    points.set(xlabel="bits per pixel of the picture", ylabel="distance of the reconstructions")
     points.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
 
