@@ -281,6 +281,9 @@ def test_boxes_and_classes(visit, server, painters):
     painters[3].go.release(4)
     page.click("#draw")
     expect(page.locator("#command")).to_contain_text("lake at dusk")
+    page.select_option("#class", label="One of each (18)")
+    page.click("#again")  # take its settings
+    expect(page.locator("#class option:checked")).to_have_text("lake at dusk")
 
 
 def test_the_painted_map_is_obeyed(browser):
