@@ -117,7 +117,7 @@ def second_stage(model: VQGAN, params: Any, data: dict[str, np.ndarray], seed: i
     encode = jax.jit(lambda images: model.apply({"params": params}, images, method="encode_ids"))
     # Only the pictures that are drawn, in their order.
     order = np.random.RandomState(seed).randint(0, len(data["train"]), steps * SECOND_BATCH)
-    codes = {"train": _in_parts(encode, data["train"][order]), "val": _in_parts(encode, data["val"])}
+    codes = {"train": _in_parts(encode, data["train"][order]), "val": _in_parts(encode, data["val"][:512])}
     gpt = GPT(GPTConfig(n_layer=3, n_head=4, n_embd=192))
     stages = TwoStage(model, gpt, NoCondition(), codes["train"].shape[1:])
     recipe = OptimizerConfig(learning_rate=1e-3, per_sample=False, schedule="cosine", warmup=min(50, steps // 2))
@@ -127,7 +127,7 @@ def second_stage(model: VQGAN, params: Any, data: dict[str, np.ndarray], seed: i
         state, _ = step(state, {}, {"codes": batch})
     nll = jax.jit(lambda ids: stages.token_nll(state.params, {}, {"codes": ids}).sum(axis=1))
     pixels = math.prod(data["val"].shape[1:3])
-    return float(_in_parts(nll, codes["val"][:512]).mean()) / math.log(2) / pixels
+    return float(_in_parts(nll, codes["val"]).mean()) / math.log(2) / pixels
 
 
 def measured(model: VQGAN, params: Any, images: np.ndarray, real: Statistics, features: Any) -> dict[str, float]:
@@ -136,10 +136,11 @@ def measured(model: VQGAN, params: Any, images: np.ndarray, real: Statistics, fe
     total: FirstStageMetrics | None = None
     errors = []
     for first in range(0, len(images), BATCH):
-        metrics, fake = evaluate(params, {"image": images[first : first + BATCH]})
+        batch = images[first : first + BATCH]
+        metrics, fake = jax.device_get(evaluate(params, {"image": batch}))
         total = total.merge(metrics) if total else metrics
-        gathering.add_pixels(to_pixels(np.asarray(fake)), np.ones(BATCH, bool))
-        errors.append(127.5 * np.abs(np.asarray(fake) - images[first : first + BATCH]))  # in 8-bit levels
+        gathering.add_pixels(to_pixels(fake), np.ones(BATCH, bool))
+        errors.append(127.5 * np.abs(fake - batch))  # in 8-bit levels
     assert total is not None
     figures = total.compute()
     distance = compare(real, gathering.result("reconstructions"), only=("fid",)).figures["fid"]
