@@ -75,6 +75,12 @@ MEASURES = {  # what the table says of each, and how
     "total_bits": ("bits per pixel, picture", "{:.2f}"),
     "steps": ("steps", "{:.0f}"),
 }
+DRAWN = {  # and what the plot shows, on what scale
+    "usage": ("share of codes in use, held out", "linear"),
+    "psnr": ("PSNR, dB", "linear"),
+    "distance": ("distance of the reconstructions", "log"),
+    "total_bits": ("bits per pixel of the picture", "linear"),
+}
 
 
 def network(kind: str, codes: int, size: int) -> VQGANConfig:
@@ -181,24 +187,21 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    """Use of codes, and distance over bits of the picture, of each kind."""
+    """A line for each kind, and a point on it for each seed."""
     from matplotlib.figure import Figure  # an extra; this way it needs no display
 
-    averaged = means(rows)
-    figure = Figure(figsize=(12, 2 + 0.2 * len(averaged)), layout="constrained")
-    bars, points = figure.subplots(1, 2)
-    names = [f"{row['kind']} {row['codes']}" for row in averaged]
-    colors = [f"C{list(LEVELS).index(row['codes'])}" for row in averaged]
-    bars.barh(names, [100 * row["usage"] for row in averaged], color=colors)
-    bars.invert_yaxis()
-    bars.set(xlabel="% of codes in use over the held-out pictures", xlim=(0, 100))
-    for row, name, color in zip(averaged, names, colors, strict=True):
-        points.plot(row["total_bits"], row["distance"], "o", color=color)
-        where = (row["total_bits"], row["distance"])
-        points.annotate(name, where, fontsize=7, xytext=(4, 3), textcoords="offset points")
-    points.margins(x=0.2)
-    points.set(xlabel="bits per pixel of the picture", ylabel="distance of the reconstructions")
-    points.grid(alpha=0.3)
+    kinds = list(dict.fromkeys(row["kind"] for row in rows))
+    figure = Figure(figsize=(13, 1.5 + 0.3 * len(kinds)), layout="constrained")
+    panels = figure.subplots(1, len(DRAWN), sharey=True)
+    for panel, (name, (title, scale)) in zip(panels, DRAWN.items(), strict=True):
+        for i, codes in enumerate(LEVELS):
+            own = [row for row in rows if row["codes"] == codes]
+            lines = [kinds.index(row["kind"]) + 0.15 - 0.3 * i for row in own]
+            panel.plot([row[name] for row in own], lines, "os"[i], color=f"C{i}", alpha=0.7, label=f"{codes} codes")
+        panel.set(xlabel=title, xscale=scale, yticks=range(len(kinds)), yticklabels=kinds)
+        panel.grid(alpha=0.3)
+    panels[0].invert_yaxis()
+    panels[0].legend()
     figure.savefig(path, dpi=110)
 
 
