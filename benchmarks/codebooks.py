@@ -75,12 +75,7 @@ MEASURES = {  # what the table says of each, and how
     "total_bits": ("bits per pixel, picture", "{:.2f}"),
     "steps": ("steps", "{:.0f}"),
 }
-DRAWN = {  # and what the plot shows, on what scale
-    "usage": ("share of codes in use, held out", "linear"),
-    "psnr": ("PSNR, dB", "linear"),
-    "distance": ("distance of the reconstructions", "log"),
-    "total_bits": ("bits per pixel of the picture", "linear"),
-}
+DRAWN = {"usage": "linear", "psnr": "linear", "distance": "log", "total_bits": "linear"}  # by the plot, on this scale
 
 
 def network(kind: str, codes: int, size: int) -> VQGANConfig:
@@ -193,12 +188,12 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     kinds = list(dict.fromkeys(row["kind"] for row in rows))
     figure = Figure(figsize=(13, 1.5 + 0.3 * len(kinds)), layout="constrained")
     panels = figure.subplots(1, len(DRAWN), sharey=True)
-    for panel, (name, (title, scale)) in zip(panels, DRAWN.items(), strict=True):
+    for panel, (name, scale) in zip(panels, DRAWN.items(), strict=True):
         for i, codes in enumerate(LEVELS):
             own = [row for row in rows if row["codes"] == codes]
             lines = [kinds.index(row["kind"]) + 0.15 - 0.3 * i for row in own]
             panel.plot([row[name] for row in own], lines, "os"[i], color=f"C{i}", alpha=0.7, label=f"{codes} codes")
-        panel.set(xlabel=title, xscale=scale, yticks=range(len(kinds)), yticklabels=kinds)
+        panel.set(xlabel=MEASURES[name][0], xscale=scale, yticks=range(len(kinds)), yticklabels=kinds)
         panel.grid(alpha=0.3)
     panels[0].invert_yaxis()
     panels[0].legend()

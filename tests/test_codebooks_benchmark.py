@@ -33,7 +33,7 @@ def test_kinds_differ_in_their_codes_alone(codes):
     assert networks["paper"].restart_below == 0 and networks["paper"].embed_dim == networks["paper"].z_channels
 
 
-def test_it_trains_measures_and_goes_on(tmp_path, capsys):
+def test_it_trains_measures_and_goes_on(tmp_path, capsys, monkeypatch):
     quick = ["--steps=2", "--second_steps=2", "--size=32", "--codes=1024", "--pictures=16", "--held=8", "--seeds=1"]
     codebooks.main([*quick, "--kinds=fsq", f"--out={tmp_path}"])
     (row,) = json.loads((tmp_path / "codebooks.json").read_text())["rows"]
@@ -46,9 +46,8 @@ def test_it_trains_measures_and_goes_on(tmp_path, capsys):
     def again(*given):
         raise AssertionError("what is in the JSON was trained again")
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(codebooks, "first_stage", again)
-        codebooks.main([*quick, "--kinds=fsq", f"--out={tmp_path}"])
+    monkeypatch.setattr(codebooks, "first_stage", again)
+    codebooks.main([*quick, "--kinds=fsq", f"--out={tmp_path}"])
     assert json.loads((tmp_path / "codebooks.json").read_text())["rows"] == [row]
 
 
