@@ -53,14 +53,14 @@ NETWORK = {"ch": 8, "ch_mult": (1, 2, 4), "num_res_blocks": 1, "attn_resolutions
 LEVELS = {1024: (8, 5, 5, 5), 16384: (8, 8, 8, 6, 5)}  # the nearest of FSQ's table: 1000 and 15360 codes
 # In hundreds of steps, not hundreds of thousands, idle codes have to be known early.
 RESTARTS = {"restart_below": 0.5, "ema_decay": 0.98}
-# The paper's has as many channels as latents and nothing else; the others what their papers recommend.
+# The paper's has as many channels as latents and nothing else; the others what their papers recommend, ibq as many too.
 KINDS: dict[str, dict[str, Any]] = {
     "paper": {"quantizer": "vq", "embed_dim": 32},
     "vq": {"quantizer": "vq", "embed_dim": 8, "kmeans": 5, **RESTARTS},
     "ema": {"quantizer": "ema", "embed_dim": 8, "ema_restart_below": 0.5, "ema_decay": 0.98},
     "l2": {"quantizer": "normalized", "embed_dim": 8, **RESTARTS},
     "simvq": {"quantizer": "simvq", "embed_dim": 8},
-    "ibq": {"quantizer": "ibq", "embed_dim": 8, "entropy_weight": 0.05},
+    "ibq": {"quantizer": "ibq", "embed_dim": 32, "entropy_weight": 0.05},
     "fsq": {"quantizer": "fsq"},
     "lfq": {"quantizer": "lfq", "entropy_weight": 0.1},
     "bsq": {"quantizer": "bsq", "entropy_weight": 0.1},

@@ -153,6 +153,16 @@ def test_gradients_are_finite_differences(quantizer, params, name, by_numpy):
         assert np.all(np.abs(found).sum(-1) > 0)  # every code moves, chosen or not
 
 
+def test_the_gradient_gets_past_a_new_table_of_ibq():
+    """By the codes' covariance under the soft choice, which is next to nothing where all codes are near zero."""
+    quantizer, z = IndexQuantizer(512, 16), 0.1 * RNG.randn(64, 16).astype(np.float32)
+    params = jax.jit(quantizer.init)(jax.random.key(0), z)
+    pull = RNG.randn(64, 16).astype(np.float32)
+    passed = jax.jit(jax.grad(lambda z: jnp.sum(pull * quantizer.apply(params, z).z)))(z)
+    assert np.corrcoef(passed.ravel(), pull.ravel())[0, 1] > 0.9
+    assert 0.5 < np.linalg.norm(passed) / np.linalg.norm(pull) < 2
+
+
 def test_a_rotated_gradient_turns_with_the_latent():
     z, codes = Z.astype(np.float32), CODES[:6].astype(np.float32)
     codes[1], z[2], codes[3] = -2 * z[1], 0, 0  # no turn there

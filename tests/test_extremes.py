@@ -30,3 +30,4 @@ def test_places_in_long_rows_are_those_of_numpy(monkeypatch):
     for on_cpu in (False, True):
         monkeypatch.setattr(extremes, "on_cpu", lambda on_cpu=on_cpu: on_cpu)
         np.testing.assert_array_equal(extremes.argmin(jnp.asarray(x)), x.argmin(axis=-1))
+        np.testing.assert_array_equal(extremes.argmax(jnp.asarray(-x)), x.argmin(axis=-1))

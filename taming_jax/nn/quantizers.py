@@ -210,14 +210,18 @@ class IndexQuantizer(VectorQuantizer):
     entropy_weight: float = 0.0
     entropy_temperature: float = 0.01
 
+    def setup(self) -> None:
+        # Codes near each other would pass no gradient on: that of the soft choice is their covariance under it.
+        self.codebook = self.param("codebook", nn.initializers.normal(1.0), (self.n_embed, self.embed_dim))
+
     def __call__(self, z: Latents, *, train: bool = False, temperature: Temperature = 1.0) -> Quantized:
-        z = z.astype(jnp.float32)
-        codes, high = self.codes(), lax.Precision.HIGHEST
-        logits = jnp.einsum("...c,nc->...n", z, codes, precision=high)
+        grid, codes, high = z.shape[:-1], self.codes(), lax.Precision.HIGHEST
+        z = z.astype(jnp.float32).reshape(-1, self.embed_dim)  # as one matrix a step takes CPUs half of the time
+        logits = jnp.matmul(z, codes.T, precision=high)
         ids = argmax(lax.stop_gradient(logits))
         entries = self.lookup(ids)
         # The soft choice adds nothing but its gradient, to the products alone; the entry's is that of a hard choice.
-        soft = jnp.einsum("...n,nc->...c", jax.nn.softmax(logits), lax.stop_gradient(codes), precision=high)
+        soft = jnp.matmul(jax.nn.softmax(logits), lax.stop_gradient(codes), precision=high)
         zq = entries + (soft - lax.stop_gradient(soft))
         commitment = jnp.mean((lax.stop_gradient(entries) - z) ** 2)
         codebook = jnp.mean((entries - lax.stop_gradient(z)) ** 2)
@@ -225,10 +229,9 @@ class IndexQuantizer(VectorQuantizer):
         metrics: dict[str, Float[Array, ""]] = {}
         loss = jnp.mean((zq - z) ** 2) + terms
         if self.entropy_weight:
-            rows = logits.reshape(-1, self.n_embed) / self.entropy_temperature
-            metrics["entropy_loss"] = self.entropy_weight * entropy_of_choices(rows)
+            metrics["entropy_loss"] = self.entropy_weight * entropy_of_choices(logits / self.entropy_temperature)
             loss = loss + metrics["entropy_loss"]
-        return Quantized(zq, ids, loss, metrics)
+        return Quantized(zq.reshape(*grid, self.embed_dim), ids.reshape(grid), loss, metrics)
 
 
 class GumbelQuantizer(nn.Module):
