@@ -3,7 +3,7 @@
     python benchmarks/compiled.py --run eval-v5e-16   # compiles one of RUNS, and keeps what is known in compiled.json
     python benchmarks/compiled.py --write             # puts the table of what is kept into docs/pods.md
 
-compiled.json is committed, with versions and commands; compiling a row takes minutes and gigabytes of this machine.
+compiled.json is committed, with versions and flags; compiling a row takes minutes and gigabytes of this machine.
 """
 
 import argparse

@@ -2,7 +2,8 @@
 
 python train_transformer.py --config=configs/landscapes_segmentation.py
 python sample.py --config=configs/landscapes_segmentation.py --config.sample.condition=MAP.png
-python sample.py --config=configs/landscapes_segmentation.py --config.sample.n=1 --config.sample.size="(128,512)"
+python sample.py --config=configs/landscapes_segmentation.py --config.sample.condition=MAP.png \\
+    --config.sample.size="(128,512)"
 
 Needs the first stages of configs/landscapes_vqgan.py and configs/landscapes_segmentation_vqgan.py. The window that it
 learns is 48 pixels wide and high, of pictures of up to 512; `--config=configs/landscapes_segmentation.py:32`, or 64,

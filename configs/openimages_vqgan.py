@@ -23,11 +23,9 @@ def get_config(arg: str = "") -> ConfigDict:
     config.model.update({"attn_resolutions": (32,), "dtype": "bfloat16"})
     if codes:
         config.model.update({"ch_mult": (1, 2, 2, 4), "z_channels": 4, "embed_dim": 4, "n_embed": codes})
-        config.loss.disc_weight = 0.75
     else:
         config.model.update({"ch_mult": (1, 1, 2, 4), "quantizer": "gumbel", "n_embed": 8192, "kl_weight": 1e-8})
-        config.loss.disc_weight = 0.75
-    config.loss.update({"disc_learn_start": 20_000, "disc_start": 25_000, "disc_ramp": 10_000})
+    config.loss.update({"disc_weight": 0.75, "disc_learn_start": 20_000, "disc_start": 25_000, "disc_ramp": 10_000})
     config.train.update({"steps": 600_000, "monitor": "val/lpips"})
     config.train.show = ("nll_loss", "quant_loss", "d_weight", "disc_loss")
     return common.tiny_vqgan(config) if "tiny" in words else config

@@ -156,11 +156,11 @@ class VQGANExperiment:
 class TransformerExperiment:
     """A training of the second stage, and what `sample.py` draws from it.
 
-    first_stage: the working directory of a trained first stage. order: a name of `permuters.ORDERS`.
+    first_stage: the working directory of a trained first stage. order: a name of `nn.orders.ORDERS`.
     pkeep: share of input image ids kept in training. condition_dropout: share of training images whose condition is
     hidden, for classifier-free guidance; takes one id more. init_from: the directory of a second stage to start from.
     remap: a list of the codes that the data uses, made by `taming_jax.codes_used`, so that the vocabulary can be as
-    small; unknown: where other codes go, see `nn.quantize.Remap`.
+    small; unknown: where other codes go, see `nn.quantizers.Remap`.
     """
 
     workdir: PathText

@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import importlib
 import re
 import subprocess
 import sys
@@ -213,3 +214,20 @@ for module in pkgutil.iter_modules(taming_jax.sampling.__path__):
 """
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
+
+
+def test_public_names_are_there(sources):
+    """What a package lists as its own, `import *` and lazy imports included."""
+    for path in (path for path in sources if "__all__" in sources[path]):
+        name = path.removesuffix("/__init__.py").removesuffix(".py").replace("/", ".")
+        module = importlib.import_module(name)
+        assert [public for public in module.__all__ if not hasattr(module, public)] == [], path
+
+
+FILE = re.compile(r"(?<![\w/.-])(?:taming_jax|tests|benchmarks|configs|scripts|docs)/[\w/.-]+\.\w+\b")
+
+
+def test_files_that_the_documentation_names_are_there():
+    for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
+        named = FILE.findall(page.read_text())
+        assert [name for name in named if not (ROOT / name).exists()] == [], page

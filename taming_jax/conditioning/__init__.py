@@ -21,7 +21,6 @@ __all__ = [
     "CONDITIONS",
     "KINDS",
     "ClassLabel",
-    "ClassedMap",
     "Condition",
     "ConditionConfig",
     "Coordinate",

@@ -27,7 +27,7 @@ ANNOTATIONS = ("class_label", "segmentation", "depth", "crop", "objects", "keypo
 
 @dataclasses.dataclass(frozen=True)
 class Needs:
-    """What a condition, or what a first stage reads, asks of batches; it goes before the settings of the same names.
+    """What a condition, or what a first stage reads, asks of batches, before what the settings of the same names say.
 
     annotations, max_objects, whole_boxes: as in `DataConfig`; None for what the settings say.
     """
