@@ -12,7 +12,7 @@ bits of the whole picture, those of its codes and of what the decoder leaves, a 
 a Laplace distribution around the reconstruction, its scale the mean error of a color channel.
 
 Prints a row a run, and leaves OUT/codebooks.json, OUT/codebooks.md, the table of means over the seeds, and
-OUT/codebooks.png. Runs that are in the JSON already, with the same options, are not done again.
+OUT/codebooks.png. Runs that are in the JSON already, with the same options and settings, are not done again.
 """
 
 import argparse
@@ -53,17 +53,18 @@ NETWORK = {"ch": 8, "ch_mult": (1, 2, 4), "num_res_blocks": 1, "attn_resolutions
 LEVELS = {1024: (8, 5, 5, 5), 16384: (8, 8, 8, 6, 5)}  # the nearest of FSQ's table: 1000 and 15360 codes
 # In hundreds of steps, not hundreds of thousands, idle codes have to be known early.
 RESTARTS = {"restart_below": 0.5, "ema_decay": 0.98}
-# The paper's has as many channels as latents and nothing else; the others what their papers recommend, ibq as many too.
+# The paper's has as many channels as latents and nothing else. The others have what their papers or programs have, in
+# 8 channels; simvq and ibq, which have 128 and 256 there, in as many as latents.
 KINDS: dict[str, dict[str, Any]] = {
     "paper": {"quantizer": "vq", "embed_dim": 32},
     "vq": {"quantizer": "vq", "embed_dim": 8, "kmeans": 5, **RESTARTS},
     "ema": {"quantizer": "ema", "embed_dim": 8, "ema_restart_below": 0.5, "ema_decay": 0.98},
     "l2": {"quantizer": "normalized", "embed_dim": 8, **RESTARTS},
-    "simvq": {"quantizer": "simvq", "embed_dim": 8},
+    "simvq": {"quantizer": "simvq", "embed_dim": 32, "legacy_beta": False},
     "ibq": {"quantizer": "ibq", "embed_dim": 32, "entropy_weight": 0.05},
     "fsq": {"quantizer": "fsq"},
     "lfq": {"quantizer": "lfq", "entropy_weight": 0.1},
-    "bsq": {"quantizer": "bsq", "entropy_weight": 0.1},
+    "bsq": {"quantizer": "bsq", "entropy_weight": 0.1, "entropy_temperature": 1.0, "beta": 0.0},
 }
 ROTATED = ("paper", "vq", "ema", "l2", "simvq")
 MEASURES = {  # what the table says of each, and how
@@ -93,7 +94,8 @@ def network(kind: str, codes: int, size: int) -> VQGANConfig:
 def first_stage(config: VQGANConfig, data: np.ndarray, seed: int, given: argparse.Namespace) -> tuple[Any, dict]:
     """(parameters, what was found on the way), after `given.steps` or `given.seconds`."""
     optimizer = optax.inject_hyperparams(optax.adam)(learning_rate=0.0, b1=0.9, b2=0.99)
-    loss = VQGANLossConfig(perceptual_weight=0.0, disc_weight=0.0, entropy_start=3.0, entropy_steps=200)
+    heavier = {"entropy_start": 3.0, "entropy_steps": 200} if config.entropy_weight else {}
+    loss = VQGANLossConfig(perceptual_weight=0.0, disc_weight=0.0, **heavier)
     model, shape = VQGAN(config), (BATCH, given.size, given.size, 3)
     training = VQGANTraining(model, None, loss, optimizer, None, shape, seed=seed, usage_window=WINDOW)
     state, order = jax.jit(training.init)(jax.random.key(seed)), np.random.RandomState(seed)
@@ -208,6 +210,7 @@ def main(arguments: list[str] | None = None) -> None:
     file = out / "codebooks.json"
     before = json.loads(file.read_text()) if file.exists() else {}
     rows = before["rows"] if before.get("options") == options else []
+    rows = [row for row in rows if row["settings"] == KINDS[row["kind"].split("+")[0]]]  # others are of before a change
     data = {"train": pictures_of(given.size, given.pictures, 0), "val": pictures_of(given.size, given.held, 1)}
     features = open_features("landscapes", sharding.make_mesh(sharding.MeshConfig(1)))
     gathering = Gathering(features, len(data["val"]), 0)
@@ -216,11 +219,12 @@ def main(arguments: list[str] | None = None) -> None:
     for seed in range(given.seeds):
         for codes in given.codes:
             for kind in given.kinds:
-                if any((row["kind"], row["codes"], row["seed"]) == (kind, codes, seed) for row in rows):
+                run = {"kind": kind, "codes": codes, "seed": seed}
+                if any(run.items() <= row.items() for row in rows):
                     continue
                 model = VQGAN(network(kind, codes, given.size))
                 params, found = first_stage(model.config, data["train"], seed, given)
-                row = {"kind": kind, "codes": codes, "seed": seed, **found}
+                row = {**run, "settings": KINDS[kind.split("+")[0]], **found}
                 row |= measured(model, params, data["val"], real, features)
                 row["bits"] = second_stage(model, params, data, seed, given.second_steps)
                 row["total_bits"] = row["bits"] + row["residual_bits"]

@@ -41,12 +41,13 @@ def get_config(arg: str = "") -> ConfigDict:
     config.discriminator.update({"norm": "none", "spectral": True})
     config.optimizer.update({"learning_rate": 1e-4, "per_sample": False, "b1": 0.9, "b2": 0.95, "warmup": 2000})
     config.optimizer.update({"clip_norm": 1.0, "ema_decay": 0.9999})
-    config.usage_window = 65536
     config.train.update({"steps": 400_000, "log_every": 100, "eval_every": 5_000, "monitor": "val/lpips"})
     config.train.show = ("nll_loss", "usage_recent", "d_weight", "disc_loss")
     if "tiny" in words:
         config = common.tiny_vqgan(config)
-    return with_quantizer(config, words)
+    config = with_quantizer(config, words)
+    config.usage_window = max(65536, 4 * config.model.n_embed)  # in which 98 % of codes that are used alike occur
+    return config
 
 
 def with_quantizer(config: ConfigDict, words: set[str]) -> ConfigDict:

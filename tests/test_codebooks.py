@@ -98,7 +98,7 @@ def test_the_entropy_of_bits_is_that_over_all_codes():
 
 RNG = np.random.RandomState(1)
 Z, CODES = RNG.randn(6, 3), RNG.randn(9, 3)
-PROJ, PULL = RNG.randn(3, 3), RNG.randn(6, 3)
+PROJ, PULL, BIAS = RNG.randn(3, 3), RNG.randn(6, 3), np.array([0.3, -0.2, 0.1])
 
 
 def softmax(x):
@@ -108,8 +108,9 @@ def softmax(x):
 
 def simvq(z, proj):
     """What the gradients of SimVQ are those of: what is held in a term has its value at Z, PROJ; in float64."""
-    held, ids = CODES @ PROJ, ((Z[:, None] - CODES @ PROJ) ** 2).sum(-1).argmin(-1)
-    entries = (CODES @ proj)[ids]
+    held = CODES @ PROJ + BIAS
+    ids = ((Z[:, None] - held) ** 2).sum(-1).argmin(-1)
+    entries = (CODES @ proj + BIAS)[ids]
     loss = 0.25 * ((held[ids] - z) ** 2).mean() + ((entries - Z) ** 2).mean()
     return (PULL * z).sum() + loss
 
@@ -125,7 +126,7 @@ def ibq(z, codes):
 @pytest.mark.parametrize(
     ("quantizer", "params", "name", "by_numpy"),
     [
-        (LinearQuantizer(9, 3, legacy=False), {"codebook": CODES, "proj": PROJ}, "proj", simvq),
+        (LinearQuantizer(9, 3, legacy=False), {"codebook": CODES, "proj": PROJ, "bias": BIAS}, "proj", simvq),
         (IndexQuantizer(9, 3), {"codebook": CODES}, "codebook", ibq),
     ],
 )
@@ -259,6 +260,25 @@ def test_idle_codes_begin_anew():
     assert not any(np.any(leaf != 1) for leaf in jax.tree.leaves(after.params["encoder"]))
 
 
+def test_a_table_of_averages_moves_in_the_averages_of_weights_too():
+    config = dataclasses.replace(TINY, quantizer="ema")
+    training = VQGANTraining(VQGAN(config), None, LOSS, optax.adam(1e-3), None, IMAGES.shape, ema_decay=0.9999)
+    state = jax.eval_shape(training.init, jax.random.key(0))
+    state = jax.tree.map(lambda x: jnp.ones(x.shape, x.dtype), state)
+    kept = {"count": jnp.full(20, 2.0), "total": jnp.full((20, 8), -8.0)}
+    after = codebook.followed(config, state.replace(ema={"quantizer": kept}), training.latents)
+    for tree in (after.params, after.averages):
+        np.testing.assert_allclose(tree["quantizer"]["codebook"], np.full((20, 8), -4.0), rtol=1e-4)
+
+
+def test_what_has_no_effect_in_a_training_is_refused():
+    with pytest.raises(ValueError, match=r"entropy_start=3.0, but without entropy_steps"):
+        VQGANLossConfig(entropy_start=3.0)
+    heavier = dataclasses.replace(LOSS, entropy_start=3.0, entropy_steps=10)
+    with pytest.raises(ValueError, match=r"entropy_steps=10, but config.model.entropy_weight is 0"):
+        VQGANTraining(VQGAN(TINY), None, heavier, optax.adam(1e-3), None, IMAGES.shape)
+
+
 def test_the_entropy_term_counts_more_at_first():
     loss = VQGANLossConfig(entropy_start=3.0, entropy_steps=10)
     z = jnp.asarray(Z, jnp.float32)
@@ -273,7 +293,8 @@ def test_the_entropy_term_counts_more_at_first():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"quantizer": "fsq"}, r"levels=\(\), but each channel needs at least 2"),
+        ({"quantizer": "fsq"}, r"levels=\(\), but each channel needs at least 3"),
+        ({"quantizer": "fsq", "levels": (2, 4)}, r"levels=\(2, 4\), but each channel needs .* 3; 2 are signs: 'lfq'"),
         ({"quantizer": "fsq", "levels": (4, 4)}, r"embed_dim=256, but levels=\(4, 4\) are 2 channels"),
         ({"quantizer": "fsq", "levels": (4, 4), "embed_dim": 2}, r"n_embed=1024, but levels=\(4, 4\) make 16 codes"),
         ({"quantizer": "bsq", "embed_dim": 18}, r"n_embed=1024, but it must be 2\^embed_dim, of embed_dim=18"),
@@ -282,6 +303,10 @@ def test_the_entropy_term_counts_more_at_first():
         ({"estimator": "turn"}, r"estimator='turn' is unknown; known: straight, rotation"),
         ({"quantizer": "simvq", "kmeans": 5}, r"kmeans=5"),
         ({"restart_below": 1.0}, r"restart_below=1.0"),
+        ({"quantizer": "normalized", "legacy_beta": False}, r"legacy_beta=False, .*no effect"),
+        ({"kl_weight": 1e-3}, r"kl_weight=0.001, .*no effect; known are \('gumbel',\)"),
+        ({"entropy_temperature": 1.0}, r"entropy_temperature=1.0, .*no effect"),
+        ({"beta": -0.1}, r"beta=-0.1"),
     ],
 )
 def test_quantizer_settings_that_cannot_work_are_refused(settings, message):

@@ -49,6 +49,9 @@ def test_it_trains_measures_and_goes_on(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(codebooks, "first_stage", again)
     codebooks.main([*quick, "--kinds=fsq", f"--out={tmp_path}"])
     assert json.loads((tmp_path / "codebooks.json").read_text())["rows"] == [row]
+    monkeypatch.setitem(codebooks.KINDS, "fsq", {"quantizer": "fsq", "ema_decay": 0.9})
+    with pytest.raises(AssertionError, match="trained again"):
+        codebooks.main([*quick, "--kinds=fsq", f"--out={tmp_path}"])
 
 
 def test_what_does_not_fit_is_refused(capsys):

@@ -51,6 +51,12 @@ def test_the_losses_are_their_formulas():
     np.testing.assert_allclose(losses.lecam_penalty(real, fake, 0.3, -0.2), expected, rtol=1e-5)
 
 
+def test_r1_is_refused_where_images_are_judged_together():
+    together = Discriminator(DiscriminatorConfig(ndf=4, n_layers=1))
+    with pytest.raises(ValueError, match=r"r1_weight=2.0, but by config.discriminator.norm='batch' .*'none'"):
+        VQGANTraining(VQGAN(TINY), together, LOSS, optax.sgd(0.01), optax.sgd(0.01), IMAGES.shape)
+
+
 @pytest.fixture(scope="module")
 def guarded():
     """(training, its states before each of ten steps, their metrics); the guard is told of a fall and of its end."""

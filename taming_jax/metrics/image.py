@@ -8,6 +8,8 @@ import numpy as np
 from jax import Array
 from jaxtyping import Float
 
+from taming_jax.nn.extremes import argmax
+
 DATA_RANGE = 2.0
 WINDOW, SIGMA = 11, 1.5
 K1, K2 = 0.01, 0.03
@@ -52,7 +54,7 @@ def l1(x: Float[Array, "b H W c"], y: Float[Array, "b H W c"]) -> Float[Array, "
 
 def accuracy(labels: Float[Array, "b H W n"], logits: Float[Array, "b H W n"]) -> Float[Array, " b"]:
     """Share of pixels whose label, as one-hot channels, has the largest logit."""
-    return jnp.mean(jnp.argmax(logits, axis=-1) == jnp.argmax(labels, axis=-1), axis=(1, 2))
+    return jnp.mean(argmax(logits) == argmax(labels), axis=(1, 2))
 
 
 # Of what went into a first stage and what came out, by the names that are logged.

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -16,11 +16,12 @@ from jaxtyping import Float, Int
 from taming_jax.models.content import CONTENTS, Content
 from taming_jax.nn.codes import ESTIMATORS
 from taming_jax.nn.conv import Conv, ResBlock, SpatialAttention, conv1x1, double, downsample, group_norm
+from taming_jax.nn.extremes import argmax
 from taming_jax.nn.quantizers import QUANTIZERS, Quantized, Remap, Temperature
 from taming_jax.settings import check, check_known
 from taming_jax.sharding import split_by_image
 
-# The quantizers that a setting is for.
+# The quantizers that a setting is for; with others it must be left as it is.
 TABLES = ("vq", "ema", "normalized")  # whose codes are rows that move each by itself
 OPTIONS: dict[str, tuple[str, ...]] = {
     "levels": ("fsq",),
@@ -28,6 +29,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "kmeans": TABLES,
     "restart_below": ("vq", "normalized"),
     "entropy_weight": ("normalized", "lfq", "bsq", "ibq"),
+    "entropy_temperature": ("normalized", "lfq", "bsq", "ibq"),
+    "legacy_beta": ("vq", "simvq", "ibq"),
+    "ema_restart_below": ("ema",),
+    "kl_weight": ("gumbel",),
 }
 
 
@@ -55,7 +60,7 @@ class VQGANConfig:
     restart_below: above 0, codes of "vq" and "normalized" that are used less than this share of the average get a new
     place, see VectorQuantizer.
     entropy_weight, entropy_temperature: of "normalized", "lfq", "bsq" and "ibq": of the loss by which codes are used
-    alike, and latents near one.
+    alike, and latents near one. The published temperatures are 0.01, of "bsq" 1.
     ema_decay, ema_restart_below: of the quantizer "ema", see EMAVectorQuantizer; ema_decay of `restart_below` too.
     kl_weight: of "gumbel".
     remap: the codes that are in use; ids are then places in this list. unknown: where other codes go, see Remap.
@@ -133,12 +138,13 @@ class VQGANConfig:
         check(self, "entropy_weight", self.entropy_weight >= 0, "it must not be negative")
         check(self, "kmeans", self.kmeans >= 0, "it must be 0 or more iterations")
         check(self, "restart_below", 0 <= self.restart_below < 1, "it must be in [0, 1)")
-        unused = {"entropy_weight": 0.0, "levels": (), "estimator": "straight", "kmeans": 0, "restart_below": 0.0}
-        for name, none in unused.items():
-            fits = getattr(self, name) == none or self.quantizer in OPTIONS[name]
+        check(self, "beta", self.beta >= 0, "it must not be negative")
+        defaults = {field.name: field.default for field in fields(self)}
+        for name in OPTIONS:
+            fits = getattr(self, name) == defaults[name] or self.quantizer in OPTIONS[name]
             check(self, name, fits, f"with quantizer={self.quantizer!r} it has no effect; known are {OPTIONS[name]}")
         if self.quantizer == "fsq":
-            check(self, "levels", min(self.levels, default=0) >= 2, "each channel needs at least 2")
+            check(self, "levels", min(self.levels, default=0) >= 3, "each channel needs at least 3; 2 are signs: 'lfq'")
             channels, codes = len(self.levels), math.prod(self.levels)
             check(self, "embed_dim", self.embed_dim == channels, f"levels={self.levels} are {channels} channels")
             check(self, "n_embed", self.n_embed == codes, f"levels={self.levels} make {codes} codes")
@@ -324,7 +330,7 @@ class VQGAN(nn.Module):
         """Images (b, H, W, in_channels) in [-1, 1] -> ids (b, H/f, W/f) in [0, n_codes), after the remap."""
         used = np.asarray(self.config.remap, np.int32)
         if len(used) and self.config.quantizer == "gumbel":  # the others are out of the draw from the start
-            return jnp.argmax(self.quantizer.logits(self.pre_quant(x))[..., used], axis=-1).astype(jnp.int32)
+            return argmax(self.quantizer.logits(self.pre_quant(x))[..., used])
         ids = self.encode(x).ids
         if not len(used):
             return ids

@@ -37,9 +37,9 @@ class VectorQuantizer(nn.Module):
     by `beta`; the authors' program by default (`legacy`) weights the other term. Arithmetic in float32.
 
     estimator: how the gradient gets past the rounding, a name in ESTIMATORS. restart_below: above 0, a code that is
-    used less than this share of the average, over steps as `decay` forgets them, is to take the place of a latent. Its
-    uses and candidates are in collection `ema`; `training.codebook` moves the codes, with what the optimizer knows of
-    them.
+    used less than this share of the average, over steps as `decay` forgets them, is to take the place of a latent.
+    Before the first step none counts as used, so that a new table begins on latents of the first batch. The uses and
+    the candidates are in collection `ema`; `training.codebook` moves the codes, with what the optimizer knows of them.
     """
 
     n_embed: int
@@ -185,17 +185,24 @@ class LinearQuantizer(VectorQuantizer):
     """A codebook that is drawn once from a normal distribution and never moves, seen through a linear map that is
     learned (SimVQ: Zhu et al. 2024, arXiv 2411.02038, section 3.3).
 
-    Every step moves all codes together, the idle ones too. The loss is VectorQuantizer's.
+    Every step moves all codes together, the idle ones too. The loss is VectorQuantizer's. As in the authors' program
+    the map has a bias, so that the codes need not lie around zero where the latents do not.
     """
 
     def setup(self) -> None:
         normal = nn.initializers.normal(self.embed_dim**-0.5)
         self.codebook = self.param("codebook", normal, (self.n_embed, self.embed_dim))
-        identity_like = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's start of a linear map
-        self.proj = self.param("proj", identity_like, (self.embed_dim, self.embed_dim))
+
+        def uniform(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
+            bound = self.embed_dim**-0.5  # as PyTorch starts a linear map
+            return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+        self.proj = self.param("proj", uniform, (self.embed_dim, self.embed_dim))
+        self.bias = self.param("bias", uniform, (self.embed_dim,))
 
     def codes(self) -> Float[Array, "n c"]:
-        return jnp.matmul(lax.stop_gradient(self.codebook), self.proj, precision=lax.Precision.HIGHEST)
+        fixed = lax.stop_gradient(self.codebook)
+        return jnp.matmul(fixed, self.proj, precision=lax.Precision.HIGHEST) + self.bias[None]
 
 
 class IndexQuantizer(VectorQuantizer):

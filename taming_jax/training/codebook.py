@@ -63,8 +63,7 @@ def followed(config: VQGANConfig, state: Any, latents: int) -> Any:
         return state
     kept = state.ema["quantizer"]
     if config.quantizer == "ema":
-        quantizer = {**state.params["quantizer"], "codebook": ema_codebook(kept)}
-        return replace(state, params={**state.params, "quantizer": quantizer})
+        return _with_table(state, lambda _: ema_codebook(kept))
     average = latents / config.n_embed
     idle = kept["count"] < config.restart_below * average
     state = _with_table(state, lambda table: jnp.where(idle[:, None], kept["candidates"], table))

@@ -79,8 +79,8 @@ class VQGANTraining:
     batch_shape: (b, H, W, c) of what the networks read in a step, over all devices. sizes: sides of squares that the
         steps take in turn in place of H and W; the step is compiled for each.
     accumulate: parts of the batch that go through the networks one after the other, first all for the generator and
-        then all for the discriminators; batch normalisation, codebook averages and the adaptive weights are then those
-        of each part.
+        then all for the discriminators; batch normalisation, codebook averages, the entropy of codes, LeCAM's averages,
+        the measured use of codes and the adaptive weights are then those of each part.
     ema_decay: of the averages of the generator's parameters; 0 for none.
     seed: of the randomness in steps: its key folded with the number of the step, so a resumed run needs no saved key.
     init_from: the directory of a model to start from, with its discriminators; empty for a fresh one.
@@ -129,6 +129,16 @@ class VQGANTraining:
                     f"config.loss.{name}={getattr(loss, name)}, but there is no discriminator or no optimizer for it; "
                     "0 means none."
                 )
+        if loss.entropy_steps and not config.entropy_weight:
+            raise ValueError(
+                f"config.loss.entropy_steps={loss.entropy_steps}, but config.model.entropy_weight is 0: there is no "
+                "term that could begin heavier; set it to 0."
+            )
+        if loss.r1_weight and self.discriminator and self.discriminator.config.norm == "batch":
+            raise ValueError(
+                f"config.loss.r1_weight={loss.r1_weight}, but by config.discriminator.norm='batch' an image's logits "
+                "hang on the other images, and R1 asks for the slope of each by itself; set norm to 'none'."
+            )
         if loss.feature_weight > 0 and config.out_channels not in (1, 3):
             raise ValueError(
                 f"DINOv2 sees images of 3 channels or 1, and these have {config.out_channels}, but "
@@ -222,7 +232,7 @@ class VQGANTraining:
         params = self._with_own_decoder(saved.load_params())
         fields = {"params": params, "averages": start_averages(self.ema_decay, params)}
         if ours.quantizer == "ema" or ours.restart_below:
-            fields["ema"] = codebook.evenly_used(ours, params["quantizer"]["codebook"], self.latents)
+            fields["ema"] = codebook.evenly_used(ours, params["quantizer"]["codebook"], self.latents // self.accumulate)
         for adversary in self.adversaries:
             if found := saved.load_discriminator(adversary.params, adversary.stats):
                 fields |= {adversary.params: found["params"], adversary.stats: found["batch_stats"]}

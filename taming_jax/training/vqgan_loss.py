@@ -82,6 +82,8 @@ class VQGANLossConfig:
         steps = ("disc_start", "disc_ramp", "entropy_steps")
         for name in (*weights, *steps, "entropy_start", "lecam_weight", "r1_weight", "guard"):
             check(self, name, getattr(self, name) >= 0, "it must not be negative")
+        begins = "without entropy_steps it has no effect"
+        check(self, "entropy_start", bool(self.entropy_steps) or self.entropy_start == 1.0, begins)
         check(self, "adaptive_cap", self.adaptive_cap > 0, "it must be above 0")
         check_known(self, "disc_loss", D_LOSSES)
         check(self, "lecam_decay", 0 < self.lecam_decay < 1, "it must be in (0, 1)")
