@@ -71,6 +71,8 @@ def read_metrics(path: Path) -> dict[str, list[tuple[float, float]]]:
             row = json.loads(line)
         except ValueError:
             continue
+        if not isinstance(row, dict) or not isinstance(row.get("step"), (int, float)):
+            continue
         for name, value in row.items():
             if name != "step" and isinstance(value, (int, float)):
                 found.setdefault(name, []).append((row["step"], value))
@@ -82,7 +84,8 @@ def of_training(folder: Path) -> list[str]:
     saved, metrics = open_saved(str(folder)), read_metrics(folder / "metrics.jsonl")
     times = [x.stat().st_mtime for x in (folder / "parameters.txt", folder / "checkpoints" / str(saved.step))]
     minutes = max(0.0, times[1] - times[0]) / 60
-    parts = [f"<p>Training of kind {saved.kind}, {saved.step} steps, {minutes:.1f} minutes from its start.</p>"]
+    kind = html.escape(saved.kind)
+    parts = [f"<p>Training of kind {kind}, {saved.step} steps, {minutes:.1f} minutes from its start.</p>"]
     drawn = [name for name in metrics if name.split("/")[-1].split("_")[-1] in CURVES and len(metrics[name]) > 1]
     parts += [curve(name, metrics[name]) for name in drawn]
     parts.append(table({name: points[-1][1] for name, points in metrics.items() if name.startswith(("val/", "qual"))}))
@@ -95,7 +98,8 @@ def of_results(folder: Path) -> list[str]:
     parts = []
     for path in sorted(folder.glob("*.json")):
         figures = json.loads(path.read_text())
-        parts.append(f"<h3>{html.escape(path.stem)}</h3>{table(figures)}")
+        if isinstance(figures, dict):  # others are of another program
+            parts.append(f"<h3>{html.escape(path.stem)}</h3>{table(figures)}")
     return parts + [f"<p>{html.escape(path.stem)}</p>{picture(path)}" for path in sorted(folder.glob("*.png"))]
 
 

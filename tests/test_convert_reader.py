@@ -119,6 +119,39 @@ def test_a_file_that_would_run_something_is_refused_and_runs_nothing(tmp_path, m
     assert not (tmp_path / "x").exists()
 
 
+def unicode(text):
+    return b"X" + len(text).to_bytes(4, "little") + text.encode()
+
+
+def storage_and_array(of_storage=b"", of_array=b""):
+    """A pickle of {"w": an array of 4 floats}, with opcodes behind its storage and behind itself."""
+    storage = b"(" + unicode("storage") + b"ctorch\nFloatStorage\n" + unicode("0") + unicode("cpu") + b"K\x04tQ"
+    array = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + of_storage + b"K\x00(K\x04t(K\x01ttR"
+    return b"\x80\x02}" + unicode("w") + array + of_array + b"s."
+
+
+LARGE = b"J\x00\x00\x10\x00"  # 2^20
+TYPE = b"(K\x03" + unicode(">") + b"NNNM\xe8\x03M\xff\xffK\x00tb"  # how a type of numpy is changed: 1000 bytes large
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        storage_and_array(of_array=b"}" + unicode("shape") + b"(" + LARGE + b"tsb"),
+        storage_and_array(of_array=b"N}" + unicode("offset") + LARGE + b"s\x86b"),
+        storage_and_array(of_storage=b"}" + unicode("numel") + LARGE + b"sb"),
+        b"\x80\x02}" + unicode("w") + b"ctorch\nBFloat16Storage\n" + TYPE + b"s.",
+    ],
+)
+def test_a_file_that_changes_what_it_has_described_is_refused(tmp_path, data):
+    path = archive(tmp_path / "good.ckpt", {"archive/data.pkl": storage_and_array(), "archive/data/0": bytes(16)})
+    np.testing.assert_array_equal(read_state(path)[0]["w"], np.zeros(4))
+    path = archive(tmp_path / "evil.ckpt", {"archive/data.pkl": data, "archive/data/0": bytes(16)})
+    with pytest.raises(ValueError, match=r"evil\.ckpt"):
+        read_state(path)
+    assert np.dtype(ml_dtypes.bfloat16).itemsize == 2
+
+
 @pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
 def test_a_truncated_file_is_refused_wherever_it_ends(tmp_path, path):
     whole, short = path.read_bytes(), tmp_path / "short.ckpt"

@@ -36,7 +36,9 @@ def test_they_open_by_name_where_the_working_folder_has_none_of_that_name(tmp_pa
     monkeypatch.chdir(tmp_path)
     assert Path(open_saved("landscapes").path) == PACKAGED / "landscapes"
     assert isinstance(taming_jax.load("landscapes/first_stage"), FirstStage)
-    (tmp_path / "landscapes").mkdir()
+    (tmp_path / "landscapes" / "report").mkdir(parents=True)  # what evaluation leaves is no model
+    assert Path(open_saved("landscapes").path) == PACKAGED / "landscapes"
+    (tmp_path / "landscapes" / "checkpoints").mkdir()
     with pytest.raises(ValueError, match="holds no complete checkpoint"):
         open_saved("landscapes")
 

@@ -1,5 +1,6 @@
 """`evaluate distance` and its kin, with a small network of features in place of the large ones."""
 
+import dataclasses
 import json
 import sys
 
@@ -10,6 +11,7 @@ import pytest
 from PIL import Image
 
 from taming_jax import evaluate
+from taming_jax.data.config import DataConfig
 from taming_jax.data.demo import DemoLandscapes, DemoScenes
 from taming_jax.metrics import distances
 from taming_jax.metrics.predictions import inception_score
@@ -18,6 +20,8 @@ from taming_jax.quality import features as feature_networks
 from taming_jax.quality import images, statistics
 from taming_jax.quality.distance import Measuring, distance, open_set
 from taming_jax.quality.features import Kind, open_features
+from taming_jax.quality.images import of_data, of_files
+from taming_jax.quality.statistics import Chosen, gather, read_statistics
 from taming_jax.sharding import MeshConfig, make_mesh
 
 WEIGHT = np.random.RandomState(0).randn(12, 6).astype(np.float32)
@@ -139,7 +143,41 @@ def test_few_of_the_features_stay_in_memory_and_the_distance_knows_all(folder, t
     assert a.features.shape == (5, 6) and a.n == 23
     x, y = (expected_features(folder, name)[0] for name in "ab")
     np.testing.assert_allclose(a.gaussians["6"].covariance, np.cov(x, rowvar=False), atol=1e-6)
-    np.testing.assert_allclose(a.features, x[:5], atol=1e-6)
+    chosen = Chosen(5)
+    chosen.add(x)
+    np.testing.assert_allclose(a.features, x[chosen.numbers], atol=1e-6)
+
+
+def test_what_stays_in_memory_is_of_the_whole_set_and_hangs_on_the_number_of_images_alone():
+    rows = np.arange(2000)[:, None]
+    for part in (1, 7, 500, 2000):
+        chosen = Chosen(100)
+        for first in range(0, 2000, part):
+            chosen.add(rows[first : first + part])
+        assert chosen.seen == 2000 and len(chosen.rows) == 100
+        np.testing.assert_array_equal(chosen.rows[:, 0], chosen.numbers)
+        assert np.all(np.diff(chosen.numbers) > 0) and 800 < chosen.numbers.mean() < 1200
+    few = Chosen(100)
+    few.add(rows[:60])
+    np.testing.assert_array_equal(few.rows, rows[:60])
+
+
+def test_the_images_of_a_training_are_measured_without_what_it_varies(tmp_path):
+    pixels = np.random.RandomState(0).randint(0, 255, (4, 32, 96, 3)).astype(np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+    data = DataConfig("folder", path=str(tmp_path), val_path=str(tmp_path), size=32, random_scale=True)
+    found = of_data(data, "train")
+    np.testing.assert_array_equal(np.stack(list(found.read(0, 4))), pixels[:, :, 32:64])
+
+
+def test_classes_stay_with_their_images_where_not_all_are_kept(folder):
+    few = Measuring(measuring(folder).features, 8, keep=5)
+    images = of_files(str(folder / "a"))
+    found = gather(dataclasses.replace(images, labels=np.arange(images.n)), few.features, 8, 5)
+    x, _, _ = expected_features(folder, "a")
+    np.testing.assert_allclose(found.features, x[found.labels], atol=1e-6)
+    assert len(set(found.labels)) == 5
 
 
 def test_unreadable_images_are_counted_named_and_left_out(folder, tmp_path):
@@ -168,6 +206,9 @@ def test_statistics_go_through_files_of_both_kinds(folder, tmp_path):
     foreign = distance(str(tmp_path / "pytorch.npz"), str(folder / "a"), str(tmp_path / "q.json"), with_all)
     assert foreign.figures["fid"] == pytest.approx(direct["fid"], rel=1e-9)
     assert any("does not say with which network" in warning for warning in foreign.warnings)
+    turned = distance(str(folder / "a"), str(tmp_path / "pytorch.npz"), str(tmp_path / "q.json"), with_all, save=True)
+    assert turned.figures["fid"] == pytest.approx(foreign.figures["fid"], rel=1e-6)
+    assert read_statistics(str(tmp_path / "q.npz"), with_all.features.protocol).n is None  # nobody knows it
 
 
 def test_a_file_of_adm_gives_its_statistics_and_pairs_from_its_images(folder, tmp_path):

@@ -66,10 +66,11 @@ def read_params(path: str, dtype: Any = None) -> Any:
 def fetched(path: str) -> str:
     """The folder of this machine that holds hf://OWNER/NAME[@REVISION], through huggingface_hub, which keeps what it
     has got; of a model that the package carries (`PRETRAINED`; "/first_stage" of one, too), where the working folder
-    has nothing of that name; other paths as they are. Raises ValueError where that library is missing or fails."""
+    has no model of that name; other paths as they are. Raises ValueError where that library is missing or fails."""
     if not path.startswith(HUB):
-        packaged = path.split("/")[0] in PRETRAINED and not epath.Path(path).exists()
-        return str(PACKAGED / path) if packaged else path
+        name, here = path.split("/")[0], epath.Path(path)
+        trained = (here / "checkpoints").is_dir() or (here / CONFIG).exists()  # a report beside it is no model
+        return str(PACKAGED / path) if name in PRETRAINED and not trained else path
     named = REPOSITORY.fullmatch(path.removeprefix(HUB))
     if not named:
         raise ValueError(f"{path!r} names no model of a hub; expected hf://OWNER/NAME, or hf://OWNER/NAME@REVISION")

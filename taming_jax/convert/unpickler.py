@@ -35,8 +35,15 @@ class Refused(ValueError):
     """Something that a checkpoint may not contain, in words for the user."""
 
 
+class _Final:
+    """What a pickle may make, but not change: its opcode BUILD would write past any check of the constructor."""
+
+    def __setstate__(self, _: Any) -> None:
+        raise Refused("it changes an array after it was described; refused")
+
+
 @dataclass(frozen=True)
-class Storage:
+class Storage(_Final):
     """A piece of raw memory: `load()` gives its bytes."""
 
     dtype: np.dtype
@@ -45,7 +52,7 @@ class Storage:
 
 
 @dataclass(frozen=True)
-class Tensor:
+class Tensor(_Final):
     """A view of a storage that is not read yet."""
 
     storage: Storage
@@ -160,7 +167,7 @@ class Unpickler(pickle.Unpickler):
         if (module, name) in KNOWN:
             return KNOWN[module, name]
         if module in ("torch", "torch.cuda") and name in STORAGES:
-            return STORAGES[name]
+            return name  # not the type itself, of which there is one in the process, and which a pickle could change
         if module == "torch" and name in TORCH_CONSTANTS:
             return name
         if module.split(".")[0] in INERT:
@@ -170,9 +177,9 @@ class Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> Storage:
         if self._storage is None or not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
             raise Refused(f"it refers to {str(pid)[:100]!r} outside of itself; refused")
-        _, dtype, key, _, numel = pid[:5]
-        if not isinstance(dtype, np.dtype) or not isinstance(key, str) or type(numel) is not int or numel < 0:
+        _, kind, key, _, numel = pid[:5]
+        if type(kind) is not str or kind not in STORAGES or type(key) is not str or type(numel) is not int or numel < 0:
             raise Refused(f"a storage is described wrongly: {str(pid)[:100]}; refused")
         if len(pid) == 6 and pid[5] is not None:
             raise Refused("it holds a view of a storage, which only PyTorch before 0.4 wrote; refused")
-        return self._storage(dtype, key, numel)
+        return self._storage(STORAGES[kind], key, numel)

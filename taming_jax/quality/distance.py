@@ -10,9 +10,10 @@ import jax
 from taming_jax import sharding
 from taming_jax.quality.features import Features
 from taming_jax.quality.images import ImageSet, array_names, of_npz, open_images
-from taming_jax.quality.measures import Compared, compare
+from taming_jax.quality.measures import NEIGHBOURS, OF_PAIRS, Compared, compare
 from taming_jax.quality.result import Clock, check_out, described, environment, sheet, write_result
 from taming_jax.quality.statistics import (
+    SPATIAL,
     Statistics,
     check_enough,
     gather,
@@ -49,6 +50,12 @@ class Opened:
 
     images: ImageSet | None = None
     statistics: Statistics | None = None
+
+    def allows(self, measure: str) -> bool:
+        """Whether this reference has what a measure of `measures.compare` needs of it."""
+        if measure == "sfid" and self.statistics is not None:
+            return SPATIAL in self.statistics.gaussians
+        return measure not in OF_PAIRS or (self.images is not None and self.images.n > NEIGHBOURS)
 
     def measure(self, measuring: Measuring) -> Statistics:
         """Statistics of a file count more than what images beside them would give: ADM's files hold the means of a

@@ -128,7 +128,9 @@ class Features:
         network, scale, how, outputs = self.kind.network, self.kind.scale, self.protocol.resize, self.outputs
 
         def compute(params: Any, batch: Mapping[str, Array]) -> dict[str, Array]:
-            found = network.apply({"params": params}, sharding.split_by_image(scale(batch["pixels"], how)))
+            # Statistics are compared with those of other devices and programs: nothing is rounded to bfloat16.
+            with jax.default_matmul_precision("highest"):
+                found = network.apply({"params": params}, sharding.split_by_image(scale(batch["pixels"], how)))
             return {**{name: found[name] for name in outputs}, "valid": batch["valid"]}
 
         self._compute = jax.jit(compute, out_shardings=sharding.replicated(mesh))

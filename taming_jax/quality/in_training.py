@@ -13,7 +13,7 @@ from taming_jax.pictures import colours, to_pixels
 from taming_jax.quality.distance import Measuring, Opened, open_set
 from taming_jax.quality.features import open_features
 from taming_jax.quality.images import of_data
-from taming_jax.quality.measures import EXTRAPOLATED, NEIGHBOURS, compare
+from taming_jax.quality.measures import EXTRAPOLATED, NEIGHBOURS, OF_PAIRS, compare
 from taming_jax.quality.reconstruction import ReconstructionMeasure
 from taming_jax.quality.statistics import Gathering, Statistics, check_enough
 from taming_jax.sampling.filters import Filters
@@ -66,7 +66,13 @@ class DrawnInTraining:
         """Raises ValueError where the reference is not there, or does not fit."""
         path = self.settings.reference
         if path not in ("train", "val"):
-            return open_set(path, self.measuring)
+            found = open_set(path, self.measuring)
+            if lacking := [name for name in self.settings.measures if not found.allows(name)]:
+                raise ValueError(
+                    f"config.train.evaluate.measures={self.settings.measures}, but the statistics of {path} do not "
+                    f"allow {', '.join(lacking)}; name a folder of images."
+                )
+            return found
         images = of_data(pictured(self.measure.data), path)
         check_enough(images)
         return Opened(images)
@@ -129,7 +135,7 @@ def _check(settings: QualityConfig, measuring: Measuring, not_of: str, n: int) -
     lacking |= set() if kind.spatial else {"sfid"}
     lacking |= set() if kind.predictions else {"inception_score"}
     lacking |= set() if n >= EXTRAPOLATED else {"fid_infinity"}
-    lacking |= set() if n > NEIGHBOURS else {"precision", "recall", "density", "coverage", "kernel_distance"}
+    lacking |= set() if n > NEIGHBOURS else set(OF_PAIRS)
     if wrong := [name for name in settings.measures if name in lacking]:
         raise ValueError(
             f"config.train.evaluate.measures={settings.measures}, but {', '.join(wrong)} cannot be measured here, of "

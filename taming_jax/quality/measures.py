@@ -10,6 +10,7 @@ from taming_jax.metrics.distances import Moments, fid_at_infinity, frechet_dista
 from taming_jax.quality.statistics import SPATIAL, Statistics
 
 NEIGHBOURS = 3  # of precision and recall, as ADM's evaluator has it
+OF_PAIRS = ("precision", "recall", "density", "coverage", "kernel_distance")  # of features of both sets
 EXTRAPOLATED = 1000  # images, below which a line through parts of them says nothing
 ENOUGH = 10_000  # images, below which the bias of a distance is larger than what methods differ by
 

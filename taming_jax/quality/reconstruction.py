@@ -31,6 +31,8 @@ def data_of(config: dict[str, Any], path: str, images: str, size: int, batch_siz
     if not images:
         if "source" not in config:
             raise ValueError(f"{path!r} was not trained here, so its data is unknown: give --images and --size.")
+        if size:
+            raise ValueError(f"--size={size} is for --images; without them the images are those of the training.")
         return pictured(from_dict(DataConfig, {**config, "batch_size": batch_size}, "config.data"))
     side = size or config.get("size", 0)
     if not side:

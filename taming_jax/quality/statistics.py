@@ -49,21 +49,59 @@ class Statistics:
     shown: tuple[np.ndarray, ...] = ()
 
 
+class Chosen:
+    """At most `most` rows of a sequence, each as likely to be among them as any other; which, says their number alone.
+
+    Images often come sorted by class, so that the first of them would be of a few classes.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.seen = most, 0
+        self._draw = np.random.default_rng(0)
+        self._parts: list[tuple[np.ndarray, ...]] = []  # (rows, their numbers, what was drawn for them)
+
+    def add(self, rows: np.ndarray) -> None:
+        numbers = np.arange(self.seen, self.seen + len(rows))
+        self._parts.append((rows, numbers, self._draw.random(len(rows))))
+        self.seen += len(rows)
+        if sum(len(part[0]) for part in self._parts) >= 2 * self.most:
+            self._parts = [self._least()]
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(m, ...), in the order of the sequence."""
+        return self._least()[0]
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """int (m,): their places in the sequence."""
+        return self._least()[1]
+
+    def _least(self) -> tuple[np.ndarray, ...]:
+        rows, numbers, drawn = map(np.concatenate, zip(*self._parts))
+        kept = np.sort(np.argsort(drawn)[: self.most])
+        return rows[kept], numbers[kept], drawn[kept]
+
+
 class Gathering:
     """The statistics of a set while it is read: a batch at a time, in bounded memory.
 
     Every process hands over its share of each batch and knows the features of all, so that all come to the same
-    figures. keep: of how many images the features stay in memory.
+    figures. keep: of how many images the features stay in memory, chosen at random where there are more.
     """
 
     def __init__(self, features: Features, batch_size: int, keep: int) -> None:
-        self.features, self.keep = features, keep
+        self.features, self.kept = features, Chosen(keep)
         self._size = batch_size // sharding.this_process(features.mesh)["process_count"]
         self._shown: list[np.ndarray] = []
-        self._kept: list[np.ndarray] = []
         self._moments: dict[str, Moments] = {}
         self._scored = features.kind.predictions if features.kind.predictions in features.outputs else ""
-        self._predictions, self.n = PredictionSums() if self._scored else None, 0
+        self._predictions = PredictionSums() if self._scored else None
+
+    @property
+    def n(self) -> int:
+        """Images so far."""
+        return self.kept.seen
 
     def add(self, prepared: Sequence[np.ndarray | None], shown: Sequence[np.ndarray] = ()) -> np.ndarray:
         """This process's share of a batch, see `Features.prepare`, None for what is no image; some to be shown. Returns
@@ -78,8 +116,7 @@ class Gathering:
                 self._moments[name] = old.merge(new) if old else new
         if self._predictions:
             self._predictions.add(outputs[self._scored][valid])
-        self._kept.append(outputs[self.features.protocol.feature][valid][: max(0, self.keep - self.n)])
-        self.n += int(valid.sum())
+        self.kept.add(outputs[self.features.protocol.feature][valid])
         return valid
 
     def add_pixels(self, pixels: np.ndarray, valid: np.ndarray) -> None:
@@ -99,7 +136,7 @@ class Gathering:
             protocol=self.features.protocol,
             gaussians={name: Gaussian(sums.mean, sums.covariance) for name, sums in self._moments.items()},
             n=self.n,
-            features=np.concatenate(self._kept),
+            features=self.kept.rows,
             predictions=self._predictions,
             unreadable=tuple(unreadable),
             shown=tuple(self._shown),
@@ -118,10 +155,13 @@ def gather(images: ImageSet, features: Features, batch_size: int, keep: int, qui
             unreadable += problems
             measured += [number * batch_size + int(i) for i in np.flatnonzero(gathering.add(prepared, shown))]
             progress.update(min(batch_size, images.n - number * batch_size))
+    # Those that another process has met are known here by their number alone.
+    unreadable += [f"{images.n - gathering.n - len(unreadable)} more"] * (images.n - gathering.n - len(unreadable))
     found = gathering.result(images.source, unreadable)
     if images.labels is None:
         return found
-    return dataclasses.replace(found, labels=_of_all_processes(images.labels)[measured[:keep]])
+    labels = _of_all_processes(images.labels)[measured]
+    return dataclasses.replace(found, labels=labels[gathering.kept.numbers])
 
 
 def _of_all_processes(labels: np.ndarray) -> np.ndarray:
@@ -187,6 +227,7 @@ def read_statistics(path: str, protocol: Protocol) -> Statistics:
     else:  # ADM's evaluator has one resize; pytorch-fid's file says nothing
         said = Protocol("", "", "tensorflow" if "mu_s" in names else "", "")
     protocol.check_same(said, path)
+    said = dataclasses.replace(said, feature=protocol.feature)  # which their width has shown
     n = int(stored_array(path, "n")) if "n" in names else None
     return Statistics(path, said, gaussians, n)
 
@@ -199,5 +240,5 @@ def write_statistics(statistics: Statistics, path: str) -> None:
     if SPATIAL in statistics.gaussians:
         spatial = statistics.gaussians[SPATIAL]
         arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.covariance}
-    about = {"protocol": np.array(dataclasses.astuple(statistics.protocol)), "n": np.array(statistics.n or 0)}
-    write_npz(path, {**arrays, **about})
+    about = {"protocol": np.array(dataclasses.astuple(statistics.protocol)), "n": np.array(statistics.n)}
+    write_npz(path, {**arrays, **{name: value for name, value in about.items() if value.dtype != object}})

@@ -52,7 +52,7 @@ def make_image_eval(model: VQGAN) -> Callable[..., tuple[FirstStageMetrics, jax.
         content = model.config.reads
         measured = {name: MEASURES[name](images, fake) for name in content.measures}
         if lpips_params is not None and content.image_losses:
-            measured["lpips"] = lpips_distance(model.config, lpips_params, images, fake)
+            measured["lpips"] = lpips_distance(lpips_params, images, jnp.clip(fake, -1, 1))
         return FirstStageMetrics.of(measured, valid, counts), fake
 
     return evaluate

@@ -154,16 +154,16 @@ def reconstruction_loss(
     parts = config.reads.reconstruction_loss(images, fake)
     value: Any = loss.pixel_weight * sum(parts.values())
     if loss.perceptual_weight > 0:
-        parts["p_loss"] = jnp.mean(lpips_distance(config, lpips_params, images, fake))
+        parts["p_loss"] = jnp.mean(lpips_distance(lpips_params, images, fake, config.dtype))
         value = value + loss.perceptual_weight * parts["p_loss"]
     return value, parts
 
 
 def lpips_distance(
-    config: VQGANConfig, lpips_params: Any, images: Float[Array, "b H W c"], fake: Float[Array, "b H W c"]
+    lpips_params: Any, images: Float[Array, "b H W c"], fake: Float[Array, "b H W c"], dtype: str = "float32"
 ) -> Float[Array, " b"]:
-    """LPIPS, in the network's precision; maps of one channel as grey images."""
-    distance = LPIPS(jnp.dtype(config.dtype))
+    """LPIPS, computed in `dtype`; maps of one channel as grey images."""
+    distance = LPIPS(jnp.dtype(dtype))
     images, fake = (jnp.broadcast_to(x, (*x.shape[:3], 3)) if x.shape[-1] == 1 else x for x in (images, fake))
     return distance.apply({"params": lpips_params}, images, fake)
 
