@@ -61,6 +61,11 @@ class TwoStage:
         own, hidden = settings.condition_table, bool(self.condition_dropout)
         if settings.factors:
             self._check_factors()
+        if settings.n_unmasked > self.condition.length:
+            raise ValueError(
+                f"config.transformer.n_unmasked={settings.n_unmasked}, but the condition has {self.condition.length} "
+                "token(s): image tokens would see what they are to predict; set it to at most that."
+            )
         listed = " in its list of used ones, remap," if self.first_stage.config.remap else ""
         needed = {
             "vocab_size": codes if own else max(codes, ids + hidden),
@@ -173,8 +178,8 @@ class TwoStage:
         each image token; of a transformer with `factors`, what its head reads."""
         condition = condition.reshape(condition.shape[0], -1)
         inputs = jnp.concatenate([condition, sequence[:, :-1]], axis=1)  # (b, k + l - 1)
-        logits = self.gpt.apply({"params": params}, inputs, layout=self.layout, **options)
-        return logits[:, condition.shape[1] - 1 :]
+        skip = condition.shape[1] - 1  # nothing is asked of the condition's own places
+        return self.gpt.apply({"params": params}, inputs, layout=self.layout, skip=skip, **options)
 
     def nll(
         self,

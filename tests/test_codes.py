@@ -90,6 +90,22 @@ def assert_equal(batches, others):
         jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+def test_classes_by_other_names_are_as_many_as_those_of_the_data():
+    settings = importlib.import_module("configs.demo_class").get_config("tiny").to_dict()
+    experiment = from_dict(TransformerExperiment, settings)
+    own = lambda names: dataclasses.replace(
+        experiment, condition=dataclasses.replace(experiment.condition, n_classes=0, class_names=names)
+    )
+    names = tuple(f"kind {i}" for i in range(10))
+    found = with_classes(own(names)).condition
+    assert (found.n_classes, found.class_names) == (10, names)
+    two = dataclasses.replace(experiment.condition, n_classes=2, class_names=("a", "b"))
+    with pytest.raises(ValueError, match=r"n_classes=2, but the data has 10 classes"):
+        with_classes(dataclasses.replace(experiment, condition=two))
+    with pytest.raises(ValueError, match=r"class_names are 2, but the data has 10 classes"):
+        with_classes(own(("a", "b")))
+
+
 def tokens_of(experiment, batches):
     """What the step of training computes of pixels."""
     stages = open_stages(with_classes(experiment), "", taming_jax.sharding.make_mesh())

@@ -50,6 +50,8 @@ def test_coordinates_are_the_originals(golden):
     assert condition.pixels({"coordinate": arrays["coord"][..., 0]}) == (64, 96)
     with pytest.raises(ValueError, match=r"values outside \[0, 1\]"):
         condition.parse({"coordinate": np.full((64, 96), 2.0)}, 1, (64, 96))
+    with pytest.raises(ValueError, match=r"64 x 72 pixels have no whole cells of 16.*choose multiples of 16"):
+        condition.parse({}, 1, (64, 72))
     with pytest.raises(ValueError, match=r"coordinate is 64 x 96 pixels; expected 32 x 32"):
         condition.parse({"coordinate": np.zeros((64, 96))}, 1, (32, 32))
 

@@ -122,6 +122,19 @@ def test_bad_settings_and_long_sequences_are_refused():
         jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 5), jnp.int32))
 
 
+def test_skipped_places_are_those_of_all():
+    model = GPT(GPTConfig(vocab_size=8, block_size=6, n_layer=1, n_head=1, n_embd=8))
+    ids = jnp.arange(6)[None]
+    params = model.init(jax.random.key(0), ids)
+    np.testing.assert_array_equal(model.apply(params, ids, skip=2), model.apply(params, ids)[:, 2:])
+
+
+@pytest.mark.parametrize("wrong", [{"weight_decay": -0.1}, {"b1": -3.0}, {"b2": 1.0}, {"decay_embeddings": True}])
+def test_optimizers_that_nobody_can_mean_are_refused(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        OptimizerConfig(**wrong)
+
+
 def test_token_cross_entropy():
     logits, ids = (
         np.random.RandomState(0).randn(2, 5, 7).astype(np.float32),

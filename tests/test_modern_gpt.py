@@ -248,13 +248,15 @@ def test_a_training_starts_steps_and_refuses_another_network(tmp_path):
     from taming_jax import checkpoint
     from taming_jax.settings import to_dict
 
-    saved = {"kind": "two_stage", "transformer": to_dict(model.gpt.config)}
+    saved = {"kind": "two_stage", "transformer": to_dict(model.gpt.config), "order": model.order}
     checkpoint.save_model(str(tmp_path), params=jax.device_get(state.params), config=saved)
     again = dataclasses.replace(training, init_from=str(tmp_path))
     jax.tree.map(np.testing.assert_array_equal, again.start()["params"], jax.device_get(state.params))
     other = GPT(dataclasses.replace(model.gpt.config, norm="layer"))
     with pytest.raises(ValueError, match=r"another network: transformer.norm is rms there, layer here"):
         dataclasses.replace(again, model=dataclasses.replace(model, gpt=other)).start()
+    with pytest.raises(ValueError, match=r"other places: order is 'row_major' there, 'spiral_in' here"):
+        dataclasses.replace(again, model=dataclasses.replace(model, order="spiral_in")).start()
 
 
 @pytest.mark.parametrize(
@@ -272,6 +274,8 @@ def test_a_training_starts_steps_and_refuses_another_network(tmp_path):
         ({"grid": (4, 4), "block_size": 15}, r"grid=\(4, 4\), but block_size=15 has no room for a condition"),
         ({"rotary_base": 1.0}, "rotary_base=1.0"),
         ({"mlp_multiple": 0}, "mlp_multiple=0"),
+        ({"n_unmasked": -1}, "n_unmasked=-1"),
+        ({"drop_path": 0.1, "n_layer": 1}, "drop_path=0.1, but nothing is left out of the first layer"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

@@ -292,6 +292,14 @@ def test_parts_that_do_not_fit_are_refused():
         small(NoCondition(), condition_dropout=0.1)
     with pytest.raises(ValueError, match=r"vocab_size=24, .* 24 ids, one more for a hidden condition; .* at least 25"):
         small(ClassLabel(24), condition_dropout=0.1)
+    seeing = GPT(GPTConfig(vocab_size=20, block_size=16, n_layer=1, n_head=1, n_embd=8, n_unmasked=2))
+    with pytest.raises(ValueError, match=r"n_unmasked=2, but the condition has 1 token.*image tokens would see"):
+        TwoStage(SMALL, seeing, NoCondition(), (4, 4))
+    for wrong in ({"scale": 0}, {"factor": -16}, {"n_codes": 0}, {"n_classes": -1}, {"max_objects": 0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
+            ConditionConfig(**wrong)
+    with pytest.raises(ValueError, match=r"scale=3 does not divide the images' 8 pixels"):
+        make_condition(ConditionConfig(kind="low_res", stage="first_stage", scale=3), SMALL, 8)
     with pytest.raises(ValueError, match=r"kind='smell' is unknown; known: none, class_label"):
         make_condition(ConditionConfig(kind="smell"), SMALL, 8)
     with pytest.raises(ValueError, match=r"n_classes=0"):

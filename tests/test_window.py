@@ -28,10 +28,17 @@ ORIGINAL = GPT(GPTConfig(vocab_size=64, block_size=512, n_layer=2, n_head=4, n_e
 window = jax.jit(sample_window, static_argnums=0)
 
 
+class SixteenPlaces(NoCondition):
+    """What stands before the image's tokens where the first 16 see one another."""
+
+    length = 16
+
+
 def model_of(grid=(4, 4), order="row_major", gpt=None, codes=CODES, stage=None, **settings):
     settings = {"vocab_size": 24, "block_size": 62, "n_layer": 2, "n_head": 2, "n_embd": 32} | settings
     first = VQGAN(dataclasses.replace(FIRST, n_embed=codes, **stage or {}))
-    return TwoStage(first, gpt or GPT(GPTConfig(**settings)), NoCondition(), grid, order)
+    condition = SixteenPlaces() if settings.get("n_unmasked") else NoCondition()
+    return TwoStage(first, gpt or GPT(GPTConfig(**settings)), condition, grid, order)
 
 
 @pytest.fixture(scope="module")

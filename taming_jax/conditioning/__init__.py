@@ -100,6 +100,8 @@ def make_condition(config: ConditionConfig, first_stage: VQGAN, size: Size, stag
         parts = (config.kind, network, own, size, config.size, first_stage.config.in_channels)
         beside = _class_beside(config, network)
         if config.kind == "low_res":
+            if any(side % config.scale for side in sides(size)):
+                raise ValueError(f"config.condition.scale={config.scale} does not divide the images' {size} pixels.")
             return LowResolution(*parts, **beside, scale=config.scale)
         return StageCondition(*parts, **beside)
     raise ValueError(f"config.condition.kind={config.kind!r} is unknown; known: {', '.join(CONDITIONS)}.")

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NoReturn, Protocol
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from taming_jax.settings import PathText, Size, plain_size
+from taming_jax.settings import PathText, Size, check, plain_size
 
 Pictures = Float[np.ndarray, "n H W 3"]
 
@@ -20,7 +20,8 @@ class ConditionConfig:
     kind: a name of `CONDITIONS`.
     n_classes, class_names: of `class_label`, and of the objects of `boxes` and `points`; names may be left empty. For
         maps, of the class that stands beside them; 0: none does. class_from: labels of the map, one for each such
-        class: where no class is given to draw from, it is the one whose label covers most of the map.
+        class: where no class is given to draw from, it is the one whose label covers most of the map, the
+        first where it shows none.
     stage: for maps, the working directory of the first stage that reads them; "first_stage" is the image's own.
     size: for maps, the pixels that the training image's map is brought to (nearest neighbour) before its stage reads
         it, so that it becomes fewer tokens: the side of squares, or (height, width); 0 leaves it.
@@ -48,6 +49,9 @@ class ConditionConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", plain_size(self.size))  # frozen for everybody else
+        for name in ("scale", "n_codes", "factor", "max_objects"):
+            check(self, name, getattr(self, name) >= 1, "it must be at least 1")
+        check(self, "n_classes", self.n_classes >= 0, "it must not be negative")
 
 
 class Condition(Protocol):

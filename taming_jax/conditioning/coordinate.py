@@ -46,6 +46,11 @@ class Coordinate(NotFromFiles):
     def parse(self, given: Mapping[str, Any], n: int, pixels: tuple[int, int]) -> dict[str, np.ndarray]:
         """A map (H, W) of the image's size; nothing means that the image is a whole one."""
         h, w = pixels
+        if h % self.factor or w % self.factor:
+            raise ValueError(
+                f"images of {h} x {w} pixels have no whole cells of {self.factor}, by which this model knows where "
+                f"they lie; choose multiples of {self.factor}."
+            )
         if given.get("coordinate") is None:
             coordinates = np.arange(h * w, dtype=np.float32).reshape(1, h, w) / (h * w)
         else:

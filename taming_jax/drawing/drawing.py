@@ -40,20 +40,22 @@ def draw(settings: SampleConfig, workdir: str, data: Mapping[str, Any] = Mapping
     """
     generator, saved, settings = open_model(settings, workdir, data)
     scorer, rounds = load_scorer(settings.scorer) if settings.scorer else None, rounds_for(settings.accept)
-    everything = list(requests(settings, generator, saved))
-    counts, largest = collections.Counter[tuple[int, int]](), collections.Counter[tuple[int, int]]()
-    for wanted in everything:  # each size is compiled by itself, for the largest request of that size
-        pixels, here = wanted.request.pixels, len(wanted.labels)
-        counts[pixels], largest[pixels] = counts[pixels] + here, max(largest[pixels], here)
-    for wanted in everything:
-        generator.sampler.check(wanted.filled(largest[wanted.request.pixels]))
+    # They are gone through twice, and not kept: with their conditions they may be larger than memory.
+    asked, counts, largest = list[tuple[int, int]](), collections.Counter[tuple[int, int]](), dict[Any, Wanted]()
+    for wanted in requests(settings, generator, saved):  # each size is compiled by itself, for its largest request
+        pixels = wanted.request.pixels
+        counts[pixels] += len(wanted.labels)
+        asked.append(pixels)
+        largest[pixels] = max(largest.get(pixels, wanted), wanted, key=lambda each: len(each.labels))
+    for wanted in largest.values():
+        generator.sampler.check(wanted.request)
     n, (commonest, _) = counts.total(), counts.most_common(1)[0]  # a grid has cells of one size
     out, cells = _folder(settings, workdir), list[tuple[np.ndarray, str]]()
     compiling, started, first = _CompileTime(), time.perf_counter(), 0
-    steps = rounds * sum(generator.steps(wanted.request.pixels) for wanted in everything)
+    steps = rounds * sum(generator.steps(pixels) for pixels in asked)
     with tqdm(total=steps, unit="step") as progress:
-        for wanted in everything:
-            size = largest[wanted.request.pixels]
+        for wanted in requests(settings, generator, saved):
+            size = len(largest[wanted.request.pixels].labels)
             drawn = draw_numbered(generator, wanted, size, first, n, progress.update, scorer, rounds)
             made = {"workdir": str(workdir), "number": 0, "of": n, "largest": size, "sample": to_dict(settings)}
             rows = _write(generator, wanted, drawn, first, made, out, settings.animate)

@@ -38,7 +38,7 @@ class GPTConfig:
     block_size: longest input sequence, condition included, last image token excluded.
         Both 0: as many as the parts of a two-stage model need, see `two_stage.TwoStage`; `GPT` itself wants numbers.
     n_unmasked: this many leading positions see one another freely.
-    dtype: "float32" or "bfloat16", of the layers; parameters, statistics and logits stay float32.
+    dtype: "float32" or "bfloat16", of the layers; parameters and statistics stay float32, and logits become it.
     attention: "xla" anywhere; "cudnn" is the fused kernel of NVIDIA's GPUs, and needs bfloat16.
     remat: what training computes again instead of keeping it: "" nothing, "block" all within a block, "dots" all but
     the results of its linear layers.
@@ -96,6 +96,7 @@ class GPTConfig:
             check(self, name, getattr(self, name) >= 1, "it must be at least 1")
         for name in ("embedding_dropout", "residual_dropout", "attention_dropout"):
             check(self, name, 0 <= getattr(self, name) < 1, "it is a share in [0, 1)")
+        check(self, "n_unmasked", self.n_unmasked >= 0, "it must be 0 or more positions")
         check(self, "n_embd", self.n_embd % self.n_head == 0, f"it must be a multiple of n_head={self.n_head}")
         check_known(self, "dtype", ("float32", "bfloat16"))
         check_known(self, "attention", ATTENTION)
@@ -114,6 +115,7 @@ class GPTConfig:
         check(self, "kv_heads", groups, f"it must divide n_head={self.n_head}, or be 0 for as many")
         check(self, "mlp_dropout", self.mlp_dropout is None or 0 <= self.mlp_dropout < 1, "it is a share in [0, 1)")
         check(self, "drop_path", 0 <= self.drop_path < 1, "it is a share in [0, 1)")
+        check(self, "drop_path", self.n_layer > 1 or not self.drop_path, "nothing is left out of the first layer")
         sized = self.condition_table or not self.condition_size
         check(self, "condition_size", sized, "it goes with condition_table=True")
         turns = self.positions != "rotary" or (self.n_embd // self.n_head) % 4 == 0
@@ -132,7 +134,12 @@ class GPTConfig:
 
     @property
     def conditions(self) -> int:
-        """Tokens before those of `grid` in the longest sequence."""
+        """Tokens before those of `grid` in the longest sequence. Raises ValueError where the grid is open."""
+        if not self.grid:
+            raise ValueError(
+                "transformer.grid=() is open, but this network must know where tokens stand; set it to the rows and "
+                "columns of the image's tokens."
+            )
         return self.block_size + 1 - self.grid[0] * self.grid[1]
 
 
@@ -151,9 +158,11 @@ class GPT(nn.Module):
         train: bool = False,
         last_only: bool = False,
         at: Position | None = None,
+        skip: int = 0,
         layout: Layout | None = None,
     ) -> Float[Array, "b _ n"] | tuple[Float[Array, "b _ n"], tuple[Cache, ...]]:
-        """ids int32 (b, l) -> logits float32 (b, l, n); with `last_only`, or `at`, the place of one id, (b, 1, n). With
+        """ids int32 (b, l) -> logits float32 (b, l, n); with `last_only`, or `at`, the place of one id, (b, 1, n);
+        with `skip`, without those at the first so many ids, (b, l - skip, n), which no output layer then sees. With
         `factors` there are no logits of ids: n is the width, of what `head_of` reads.
 
         With a cache (one entry a layer, see `init_cache`) `ids` are the positions from `start` on, and the result is
@@ -178,6 +187,7 @@ class GPT(nn.Module):
                 written.append(layer_cache)
         if at is not None:
             x = jax.lax.dynamic_slice_in_dim(x, at, 1, axis=1)
+        x = x[:, skip:]
         x = make_norm(config.norm, "norm_out", dtype, config.bias)(x[:, -1:] if last_only else x)
         if config.factors:
             if self.is_initializing():
@@ -209,13 +219,8 @@ class GPT(nn.Module):
         config = self.config
         if self.is_initializing():  # only shapes matter
             return Layout(0, np.zeros((length, 2), np.float32))
-        if not config.grid:
-            raise ValueError(
-                "transformer.grid=() is open, but this network must know where tokens stand; set it to the rows and "
-                "columns of the image's tokens."
-            )
-        h, w = config.grid
-        return sequence_layout(config.conditions, None, (h, w), np.arange(h * w))
+        conditions, (h, w) = config.conditions, config.grid
+        return sequence_layout(conditions, None, (h, w), np.arange(h * w))
 
     def _embed(self, ids: Int[Array, "b l"], start: Position, layout: Layout | None) -> Float[Array, "b l d"]:
         """Rows of the tables of tokens and, where they are learned, of positions."""

@@ -108,7 +108,7 @@ class CausalSelfAttention(nn.Module):
             rows, key, value = heads, as_heads_apart(key, heads), as_heads_apart(value, heads)
         mask = attention_mask(start, query.shape[1], key.shape[2], self.n_unmasked)
         query, mask = as_queries_of_rows(*self._grouped(query, mask), rows)
-        logits = jnp.einsum("bqhc,bhkc->bhqk", query, key).astype(jnp.float32) * scale
+        logits = jnp.einsum("bqhc,bhkc->bhqk", query, key, preferred_element_type=jnp.float32) * scale
         weights = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf)).astype(value.dtype)
         y = jnp.einsum("bhqk,bhkc->bqhc", weights, value).astype(self.dtype)
         return self._ungrouped(as_heads(y, heads)), cache
@@ -142,7 +142,8 @@ class CausalSelfAttention(nn.Module):
     ) -> Float[Array, "b l heads c"]:
         """The fused attention has no dropout on its weights, so they are written out here."""
         query, mask = self._grouped(query, mask)
-        logits = jnp.einsum("bqhc,bkhc->bhqk", query, key).astype(jnp.float32) * query.shape[-1] ** -0.5
+        logits = jnp.einsum("bqhc,bkhc->bhqk", query, key, preferred_element_type=jnp.float32)
+        logits = logits * query.shape[-1] ** -0.5
         weights = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf))
         weights = nn.Dropout(self.attention_dropout, deterministic=False)(weights)
         return self._ungrouped(jnp.einsum("bhqk,bkhc->bqhc", weights.astype(self.dtype), value))

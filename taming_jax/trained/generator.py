@@ -150,7 +150,7 @@ class Generator:
         ids = check_ids(ids, self.model.n_codes)
         if ids.shape[1:] != self.model.grid:
             raise ValueError(f"ids have shape {ids.shape}; expected (b, {self.model.grid[0]}, {self.model.grid[1]}).")
-        batch = self.parse_condition(len(ids), self._pixels(None, ids, condition), **condition)
+        batch = self.parse_condition(len(ids), self.training_pixels, **condition)
         return self.sampler.log_likelihood(self.params, ids, batch)
 
     def parse_condition(self, n: int, pixels: tuple[int, int] | None = None, **condition: Any) -> dict[str, np.ndarray]:

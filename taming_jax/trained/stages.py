@@ -25,12 +25,15 @@ from taming_jax.trained.networks import Stages
 
 
 def with_classes(experiment: TransformerExperiment) -> TransformerExperiment:
-    """Take the number and the names of the classes from the data where the configuration leaves them open."""
+    """Take the number and the names of the classes from the data where the configuration leaves them open. Raises
+    ValueError where the data has none, or another number of them."""
     condition = experiment.condition
     of_objects, beside = condition.kind in ("boxes", "points"), condition.kind in KINDS and condition.n_classes
-    if not (condition.kind == "class_label" or of_objects or beside) or condition.class_names:
+    if not (condition.kind == "class_label" or of_objects or beside):
         return experiment
     names = (pipeline.object_names if of_objects else pipeline.class_names)(experiment.data)
+    if names is None and condition.class_names:
+        return experiment
     if names is None:
         lacks = "objects; take a source that has" if of_objects else "classes; put images into one folder a class"
         raise ValueError(
@@ -40,7 +43,11 @@ def with_classes(experiment: TransformerExperiment) -> TransformerExperiment:
         )
     if condition.n_classes not in (0, len(names)):
         raise ValueError(f"config.condition.n_classes={condition.n_classes}, but the data has {len(names)} classes.")
-    condition = dataclasses.replace(condition, n_classes=len(names), class_names=tuple(names))
+    if len(condition.class_names) not in (0, len(names)):
+        given = len(condition.class_names)
+        raise ValueError(f"config.condition.class_names are {given}, but the data has {len(names)} classes.")
+    names = condition.class_names or tuple(names)
+    condition = dataclasses.replace(condition, n_classes=condition.n_classes or len(names), class_names=names)
     return dataclasses.replace(experiment, condition=condition)
 
 

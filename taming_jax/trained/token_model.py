@@ -87,6 +87,11 @@ class TokenModel:
                 raise ValueError(
                     f"{what} reach from {part.min()} to {part.max()}; this transformer knows 0..{known - 1}."
                 )
+        if ids.shape[1] < config.n_unmasked:
+            raise ValueError(
+                f"{ids.shape[1]} token(s) are given, but the first {config.n_unmasked} see one another "
+                "(transformer.n_unmasked); give at least these."
+            )
         if ids.shape[1] + further > config.block_size:
             raise ValueError(f"{ids.shape[1] + further} tokens do not fit transformer.block_size={config.block_size}.")
         return ids.astype(np.int32)

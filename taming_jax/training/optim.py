@@ -40,6 +40,11 @@ class OptimizerConfig:
         check(self, "warmup", self.warmup >= 0, "it must be 0 or more steps")
         check(self, "clip_norm", self.clip_norm is None or self.clip_norm > 0, "it must be above 0, or None")
         check(self, "accumulate", self.accumulate >= 1, "it must be 1 or more parts")
+        for name in ("b1", "b2"):
+            check(self, name, 0 <= getattr(self, name) < 1, "it must be in [0, 1)")
+        check(self, "weight_decay", self.weight_decay >= 0, "it must not be negative")
+        decays = bool(self.weight_decay) or not self.decay_embeddings
+        check(self, "decay_embeddings", decays, "without weight_decay it has no effect")
         check(self, "ema_decay", 0 <= self.ema_decay < 1, "it must be in [0, 1)")
 
 

@@ -64,7 +64,10 @@ class TransformerTraining:
         theirs = saved.config.get("transformer")
         if theirs is None:
             raise ValueError(f"config.init_from={self.init_from!r} holds no second stage.")
-        for name in ("n_head", "norm", "rotary_base"):  # shapes do not tell
+        order = saved.config.get("order", self.model.order)
+        if order != self.model.order:
+            raise ValueError(f"config.init_from has other places: order is {order!r} there, {self.model.order!r} here.")
+        for name in ("n_head", "norm", "rotary_base", "n_unmasked"):  # shapes do not tell
             there, here = theirs.get(name, getattr(GPTConfig, name)), getattr(ours, name)
             if there != here:
                 raise ValueError(
