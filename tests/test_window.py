@@ -142,7 +142,7 @@ def test_a_rotary_model_draws_what_the_sequential_sampler_draws(grid, kind):
 
 def test_ids_in_two_parts_are_those_of_the_sequential_sampler():
     """Parts of the ids of the codes of a window: kept ones, condition maps and guidance as with one part."""
-    stage = {"quantizer": "fsq", "levels": (2, 2, 5), "embed_dim": 3}
+    stage = {"quantizer": "fsq", "levels": (4, 5), "embed_dim": 2}
     model = model_of(stage=stage, factors=(5, 4), **MODERN | {"vocab_size": 20})
     shapes = jax.eval_shape(model.gpt.init, jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     params = jax.tree.map(lambda leaf: leaf * 3 if leaf.ndim == 2 else leaf, drawn_like(shapes, 3))
