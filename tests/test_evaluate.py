@@ -244,7 +244,7 @@ def test_what_a_training_cannot_measure_is_refused_before_it_begins(vqgan_dir, t
         settings = second_stage(vqgan_dir, train={"evaluate": asked})
         with pytest.raises(ValueError, match=message):
             train_transformer.train_and_evaluate(settings, str(tmp_path / "w"))
-    np.savez(tmp_path / "moments.npz", mu=np.zeros(64), sigma=np.eye(64))
+    np.savez(tmp_path / "moments.npz", mu=np.zeros(128), sigma=np.eye(128))
     for name in ("precision", "kernel_distance"):
         asked = {"measures": ("fid", name), "features": "demo", "reference": str(tmp_path / "moments.npz")}
         with pytest.raises(ValueError, match=rf"moments.npz do not allow {name}; name a folder"):
