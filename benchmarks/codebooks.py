@@ -79,10 +79,15 @@ MEASURES = {  # what the table says of each, and how
 DRAWN = {"usage": "linear", "psnr": "linear", "distance": "log", "total_bits": "linear"}  # by the plot, on this scale
 
 
+def settings_of(kind: str) -> dict[str, Any]:
+    """Of a kind, with the rotation trick or without."""
+    return KINDS[kind.removesuffix("+rotation")]
+
+
 def network(kind: str, codes: int, size: int) -> VQGANConfig:
     """The first stage of a kind, `fsq` or `fsq+rotation`."""
     name, *rotation = kind.split("+")
-    settings = {**NETWORK, "resolution": size, "norm_groups": 8, "n_embed": codes, **KINDS[name]}
+    settings = {**NETWORK, "resolution": size, "norm_groups": 8, "n_embed": codes, **settings_of(kind)}
     if name == "fsq":
         levels = LEVELS[codes]
         settings |= {"levels": levels, "embed_dim": len(levels), "n_embed": math.prod(levels)}
@@ -210,7 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
     file = out / "codebooks.json"
     before = json.loads(file.read_text()) if file.exists() else {}
     rows = before["rows"] if before.get("options") == options else []
-    rows = [row for row in rows if row["settings"] == KINDS[row["kind"].split("+")[0]]]  # others are of before a change
+    rows = [row for row in rows if row["settings"] == settings_of(row["kind"])]  # others are of before a change
     data = {"train": pictures_of(given.size, given.pictures, 0), "val": pictures_of(given.size, given.held, 1)}
     features = open_features("landscapes", sharding.make_mesh(sharding.MeshConfig(1)))
     gathering = Gathering(features, len(data["val"]), 0)
@@ -224,7 +229,7 @@ def main(arguments: list[str] | None = None) -> None:
                     continue
                 model = VQGAN(network(kind, codes, given.size))
                 params, found = first_stage(model.config, data["train"], seed, given)
-                row = {**run, "settings": KINDS[kind.split("+")[0]], **found}
+                row = {**run, "settings": settings_of(kind), **found}
                 row |= measured(model, params, data["val"], real, features)
                 row["bits"] = second_stage(model, params, data, seed, given.second_steps)
                 row["total_bits"] = row["bits"] + row["residual_bits"]

@@ -133,8 +133,8 @@ def test_the_transformer_trains_alike_on_every_mesh(one_device, sizes):
         assert 0 <= sum(map(np.prod, moved["all-reduce"])) - gradients < 100
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)], ids=str)  # its convolutions are split by image alone
-def test_the_first_stage_trains_alike_on_meshes(one_device, sizes):
+@pytest.mark.parametrize("sizes", MESHES, ids=str)
+def test_the_first_stage_trains_alike_on_every_mesh(one_device, sizes):
     parts, (expected, *_, alone) = one_device["first"]
     losses, fresh, _, program = run(parts, sizes)
     np.testing.assert_allclose(losses, expected, rtol=1e-4)

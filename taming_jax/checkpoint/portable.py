@@ -12,6 +12,8 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from taming_jax.checkpoint.read import FOLDER
+
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 HUB = "hf://"
 PACKAGED = Path(__file__).parents[1] / "pretrained"
@@ -69,7 +71,7 @@ def fetched(path: str) -> str:
     has no model of that name; other paths as they are. Raises ValueError where that library is missing or fails."""
     if not path.startswith(HUB):
         name, here = path.split("/")[0], epath.Path(path)
-        trained = (here / "checkpoints").is_dir() or (here / CONFIG).exists()  # a report beside it is no model
+        trained = (here / FOLDER).is_dir() or (here / CONFIG).exists()  # a report beside it is no model
         return str(PACKAGED / path) if name in PRETRAINED and not trained else path
     named = REPOSITORY.fullmatch(path.removeprefix(HUB))
     if not named:

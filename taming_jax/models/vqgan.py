@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -139,9 +139,8 @@ class VQGANConfig:
         check(self, "kmeans", self.kmeans >= 0, "it must be 0 or more iterations")
         check(self, "restart_below", 0 <= self.restart_below < 1, "it must be in [0, 1)")
         check(self, "beta", self.beta >= 0, "it must not be negative")
-        defaults = {field.name: field.default for field in fields(self)}
         for name in OPTIONS:
-            fits = getattr(self, name) == defaults[name] or self.quantizer in OPTIONS[name]
+            fits = getattr(self, name) == getattr(VQGANConfig, name) or self.quantizer in OPTIONS[name]
             check(self, name, fits, f"with quantizer={self.quantizer!r} it has no effect; known are {OPTIONS[name]}")
         if self.quantizer == "fsq":
             check(self, "levels", min(self.levels, default=0) >= 3, "each channel needs at least 3; 2 are signs: 'lfq'")

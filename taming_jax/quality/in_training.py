@@ -65,17 +65,18 @@ class DrawnInTraining:
     def _open(self) -> Opened:
         """Raises ValueError where the reference is not there, or does not fit."""
         path = self.settings.reference
-        if path not in ("train", "val"):
+        if path in ("train", "val"):
+            images = of_data(pictured(self.measure.data), path)
+            check_enough(images)
+            found = Opened(images)
+        else:
             found = open_set(path, self.measuring)
-            if lacking := [name for name in self.settings.measures if not found.allows(name)]:
-                raise ValueError(
-                    f"config.train.evaluate.measures={self.settings.measures}, but the statistics of {path} do not "
-                    f"allow {', '.join(lacking)}; name a folder of images."
-                )
-            return found
-        images = of_data(pictured(self.measure.data), path)
-        check_enough(images)
-        return Opened(images)
+        if lacking := [name for name in self.settings.measures if not found.allows(name)]:
+            raise ValueError(
+                f"config.train.evaluate.measures={self.settings.measures}, but the statistics or images of {path} do "
+                f"not allow {', '.join(lacking)}; name a folder of images, of more than {NEIGHBOURS}."
+            )
+        return found
 
     @functools.cached_property
     def reference(self) -> Statistics:

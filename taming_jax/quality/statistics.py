@@ -240,5 +240,7 @@ def write_statistics(statistics: Statistics, path: str) -> None:
     if SPATIAL in statistics.gaussians:
         spatial = statistics.gaussians[SPATIAL]
         arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.covariance}
-    about = {"protocol": np.array(dataclasses.astuple(statistics.protocol)), "n": np.array(statistics.n)}
-    write_npz(path, {**arrays, **{name: value for name, value in about.items() if value.dtype != object}})
+    arrays["protocol"] = np.array(dataclasses.astuple(statistics.protocol))
+    if statistics.n is not None:
+        arrays["n"] = np.array(statistics.n)
+    write_npz(path, arrays)

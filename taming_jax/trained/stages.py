@@ -47,7 +47,7 @@ def with_classes(experiment: TransformerExperiment) -> TransformerExperiment:
         given = len(condition.class_names)
         raise ValueError(f"config.condition.class_names are {given}, but the data has {len(names)} classes.")
     names = condition.class_names or tuple(names)
-    condition = dataclasses.replace(condition, n_classes=condition.n_classes or len(names), class_names=names)
+    condition = dataclasses.replace(condition, n_classes=len(names), class_names=names)
     return dataclasses.replace(experiment, condition=condition)
 
 
