@@ -25,7 +25,7 @@ export NEXT
 help:
 	@echo "make demo   draw landscapes by the model that is here already, then train both stages on the"
 	@echo "            built-in scenes and sample; a page with all of it (about 9 minutes on 2 cores)"
-	@echo "make test   run every test"
+	@echo "make test   run every test; TESTS='-m \"not slow\"' leaves out those of many seconds"
 	@echo "make lint   ruff, the format, and mypy"
 	@echo "make clean  remove the virtual environment and caches (runs/ stays)"
 
@@ -41,7 +41,7 @@ demo: $(VENV)/.base
 	$(PY) -m taming_jax.html_report $(addprefix $(RUNS)/,$(SHOWN)) --out $(RUNS)/report.html --title "The demo of taming_jax" --next "$$NEXT"
 
 test: $(VENV)/.dev
-	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile $(TESTS)
 
 lint: $(VENV)/.dev
 	$(PY) -m ruff check .
@@ -49,7 +49,7 @@ lint: $(VENV)/.dev
 	$(PY) -m mypy
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-oldest build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # A candidate counts only if it runs: pyenv, for one, leaves python3.12 on the path for versions that are not active.
 # Set PYTHON=... to choose another interpreter.
