@@ -85,6 +85,15 @@ def fetched(path: str) -> str:
         raise ValueError(f"{path!r} could not be fetched: {' '.join(str(error).split())[:300]}") from error
 
 
+def beside(path: str, name: str) -> str:
+    """The folder of results in the directory of a model. Raises ValueError for one of a hub, which takes none."""
+    if path.startswith(HUB):
+        raise ValueError(
+            f"{path!r} is on a hub, where no {name} can be written; name a folder for them: --out or sample.out"
+        )
+    return str(epath.Path(path) / name)
+
+
 @dataclasses.dataclass(frozen=True)
 class Card:
     """What a model card says: the licence by its name on the hub, such as "mit", the data, figures by their names, and

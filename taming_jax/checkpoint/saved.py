@@ -61,6 +61,12 @@ class Portable(Saved):
         return {}
 
 
+def has_model(path: str) -> bool:
+    """Whether `open_saved` finds something by this name: a directory, a model of the package, one of a hub."""
+    path = fetched(os.path.expanduser(path))
+    return has_checkpoint(path) or is_portable(path)
+
+
 def open_saved(path: str, step: int | str | None = None) -> Saved:
     """The checkpoint `step` of a directory, default the newest, "best" for the best by its monitored metric; or a model
     as hubs keep it, in a directory or at hf://OWNER/NAME.
