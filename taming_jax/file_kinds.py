@@ -101,6 +101,8 @@ def kind_of(path: str | Path) -> Kind:
         for pattern, kind in TEXTS:
             if pattern.match(text.encode()):
                 return kind
+        if not text:
+            return Kind("empty", "empty, except for blanks", "get the file itself")
         return Kind("text", f"a text, and no checkpoint; it begins {shown(text)!r}", "get the file itself")
     if not start.strip(b"\0"):
         return Kind("zeros", "nothing but zeros where it begins", "its download was broken off; get it again")

@@ -25,9 +25,10 @@ import taming_jax
 from taming_jax import checkpoint
 from taming_jax.checkpoint.portable import PACKAGED
 from taming_jax.convert.__main__ import check_training, main
+from taming_jax.convert.conversion import unwrapped
 from taming_jax.convert.engine import bring
 from taming_jax.convert.original import convert_checkpoint, export_checkpoint
-from taming_jax.convert.original.names import Networks, StageNetworks, lpips_arrays, lpips_sources, table_of
+from taming_jax.convert.original.names import SIGN, Networks, StageNetworks, lpips_arrays, lpips_sources, table_of
 from taming_jax.convert.original.settings import translate
 from taming_jax.convert.reader import read_state
 from taming_jax.convert.writer import write_checkpoint
@@ -298,6 +299,18 @@ def test_a_part_that_was_compiled_by_itself(tmp_path, small):
     settings, state = small
     state = {name.replace("transformer.", "transformer._orig_mod."): array for name, array in state.items()}
     assert checkpoint.load_config(convert(tmp_path, state, settings))["kind"] == "transformer"
+
+
+@pytest.mark.parametrize("wrap", ["", "model.", "a.b.", "transformer.", "vqvae.module.", "ema."])
+@pytest.mark.parametrize(
+    "own", ["encoder.conv_in.weight", "first_stage_model.encoder.conv_in.weight", "tok_emb.weight"]
+)
+def test_what_stands_before_all_names(wrap, own):
+    names = (own, "quantize.embedding.weight", "cond_stage_model.encoder.conv_in.weight", "decoder.module.conv.weight")
+    bare = own == "tok_emb.weight" and wrap == "transformer."  # which is the original's own
+    state, notes, _ = unwrapped({wrap + name: np.zeros(1) for name in names}, SIGN)
+    assert list(state) == [(wrap if bare else "") + name.replace(".module", "") for name in names]
+    assert any(f"all names begin with '{wrap[:3]}" in note for note in notes) == (wrap != "" and not bare)
 
 
 def test_averages_below_a_name_of_their_own(tmp_path, small, capsys):

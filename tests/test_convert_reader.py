@@ -276,7 +276,7 @@ def test_what_can_do_harm_is_refused_by_name(tmp_path, name):
     ("spoil", "message"),
     [
         ((b"(K\x04t(K\x01t", b"cldm.x\nShape\n)R(K\x01t"), "described wrongly: a Storage, a Inert, a tuple"),
-        ((b"ctorch\nFloatStorage\n", b"cldm.x\nStorage\n"), "a storage is described wrongly: a type"),
+        ((b"ctorch\nFloatStorage\n", b"cldm.x\nStorage\n"), "an array of a type that is not read: ldm.x.Storage"),
         ((b"ctorch._utils\n_rebuild_tensor_v2\n", b"cldm.x\nrebuild\n"), "no arrays by name"),
     ],
 )
@@ -309,6 +309,13 @@ def test_a_whole_object_is_named(tmp_path):
     path = archive(tmp_path / "b.ckpt", {"a/data.pkl": b"\x80\x02}" + unicode("net") + b"cnn\nNet\n)\x81s."})
     with pytest.raises(ValueError, match=r"'net' are whole objects: save their state_dict\(\)"):
         read_state(path)
+    for name in ("c.ckpt", "d.pkl"):
+        data = pickle.dumps({"w": np.zeros(3)}, 2)
+        path = archive(tmp_path / name, {"a/data.pkl": data}) if name == "c.ckpt" else tmp_path / name
+        if name == "d.pkl":
+            path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"'w' are arrays of numpy|a pickle of Python, but no PyTorch checkpoint"):
+            read_state(path)
 
 
 @pytest.mark.parametrize(

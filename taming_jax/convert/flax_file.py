@@ -5,16 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import msgpack
 import numpy as np
 
 from taming_jax.file_kinds import kind_of, shown
-from taming_jax.files import first_line
+from taming_jax.files import SAFETENSORS, first_line
 
 ARRAY, SCALAR = 1, 3  # Flax's kinds of extensions
-KINDS = ("float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
-TYPES = {name: np.dtype(name) for name in (*KINDS, "bool")} | {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
+TYPES = {dtype.name: dtype for dtype in SAFETENSORS.values()}
 MOST, DEEPEST = 1_000_000, 100  # entries of all maps, and maps within maps
 CHUNKS = "__msgpack_chunked_array__"
 

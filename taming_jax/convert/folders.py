@@ -24,6 +24,7 @@ FOREIGN = (
     ),
     ("saved_model.pb", "a SavedModel of TensorFlow: save its arrays as safetensors"),
     ("*.index", "a checkpoint of TensorFlow: save its arrays as safetensors"),
+    ("*.data-*-of-*", "a checkpoint of TensorFlow: save its arrays as safetensors"),
     ("_CHECKPOINT_METADATA", "a checkpoint of Orbax of another program: save its parameters as safetensors there"),
     ("_METADATA", "a checkpoint of Orbax of another program: save its parameters as safetensors there"),
     ("manifest.ocdbt", "a checkpoint of Orbax of another program: save its parameters as safetensors there"),

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from taming_jax.convert.array_names import one_of
-from taming_jax.convert.unpickler import Inert, Refused, Settings, Storage, Tensor, Unpickler, brief
+from taming_jax.convert.unpickler import Inert, NumpyArray, Refused, Settings, Storage, Tensor, Unpickler, brief
 from taming_jax.file_kinds import kind_of
 from taming_jax.files import first_line, safetensors_arrays
 
@@ -57,7 +57,7 @@ def _read_zip(file: BinaryIO) -> Any:
 def _loaded(unpickler: Unpickler) -> Any:
     """What is pickled. Raises Refused where that is one object of somebody's class."""
     tree = unpickler.load()
-    if isinstance(tree, Inert):
+    if isinstance(tree, Inert) and not isinstance(tree, NumpyArray):
         raise Refused(
             f"it holds a whole object ({unpickler.first or 'of a class'}), which only its own program can load: save "
             "its arrays there, torch.save(model.state_dict(), NEW)"
@@ -103,6 +103,13 @@ def _has_arrays(state: Any) -> bool:
     return isinstance(state, dict) and any(isinstance(value, Tensor) for value in state.values())
 
 
+# What people save in place of tensors, and what they should; the last that is there is told.
+OBJECTS: dict[type, str] = {
+    Inert: "are whole objects: save their state_dict() instead",
+    NumpyArray: "are arrays of numpy: save them as safetensors (safetensors.numpy.save_file)",
+}
+
+
 def _entry_of(tree: dict, ema: bool) -> tuple[str, list[str]]:
     """(the entry of a file that is its state dict, all that could be one); "" for the whole file."""
     there = [name for name, value in tree.items() if isinstance(name, str) and _has_arrays(value)]
@@ -122,8 +129,10 @@ def _state_of(tree: Any, ema: bool) -> tuple[dict[str, np.ndarray], dict[str, An
     entry, there = _entry_of(tree, ema)
     state = tree.get(entry or "state_dict", tree)
     if not _has_arrays(state):
-        whole = [brief(name) for name, value in tree.items() if isinstance(value, Inert)]
-        hint = f"; {', '.join(whole[:4])} are whole objects: save their state_dict() instead" if whole else ""
+        hint = ""
+        for kind, words in OBJECTS.items():
+            if found := [brief(name) for name, value in state.items() if isinstance(value, kind)]:
+                hint = f"; {', '.join(found[:4])} {words}"
         raise Refused(f"it holds no arrays by name, neither as `state_dict` nor as the whole file{hint}")
     foreign = [brief(k) for k, v in state.items() if not isinstance(k, str) or not isinstance(v, Tensor)]
     if foreign:

@@ -8,7 +8,7 @@ library, where what does harm begins, are refused, except those that settings ar
 import pickle
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -107,6 +107,9 @@ class Inert:
     def __call__(self, *_: Any, **__: Any) -> "Inert":
         return Inert()
 
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())  # a set or a tuple may be made of one
+
     def __setstate__(self, _: Any) -> None: ...
 
     def __setitem__(self, *_: Any) -> None: ...
@@ -116,6 +119,10 @@ class Inert:
     def extend(self, _: Any) -> None: ...
 
     def add(self, _: Any) -> None: ...
+
+
+class NumpyArray(Inert):
+    """An array of numpy, as pickles without PyTorch have them."""
 
 
 class Settings(Inert):
@@ -158,7 +165,7 @@ def _tensor_of_type(
 ) -> Tensor:
     """Of a type for which PyTorch has no storage of its own; of these only such of one byte are wanted."""
     if type(dtype) is not str or dtype not in FLOAT8 or not isinstance(storage, Storage) or storage.dtype.itemsize != 1:
-        raise Refused(f"an array of type {brief(dtype)} is refused: save it as float16 or float32")
+        raise Refused("it holds an array of a type that is not read: save it as float16 or float32")
     return _tensor(Storage(FLOAT8[dtype], storage.numel, storage.load), offset, shape, strides)
 
 
@@ -205,6 +212,8 @@ KNOWN: dict[tuple[str, str], Any] = {
     ("argparse", "Namespace"): Settings,
     ("_codecs", "encode"): _encode,
     ("numpy", "dtype"): _Dtype,
+    ("numpy.core.multiarray", "_reconstruct"): NumpyArray,
+    ("numpy._core.multiarray", "_reconstruct"): NumpyArray,
     ("numpy.core.multiarray", "scalar"): _scalar,
     ("numpy._core.multiarray", "scalar"): _scalar,
     **{(module, c.__name__): c for module in ("builtins", "__builtin__") for c in (set, frozenset, list, dict, tuple)},
@@ -220,7 +229,7 @@ class Unpickler(pickle.Unpickler):
     def __init__(self, file: BinaryIO, storage: Callable[..., Storage] | None):
         super().__init__(file)
         self._storage = storage
-        self.first = ""
+        self.first = self._last = ""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in KNOWN:
@@ -230,7 +239,8 @@ class Unpickler(pickle.Unpickler):
         if (module == "torch" and name in TORCH_CONSTANTS) or (module, name) == ("torch.storage", UNTYPED):
             return name
         self._refuse(module, name)
-        self.first = self.first or f"{module}.{name}"[:100]
+        self._last = " ".join(f"{module}.{name}"[:100].split())
+        self.first = self.first or self._last
         return Inert
 
     @staticmethod
@@ -246,6 +256,8 @@ class Unpickler(pickle.Unpickler):
         if self._storage is None or not isinstance(pid, tuple) or len(pid) not in (5, 6) or pid[0] != "storage":
             raise Refused(f"it refers to {brief(pid)} outside of itself; refused")
         _, kind, key, _, numel = pid[:5]
+        if kind is Inert:
+            raise Refused(f"it holds an array of a type that is not read: {self._last}")
         types = {**STORAGES, UNTYPED: np.dtype("uint8")}
         if type(kind) is not str or kind not in types or type(key) is not str or type(numel) is not int or numel < 0:
             raise Refused(f"a storage is described wrongly: {', '.join(map(brief, pid[1:]))}; refused")

@@ -51,6 +51,8 @@ def convert(
     holds any beside them. n_classes and check: see `original.convert_checkpoint`.
     Raises ValueError as that, and for a kind of file that is not supported, with the reason.
     """
+    if "://" in str(source):
+        raise ValueError(f"{source} is no file of this machine: download it first, and name the file or its folder")
     source, config = Path(source), Path(config) if config else None
     out = new_folder(out_dir)
     notes: list[str] = []

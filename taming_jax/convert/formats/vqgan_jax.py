@@ -39,7 +39,10 @@ def check_is_vqgan(state: Mapping[str, np.ndarray]) -> None:
     if SIGN in state and CODES in state:
         return
     known = next((what for begins, what in OTHERS.items() if any(name.startswith(begins) for name in state)), "")
-    top = ", ".join(" ".join(name[:60].split()) for name in list(dict.fromkeys(n.split(".")[0] for n in state))[:6])
+    top = (
+        ", ".join(" ".join(name[:60].split()) for name in list(dict.fromkeys(n.split(".")[0] for n in state))[:6])
+        or "no arrays"
+    )
     raise ValueError(
         f"it is a file of Flax, but of no VQGAN: {known or f'at its top are {top}'}; expected is vqgan-jax's, with "
         f"encoder, decoder, quantize, quant_conv, post_quant_conv"
