@@ -56,13 +56,18 @@ def write_npz(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of an npz file by name, running no code from it. Raises ValueError where it is something else."""
+    words = ""
+    if Path(path).is_file() and (kind := kind_of(path)).name not in ("npz", "truncated"):
+        words = str(kind)
+        if not kind.advice:  # it is a checkpoint of something
+            words += ", of which python -m taming_jax.convert makes one"
     try:
+        if words:
+            raise ValueError(words)
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except Exception as error:  # zipfile, zlib, pickle and numpy each have their own for a truncated or foreign file
-        kind = kind_of(path) if Path(path).is_file() else None
-        words = first_line(error) if kind is None or kind.name in ("npz", "truncated") else kind
-        raise ValueError(f"{path} is truncated, or not a file of arrays alone: {words}") from error
+        raise ValueError(f"{path} is truncated, or not a file of arrays alone: {first_line(error)}") from error
 
 
 # What safetensors calls the types of arrays.

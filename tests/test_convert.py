@@ -321,15 +321,14 @@ def test_averages_below_a_name_of_their_own(tmp_path, small, capsys):
     }
     counts = {"initted": np.array(True), "step": np.array(4)}
     for plain in ("online_model.", "", "model."):
-        both = marked(plain, 1) | marked("ema_model.", 2) | counts
+        both = marked(plain, 1) | marked("ema_model.", 2) | (counts if plain else {})
         write_checkpoint(tmp_path / "both.ckpt", both)
         (tmp_path / "both.yaml").write_text(yaml.safe_dump(settings))
         for flags, value in (([], 1), (["--ema"], 2)):
             out = tmp_path / f"{plain}{value}"
-            if plain or flags:
-                main([str(tmp_path / "both.ckpt"), str(out), "--config", str(tmp_path / "both.yaml"), *flags])
-                assert "are left out: " in capsys.readouterr().out
-                assert float(taming_jax.load(str(out)).params["token"]["embedding"][0, 0]) == value
+            main([str(tmp_path / "both.ckpt"), str(out), "--config", str(tmp_path / "both.yaml"), *flags])
+            assert "others are left out: " in capsys.readouterr().out
+            assert float(checkpoint.load_params(str(out))["token"]["embedding"][0, 0]) == value
     with pytest.raises(ValueError, match=r"it holds several networks, below 'a\.', 'b\.c\.'; save the one to convert"):
         convert(tmp_path, marked("a.", 1) | marked("b.c.", 2), settings, "ambiguous")
 
@@ -349,8 +348,14 @@ def test_a_date_a_step_or_a_commit_in_a_name_is_no_hash(tmp_path, small, capsys)
 def test_biases_that_no_convolution_has_are_told_in_one(tmp_path):
     settings = project(vq())
     state = random_state(translate(settings, {}).networks)
-    state = {name: a for name, a in state.items() if not name.endswith(".bias") or "norm" in name}
+    without = {name: a for name, a in state.items() if not name.endswith(".bias") or "norm" in name}
     with pytest.raises(ValueError, match=r"do not fit: all \d\d biases of convolutions are missing$"):
+        convert(tmp_path, without, settings)
+    without = {name: a for name, a in state.items() if not name.endswith(".bias")}
+    with pytest.raises(ValueError, match=r": all \d\d biases of \w+ are missing; all \d\d biases of \w+ are missing$"):
+        convert(tmp_path, without, settings)
+    del state["decoder.conv_out.bias"]
+    with pytest.raises(ValueError, match=r"do not fit: decoder\.conv_out\.bias is missing$"):
         convert(tmp_path, state, settings)
 
 

@@ -17,6 +17,7 @@ from taming_jax.convert.conversion import read_arrays
 from taming_jax.convert.flax_file import read_flax
 from taming_jax.convert.folders import file_in
 from taming_jax.convert.reader import read_state
+from taming_jax.convert.writer import write_checkpoint
 from taming_jax.file_kinds import STARTS, kind_of
 from taming_jax.files import read_npz
 
@@ -145,6 +146,21 @@ def test_other_readers_name_them_too(tmp_path):
         if "Flax" not in words:
             with pytest.raises(ValueError, match=rf"is no file of Flax: it is {words}"):
                 read_flax(path)
+
+
+def test_a_checkpoint_in_place_of_converted_weights_is_to_be_converted(tmp_path):
+    write_checkpoint(tmp_path / "inception.npz", {"w": np.zeros(3, np.float32)})
+    with pytest.raises(
+        ValueError, match=r"it is a PyTorch checkpoint, of which python -m taming_jax\.convert makes one"
+    ):
+        read_npz(tmp_path / "inception.npz")
+
+
+def test_the_folder_of_a_training_is_looked_through(tmp_path):
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/checkpoints/last.ckpt").write_bytes(b"x")
+    (tmp_path / "run/configs").mkdir()
+    assert file_in(tmp_path / "run")[0] == tmp_path / "run/checkpoints/last.ckpt"
 
 
 def test_random_bytes_and_cut_files_end_in_a_kind(tmp_path):

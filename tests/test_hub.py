@@ -114,6 +114,10 @@ def test_a_model_is_named_in_the_same_ways_everywhere(saved, monkeypatch):
     assert checkpoint.has_model("landscapes/first_stage") and checkpoint.has_model("hf://me/small-faces")
     assert compile_for._network("landscapes/first_stage", "config.first_stage").config.norm_groups == 8
     assert not checkpoint.has_model(str(out.parent / "nowhere"))
+    with pytest.raises(
+        ValueError, match=r"is a file, and no directory of a model \(it is a file of safetensors\); python -m"
+    ):
+        taming_jax.load(str(out / "model.safetensors"))
     assert checkpoint.beside("runs/x", "samples") == "runs/x/samples"
     with pytest.raises(ValueError, match=r"'hf://me/small-faces' is on a hub, where no samples can be written; name a"):
         checkpoint.beside("hf://me/small-faces", "samples")

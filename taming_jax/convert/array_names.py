@@ -9,11 +9,11 @@ def is_average(name: str) -> bool:
     return "ema" in re.split(r"[^a-z]+", name.lower())
 
 
-def one_of(names: Iterable[str], ema: bool) -> str:
-    """The one name of plain parameters, or with `ema` of averages; "" where there is none, or are several."""
+def one_of(names: Iterable[str], ema: bool) -> str | None:
+    """The one name of plain parameters, or with `ema` of averages; None where there is none, or are several."""
     names = list(names)
     wanted = names if len(names) == 1 else [name for name in names if is_average(name) == ema]
-    return wanted[0] if len(wanted) == 1 else ""
+    return wanted[0] if len(wanted) == 1 else None
 
 
 def in_line(name: str) -> str:

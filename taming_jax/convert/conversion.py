@@ -122,7 +122,7 @@ def unwrapped(
     if not found or ("" in found and (len(beside) != 1 or len(found) != 2)):
         return state, notes, False
     named = ", ".join(repr(in_line(prefix)) for prefix in sorted(found)[:8])
-    if not (prefix := one_of(found, ema)):
+    if (prefix := one_of(found, ema)) is None:
         raise ValueError(f"it holds several networks, below {named}; save the one to convert in a file of its own")
     elsewhere = tuple(other for other in found if not prefix and other)  # what the plain names do not begin with
     ours = lambda name: name.startswith(prefix) and not name.startswith(elsewhere)

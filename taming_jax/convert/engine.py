@@ -142,16 +142,25 @@ def bring(table: Table, state: Mapping[str, np.ndarray]) -> Brought:
 
 
 # What layers are called, by the layout of their kernel.
-LAYERS = {"convolution": "convolutions", "pointwise": "attention's convolutions", "linear": "linear layers"}
+LAYERS = {
+    "convolution": "convolutions",
+    "pointwise": "attention's convolutions",
+    "linear": "linear layers",
+    "same": "norms",
+}
 
 
 def _missing(table: Table, missing: list[Entry]) -> list[str]:
     """In words: all biases of a kind of layer in one, the others by name."""
-    layers = {entry.source.rpartition(".")[0]: entry.layout for entry in table.entries if entry.layout in LAYERS}
-    kind = lambda entry: layers.get(entry.source.removesuffix(".bias"), "") if entry.source.endswith(".bias") else ""
+    layers = {
+        entry.source.rpartition(".")[0]: entry.layout
+        for entry in table.entries
+        if entry.layout in LAYERS and entry.layout != "same"
+    }
+    kind = lambda e: layers.get(e.source.removesuffix(".bias"), "same") if e.source.endswith(".bias") else ""
     there, lacking = Counter(map(kind, table.entries)), Counter(map(kind, missing))
     whole = {name for name, count in lacking.items() if name and count == there[name] and count > 2}
-    wrong = [f"all {there[name]} biases of {LAYERS[name]} are missing" for name in whole]
+    wrong = [f"all {there[name]} biases of {LAYERS[name]} are missing" for name in sorted(whole)]
     return wrong + [f"{entry.source} is missing" for entry in missing if kind(entry) not in whole]
 
 

@@ -67,6 +67,8 @@ def file_in(folder: Path) -> tuple[Path, list[str]]:
             return path, [f"taken of {folder}: {path.name}"]
     if not found:
         refuse_foreign(folder)
+        if (folder / "checkpoints").is_dir():  # where the original's training leaves them
+            return file_in(folder / "checkpoints")
         others = ", ".join(shown(path.name) for path in sorted(folder.iterdir())[:8])
         raise ValueError(f"{folder} holds no checkpoint ({', '.join(ENDINGS)}), but {others or 'nothing'}")
     several = ", ".join(sorted(shown(path.name) for path in found)[:8])

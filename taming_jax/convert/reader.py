@@ -117,7 +117,7 @@ def _entry_of(tree: dict, ema: bool) -> tuple[str, list[str]]:
     wanted = [name for name in (("ema", *ENTRIES) if ema else ENTRIES) if name in there]
     if wanted or not there or _has_arrays(tree):
         return next(iter(wanted), ""), there
-    if not (entry := one_of(there, ema)):
+    if (entry := one_of(there, ema)) is None:
         names = ", ".join(map(brief, there[:8]))
         raise Refused(f"it holds several state dicts, {names}: save the one to convert in a file of its own")
     return entry, there
