@@ -116,7 +116,7 @@ def make_program(settings: dict[str, Any], devices: list[Any], name: str) -> tup
 
 def _network(workdir: str, setting: str) -> VQGAN:
     """A first stage as its checkpoint says, or the configuration whose `workdir` it is."""
-    if checkpoint.has_checkpoint(workdir):
+    if checkpoint.has_model(workdir):
         return vqgan_of(checkpoint.open_saved(workdir))
     config = config_named(workdir)
     if config is None or "model" not in config:

@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from taming_jax import sharding
-from taming_jax.checkpoint import open_saved
+from taming_jax.checkpoint import beside, open_saved
 from taming_jax.data.config import DataConfig
 from taming_jax.data.demo.known import KNOWN
 from taming_jax.experiment import SampleConfig
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=64, help="images at once")
     arguments = parser.parse_args()
     try:
-        out = arguments.out or str(epath.Path(arguments.workdir) / "report")
+        out = arguments.out or beside(arguments.workdir, "report")
         figures = evaluate(arguments.workdir, out, arguments.samples, arguments.batch_size)
     except (ValueError, OSError) as error:
         parser.exit(2, f"error: {error}\n")

@@ -6,8 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from etils import epath
+
+from taming_jax.file_kinds import kind_of
 
 PathLike = str | os.PathLike[str]
 
@@ -53,11 +56,48 @@ def write_npz(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
 
 def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays of an npz file by name, running no code from it. Raises ValueError where it is something else."""
+    words = ""
+    if Path(path).is_file() and (kind := kind_of(path)).name not in ("npz", "truncated"):
+        words = str(kind)
+        if not kind.advice:  # it is a checkpoint of something
+            words += ", of which python -m taming_jax.convert makes one"
     try:
+        if words:
+            raise ValueError(words)
         with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
     except Exception as error:  # zipfile, zlib, pickle and numpy each have their own for a truncated or foreign file
         raise ValueError(f"{path} is truncated, or not a file of arrays alone: {first_line(error)}") from error
+
+
+# What safetensors calls the types of arrays.
+SAFETENSORS: dict[str, np.dtype] = {
+    **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
+    **{f"{kind[0].upper()}{bits}": np.dtype(f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+    **{"BOOL": np.dtype(bool), "C64": np.dtype("complex64"), "BF16": np.dtype(ml_dtypes.bfloat16)},
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+    "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
+}
+
+
+def safetensors_arrays(content: bytes) -> dict[str, np.ndarray]:
+    """The arrays of a file of safetensors by name, of the stored types. Raises ValueError, which does not name the
+    file, where it is damaged or holds types that numpy cannot have."""
+    from safetensors import SafetensorError, deserialize
+
+    try:
+        found = deserialize(content)
+    except SafetensorError as error:
+        raise ValueError(f"it is truncated, or not a safetensors file: {first_line(error)}") from error
+    arrays = {}
+    for name, told in found:
+        if told["dtype"] not in SAFETENSORS:
+            raise ValueError(f"its array {name[:60]!r} is of type {told['dtype']}, which is not read: save it as F16")
+        arrays[name] = np.frombuffer(told["data"], SAFETENSORS[told["dtype"]]).reshape(told["shape"])
+    return arrays
 
 
 def first_line(error: Exception) -> str:

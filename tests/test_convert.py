@@ -23,10 +23,12 @@ from projects import PROJECTS, adversarial, gpt, network, part, project, two_sta
 
 import taming_jax
 from taming_jax import checkpoint
+from taming_jax.checkpoint.portable import PACKAGED
 from taming_jax.convert.__main__ import check_training, main
+from taming_jax.convert.conversion import unwrapped
 from taming_jax.convert.engine import bring
 from taming_jax.convert.original import convert_checkpoint, export_checkpoint
-from taming_jax.convert.original.names import Networks, StageNetworks, lpips_arrays, lpips_sources, table_of
+from taming_jax.convert.original.names import SIGN, Networks, StageNetworks, lpips_arrays, lpips_sources, table_of
 from taming_jax.convert.original.settings import translate
 from taming_jax.convert.reader import read_state
 from taming_jax.convert.writer import write_checkpoint
@@ -273,7 +275,18 @@ def test_masks_and_counters_may_be_missing_and_stay_so(tmp_path, small):
         assert set(read_state(tmp_path / f"{name}_back.ckpt")[0]) == set(given)
 
 
-@pytest.mark.parametrize("wrap", ["module.{}", "_orig_mod.{}", "module._orig_mod.{}"])
+WRAPS = (
+    "module.{}",
+    "_orig_mod.{}",
+    "module._orig_mod.{}",
+    "_forward_module.{}",
+    "model.{}",
+    "net.module.{}",
+    "a.b.c.d.{}",
+)
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
 def test_what_parallel_and_compiled_training_put_before_names_is_left_out(tmp_path, small, wrap):
     settings, state = small
     wrapped = {wrap.format(name): array for name, array in state.items()}
@@ -286,6 +299,74 @@ def test_a_part_that_was_compiled_by_itself(tmp_path, small):
     settings, state = small
     state = {name.replace("transformer.", "transformer._orig_mod."): array for name, array in state.items()}
     assert checkpoint.load_config(convert(tmp_path, state, settings))["kind"] == "transformer"
+
+
+@pytest.mark.parametrize("wrap", ["", "model.", "a.b.", "transformer.", "vqvae.module.", "ema."])
+@pytest.mark.parametrize(
+    "own", ["encoder.conv_in.weight", "first_stage_model.encoder.conv_in.weight", "tok_emb.weight"]
+)
+def test_what_stands_before_all_names(wrap, own):
+    names = (own, "quantize.embedding.weight", "cond_stage_model.encoder.conv_in.weight", "decoder.module.conv.weight")
+    bare = own == "tok_emb.weight" and wrap == "transformer."  # which is the original's own
+    state, notes, _ = unwrapped({wrap + name: np.zeros(1) for name in names}, SIGN)
+    assert list(state) == [(wrap if bare else "") + name.replace(".module", "") for name in names]
+    assert any(f"all names begin with '{wrap[:3]}" in note for note in notes) == (wrap != "" and not bare)
+
+
+def test_averages_below_a_name_of_their_own(tmp_path, small, capsys):
+    settings, state = small
+    marked = lambda prefix, value: {
+        prefix + name: np.full_like(array, value) if name.endswith("tok_emb.weight") else array
+        for name, array in state.items()
+    }
+    counts = {"initted": np.array(True), "step": np.array(4)}
+    for plain in ("online_model.", "", "model."):
+        both = marked(plain, 1) | marked("ema_model.", 2) | (counts if plain else {})
+        write_checkpoint(tmp_path / "both.ckpt", both)
+        (tmp_path / "both.yaml").write_text(yaml.safe_dump(settings))
+        for flags, value in (([], 1), (["--ema"], 2)):
+            out = tmp_path / f"{plain}{value}"
+            main([str(tmp_path / "both.ckpt"), str(out), "--config", str(tmp_path / "both.yaml"), *flags])
+            assert "others are left out: " in capsys.readouterr().out
+            assert float(checkpoint.load_params(str(out))["token"]["embedding"][0, 0]) == value
+    with pytest.raises(ValueError, match=r"it holds several networks, below 'a\.', 'b\.c\.'; save the one to convert"):
+        convert(tmp_path, marked("a.", 1) | marked("b.c.", 2), settings, "ambiguous")
+
+
+def test_a_date_a_step_or_a_commit_in_a_name_is_no_hash(tmp_path, small, capsys):
+    settings, state = small
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(settings))
+    for name, noted in (("vqgan-20210412", False), ("run-00120000", False), ("exp-1a2b3c4d", True)):
+        write_checkpoint(tmp_path / f"{name}.pth", state)
+        main([str(tmp_path / f"{name}.pth"), str(tmp_path / name), "--config", str(tmp_path / "a.yaml")])
+        assert ("if 1a2b3c4d is to be its SHA-256" in capsys.readouterr().out) == noted
+    write_checkpoint(tmp_path / "vgg16-397923af.pth", state)  # which its publisher calls so
+    with pytest.raises(SystemExit, match=r"is damaged: its SHA-256 .* does not begin as its name says"):
+        main([str(tmp_path / "vgg16-397923af.pth"), str(tmp_path / "out"), "--config", str(tmp_path / "a.yaml")])
+
+
+def test_biases_that_no_convolution_has_are_told_in_one(tmp_path):
+    settings = project(vq())
+    state = random_state(translate(settings, {}).networks)
+    without = {name: a for name, a in state.items() if not name.endswith(".bias") or "norm" in name}
+    with pytest.raises(ValueError, match=r"do not fit: all \d\d biases of convolutions are missing$"):
+        convert(tmp_path, without, settings)
+    without = {name: a for name, a in state.items() if not name.endswith(".bias")}
+    with pytest.raises(ValueError, match=r": all \d\d biases of \w+ are missing; all \d\d biases of \w+ are missing$"):
+        convert(tmp_path, without, settings)
+    del state["decoder.conv_out.bias"]
+    with pytest.raises(ValueError, match=r"do not fit: decoder\.conv_out\.bias is missing$"):
+        convert(tmp_path, state, settings)
+
+
+def test_the_packaged_model_is_exported_by_its_name_as_by_its_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no folder is called as it is
+    for name, words in (("landscapes", "condition_table=True is unknown"), ("landscapes/first_stage", "norm_groups=8")):
+        with pytest.raises(SystemExit, match=words) as by_name:
+            main(["--export", name, "out.ckpt"])
+        with pytest.raises(SystemExit) as by_path:
+            main(["--export", str(PACKAGED / name), "out.ckpt"])
+        assert str(by_name.value) == str(by_path.value)
 
 
 def test_labels_that_the_original_colours_go_there_and_back(tmp_path):
@@ -308,7 +389,7 @@ def test_a_file_of_a_part_of_the_model_says_so(tmp_path):
     with pytest.raises(ValueError, match="the file seems to hold 'first_stage_model' alone: give the configuration of"):
         convert(tmp_path, alone, settings)
     transformer = {name.removeprefix("transformer."): a for name, a in state.items() if name.startswith("transformer.")}
-    below = {f"model.{name}": array for name, array in transformer.items()}
+    below = {f"model.{name}": array for name, array in transformer.items() if not name.startswith("tok_emb")}
     with pytest.raises(ValueError, match=r"\d+ arrays below 'model' are unknown"):
         convert(tmp_path, below, {"transformer_config": gpt()})
     assert checkpoint.load_config(convert(tmp_path, first, project(vq()), "part"))["kind"] == "vqgan"

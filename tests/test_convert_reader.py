@@ -1,9 +1,10 @@
 """Reading PyTorch's files without PyTorch: real ones, damaged ones, and those that would like to run something."""
 
-import collections
 import io
+import json
 import os
 import pickle
+import sys
 import zipfile
 
 import ml_dtypes
@@ -12,6 +13,7 @@ import pytest
 from conftest import GOLDENS
 from safetensors.numpy import save_file
 
+from taming_jax.convert import unpickler
 from taming_jax.convert.reader import read_state
 from taming_jax.convert.writer import write_checkpoint
 
@@ -204,14 +206,11 @@ def test_other_files_are_refused_with_what_they_are(tmp_path):
     good = tensor_pickle(4, 0, (4,), (1,))
     cases = {
         "there is no file": tmp_path / "none.ckpt",
-        "must hold data.pkl once": archive(tmp_path / "a.ckpt", {"a/data/0": b""}),
+        "holds data.pkl 2 times": archive(tmp_path / "a.ckpt", {"a/data.pkl": good, "b/data.pkl": good}),
         "entry a/data/0 is missing": archive(tmp_path / "b.ckpt", {"a/data.pkl": good}),
         "no arrays by name": archive(tmp_path / "c.ckpt", {"a/data.pkl": pickled({"state_dict": {}})}),
         "holds no state dict, but list": archive(tmp_path / "d.ckpt", {"a/data.pkl": pickled([1])}),
     }
-    text = tmp_path / "e.ckpt"
-    text.write_text("404 not found")
-    cases["not a PyTorch checkpoint"] = text
     packed = tmp_path / "f.ckpt"
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("a/data.pkl", good)
@@ -221,31 +220,163 @@ def test_other_files_are_refused_with_what_they_are(tmp_path):
             read_state(path)
 
 
-def test_hyper_parameters_of_unknown_packages_are_refused_by_name(tmp_path):
-    data = pickled({"state_dict": {}, "x": collections.Counter})
-    with pytest.raises(ValueError, match=r"it names collections\.Counter"):
-        read_state(archive(tmp_path / "a.ckpt", {"a/data.pkl": data}))
+def named(*names):
+    """A pickle of {"callbacks": [objects of these classes, made and filled in every way], "state_dict": {"w": ...}}."""
+    objects = b"".join(
+        f"c{module}\n{name}\n".encode() + made
+        for module, name in names
+        for made in (
+            b")\x81}" + unicode("x") + b"K\x01sb",  # as classes are made since protocol 2, with their attributes
+            b"(K\x01K\x02tR" + unicode("key") + b"K\x01s",  # called, and filled as a mapping
+            b")R(K\x01K\x02e",  # called, and filled as a list
+            b")R)R",  # what is made is called, too
+            b"",  # the class itself
+        )
+    )
+    array = storage_and_array()[len(b"\x80\x02}") : -len(b"s.")]
+    return b"\x80\x02}" + unicode("callbacks") + b"](" + objects + b"es" + unicode("state_dict") + b"}" + array + b"ss."
+
+
+OWN = (
+    "__main__.ImageLogger",
+    "ldm.callbacks.SetupCallback",
+    "main.Setup",
+    "my_project.src.utils.Log",
+    "torch.optim.Adam",
+)
+OWN += (
+    "functools.partial",
+    "collections.Counter",
+    "datetime.datetime",
+    "enum.Enum",
+    "numpy._core.multiarray._reconstruct",
+)
+
+
+def test_classes_of_peoples_own_are_inert_and_never_imported(tmp_path, monkeypatch):
+    for name in ("ldm", "my_project"):  # which would be seen, if they were imported
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    data = named(*(name.rsplit(".", 1) for name in OWN))
+    path = archive(tmp_path / "own.ckpt", {"a/data.pkl": data, "a/data/0": bytes(16)})
+    np.testing.assert_array_equal(read_state(path)[0]["w"], np.zeros(4))
+    assert not {"ldm", "my_project"} & set(sys.modules)
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "it is empty"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "a pointer of git LFS.*`git lfs pull`"),
-        (b"\n <!DOCTYPE html><html>Sign in", "a page of HTML"),
-        (b"\xef\xbb\xbf<html>", "a page of HTML"),
-        (b'{"error": "not found"}', "a text of JSON"),
-        (b"\x1f\x8b\x08rest", "compressed with gzip"),
-        (b"7z\xbc\xaf\x27\x1c", "7-Zip"),
-        (b"\x89HDF\r\n", "HDF5"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else "",
+    "name", ["os.system", "subprocess.Popen", "builtins.eval", "shutil.rmtree", "importlib.import_module"]
 )
-def test_what_people_take_for_a_checkpoint_is_called_what_it_is(tmp_path, data, message):
-    path = tmp_path / "last.ckpt"
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=rf"last\.ckpt: .*{message}"):
+def test_what_can_do_harm_is_refused_by_name(tmp_path, name):
+    path = archive(tmp_path / "evil.ckpt", {"a/data.pkl": named(name.rsplit(".", 1)), "a/data/0": bytes(16)})
+    with pytest.raises(ValueError, match=rf"evil\.ckpt: it names \w+\.{name.split('.')[1]}, which no checkpoint needs"):
         read_state(path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ((b"(K\x04t(K\x01t", b"cldm.x\nShape\n)R(K\x01t"), "described wrongly: a Storage, a Inert, a tuple"),
+        ((b"ctorch\nFloatStorage\n", b"cldm.x\nStorage\n"), "an array of a type that is not read: ldm.x.Storage"),
+        ((b"ctorch._utils\n_rebuild_tensor_v2\n", b"cldm.x\nrebuild\n"), "no arrays by name"),
+    ],
+)
+def test_an_inert_object_is_no_part_of_an_array(tmp_path, spoil, message):
+    data = storage_and_array()
+    assert spoil[0] in data
+    path = archive(tmp_path / "evil.ckpt", {"a/data.pkl": data.replace(*spoil), "a/data/0": bytes(16)})
+    with pytest.raises(ValueError, match=rf"evil\.ckpt.*{message}"):
+        read_state(path)
+
+
+def test_inert_objects_are_cheap(tmp_path):
+    """A class for each name would be a kilobyte for a few bytes of the file, and text without end in messages."""
+    many = b"".join(f"cown\nC{i}\n0".encode() for i in range(20_000))
+    laughs = b"(" + unicode("x") + b"t" + b"".join(b"2\x86" for _ in range(60))  # a tuple of itself twice, 60 deep
+    classes = set(map(id, type.__subclasses__(unpickler.Inert)))
+    path = archive(tmp_path / "a.ckpt", {"a/data.pkl": b"\x80\x02" + many + b"}."})
+    with pytest.raises(ValueError, match="no arrays by name"):
+        read_state(path)
+    assert {id(c) for c in type.__subclasses__(unpickler.Inert)} == classes
+    path = archive(tmp_path / "b.ckpt", {"a/data.pkl": b"\x80\x02" + laughs + b"Q."})
+    with pytest.raises(ValueError, match=r"b\.ckpt: it refers to a tuple outside of itself"):
+        read_state(path)
+
+
+def test_a_whole_object_is_named(tmp_path):
+    path = archive(tmp_path / "a.ckpt", {"a/data.pkl": b"\x80\x02cldm.models\nVQModel\n)\x81}b."})
+    with pytest.raises(ValueError, match=r"a whole object \(ldm\.models\.VQModel\).*state_dict\(\)"):
+        read_state(path)
+    path = archive(tmp_path / "b.ckpt", {"a/data.pkl": b"\x80\x02}" + unicode("net") + b"cnn\nNet\n)\x81s."})
+    with pytest.raises(ValueError, match=r"'net' are whole objects: save their state_dict\(\)"):
+        read_state(path)
+    for name in ("c.ckpt", "d.pkl"):
+        data = pickle.dumps({"w": np.zeros(3)}, 2)
+        path = archive(tmp_path / name, {"a/data.pkl": data}) if name == "c.ckpt" else tmp_path / name
+        if name == "d.pkl":
+            path.write_bytes(data)
+        with pytest.raises(ValueError, match=r"'w' are arrays of numpy|a pickle of Python, but no PyTorch checkpoint"):
+            read_state(path)
+
+
+@pytest.mark.parametrize(
+    ("entries", "ema", "taken"),
+    [
+        (("model_state_dict",), False, "model_state_dict"),
+        (("generator", "generator_ema"), False, "generator"),
+        (("generator", "generator_ema"), True, "generator_ema"),
+        (("state_dict", "other"), False, "state_dict"),
+        (("model", "ema"), True, "ema"),
+        (("generator", "discriminator"), False, ""),
+    ],
+)
+def test_which_entry_is_the_state_dict(tmp_path, entries, ema, taken):
+    tree = {name: {"w": np.full(2, i, np.float32)} for i, name in enumerate(entries)}
+    write_checkpoint(tmp_path / "a.pt", {**tree, "step": 3})
+    if not taken:
+        with pytest.raises(ValueError, match=r"several state dicts, 'generator', 'discriminator': save the one"):
+            read_state(tmp_path / "a.pt")
+        return
+    state, extras = read_state(tmp_path / "a.pt", ema)
+    np.testing.assert_array_equal(state["w"], tree[taken]["w"])
+    assert extras["entry"] == taken and set(extras["entries"]) == set(entries) and extras["step"] == 3
+
+
+FLOATS = ("float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "float8_e4m3fnuz", "float8_e5m2fnuz", "bfloat16", "float16")
+
+
+@pytest.mark.parametrize("name", FLOATS)
+@pytest.mark.parametrize("form", ["torch", "here", "safetensors"])
+def test_every_small_float_is_read_as_pytorch_writes_it(tmp_path, name, form):
+    import torch
+
+    values = 2.0 ** np.random.RandomState(3).randint(-3, 4, (3, 5))
+    array = values.astype(getattr(ml_dtypes, name, np.float16))
+    tensor = torch.tensor(values).to(getattr(torch, name))
+    path = tmp_path / f"a.{form}"
+    if form == "torch":
+        torch.save({"w": tensor}, path)
+    elif form == "here":
+        write_checkpoint(path, {"w": array})
+        assert torch.equal(torch.load(path, weights_only=True)["w"].float(), tensor.float())
+    else:
+        from safetensors.torch import save_file
+
+        save_file({"w": tensor}, path)
+    found = read_state(path)[0]["w"]
+    assert found.dtype == array.dtype
+    np.testing.assert_array_equal(found.astype(np.float32), values)
+    data = path.read_bytes()
+    if form == "safetensors":  # the header says more than there is
+        path.write_bytes(data.replace(b"[3,5]", b"[3,6]"))
+        with pytest.raises(ValueError, match="it is truncated, or not a safetensors file"):
+            read_state(path)
+
+
+def test_a_type_that_numpy_cannot_have_is_named(tmp_path):
+    header = json.dumps({"w": {"dtype": "F4", "shape": [4], "data_offsets": [0, 2]}}).encode()
+    (tmp_path / "a.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(2))
+    with pytest.raises(ValueError, match=r"a\.safetensors: its array 'w' is of type F4, which is not read"):
+        read_state(tmp_path / "a.safetensors")
 
 
 def test_a_folder_is_no_checkpoint(tmp_path):

@@ -368,7 +368,8 @@ def test_other_errors_of_the_command(tmp_path, drawing):
             "to the original",
         ),
         (["--export", str(folder / "vq"), str(tmp_path / "x"), "--format", "diffusers"], "cannot be this: quantizer"),
-        ([str(tmp_path), out], "holds no config.json"),
+        ([str(folder), out], "holds several checkpoints; name one of them: gpt.pt, vq.pt"),
+        ([str(folder / "vq"), out], "is a model of this project already"),
     )
     for command, message in cases:
         with pytest.raises(SystemExit, match=message):

@@ -5,14 +5,19 @@ import shutil
 import sys
 import types
 
+import ml_dtypes
 import numpy as np
 import pytest
+import torch
 from golden import weights
 from safetensors.numpy import load_file
+from safetensors.torch import save_file as save_torch
 from test_formats import drawing  # noqa: F401  # a fixture
 
 import taming_jax
+from taming_jax import checkpoint, compile_for
 from taming_jax.checkpoint import open_saved
+from taming_jax.trained import fingerprint
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +97,40 @@ def test_hf_paths_go_through_huggingface_hub(saved, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match="needs the package huggingface_hub; pip install huggingface_hub"):
         open_saved("hf://me/small-faces")
+
+
+def test_a_model_is_named_in_the_same_ways_everywhere(saved, monkeypatch):
+    """Also where no model is made of it, but its settings or arrays are read."""
+    out, model, _ = saved
+    monkeypatch.setitem(
+        sys.modules, "huggingface_hub", types.SimpleNamespace(snapshot_download=lambda *_, **__: str(out))
+    )
+    network, there = model.first_stage.model, model.saved.path + "/first_stage"
+    digest = fingerprint._network(network, there)["parameters"]
+    for name in (str(out / "first_stage"), there):
+        assert checkpoint.has_model(name)
+        assert fingerprint._network(network, name)["parameters"] == digest
+        assert compile_for._network(name, "config.first_stage").config == network.config
+    assert checkpoint.has_model("landscapes/first_stage") and checkpoint.has_model("hf://me/small-faces")
+    assert compile_for._network("landscapes/first_stage", "config.first_stage").config.norm_groups == 8
+    assert not checkpoint.has_model(str(out.parent / "nowhere"))
+    with pytest.raises(
+        ValueError, match=r"is a file, and no directory of a model \(it is a file of safetensors\); python -m"
+    ):
+        taming_jax.load(str(out / "model.safetensors"))
+    assert checkpoint.beside("runs/x", "samples") == "runs/x/samples"
+    with pytest.raises(ValueError, match=r"'hf://me/small-faces' is on a hub, where no samples can be written; name a"):
+        checkpoint.beside("hf://me/small-faces", "samples")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float16"])
+def test_a_model_of_a_hub_in_small_floats(saved, tmp_path, dtype):
+    out, _, _ = saved
+    folder = shutil.copytree(out / "first_stage", tmp_path / "small")
+    arrays = load_file(folder / "model.safetensors")
+    small = {name: array.astype(getattr(ml_dtypes, dtype, np.float16)) for name, array in arrays.items()}
+    tensors = {name: torch.from_numpy(array).to(getattr(torch, dtype)) for name, array in arrays.items()}
+    save_torch(tensors, folder / "model.safetensors")
+    codebook = open_saved(str(folder)).load_params()["quantizer"]["codebook"]
+    assert codebook.dtype == np.float32
+    np.testing.assert_array_equal(codebook, small["quantizer/codebook"].astype(np.float32))

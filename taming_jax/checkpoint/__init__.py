@@ -6,6 +6,7 @@ still as it was saved. So a directory can be read knowing only its path.
 """
 
 from taming_jax.checkpoint.failures import DamagedCheckpoint, quiet_orbax
+from taming_jax.checkpoint.portable import beside
 from taming_jax.checkpoint.read import (
     FOLDER,
     find_step,
@@ -15,7 +16,7 @@ from taming_jax.checkpoint.read import (
     load_params,
     shape_difference,
 )
-from taming_jax.checkpoint.saved import Saved, open_saved
+from taming_jax.checkpoint.saved import Saved, has_model, open_saved
 from taming_jax.checkpoint.store import CONDITION_STAGE, DAMAGED, FIRST_STAGE, Checkpoints, save_model
 
 __all__ = [
@@ -26,8 +27,10 @@ __all__ = [
     "Checkpoints",
     "DamagedCheckpoint",
     "Saved",
+    "beside",
     "find_step",
     "has_checkpoint",
+    "has_model",
     "load_config",
     "load_discriminator",
     "load_params",

@@ -13,6 +13,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from taming_jax.checkpoint.read import FOLDER
+from taming_jax.files import safetensors_arrays
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 HUB = "hf://"
@@ -54,13 +55,10 @@ def read_config(path: str) -> dict[str, Any]:
 
 def read_params(path: str, dtype: Any = None) -> Any:
     """The parameters, cast to `dtype`, default float32. Raises ValueError for a damaged file."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
     file = epath.Path(path) / WEIGHTS
     try:
-        flat = load(file.read_bytes())
-    except SafetensorError as error:
+        flat = safetensors_arrays(file.read_bytes())
+    except ValueError as error:
         raise ValueError(f"{file} is damaged: {error}; get it again") from error
     return unflatten_dict({name: a.astype(dtype or np.float32, copy=False) for name, a in flat.items()}, sep="/")
 
@@ -85,6 +83,15 @@ def fetched(path: str) -> str:
         return str(huggingface_hub.snapshot_download(named[1], revision=named[2], allow_patterns=files))
     except Exception as error:  # of the network, of the hub, of rights: the library has many kinds
         raise ValueError(f"{path!r} could not be fetched: {' '.join(str(error).split())[:300]}") from error
+
+
+def beside(path: str, name: str) -> str:
+    """The folder of results in the directory of a model. Raises ValueError for one of a hub, which takes none."""
+    if path.startswith(HUB):
+        raise ValueError(
+            f"{path!r} is on a hub, where no {name} can be written; name a folder for them: --out or sample.out"
+        )
+    return str(epath.Path(path) / name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from taming_jax.checkpoint.read import (
     load_metrics,
     load_params,
 )
+from taming_jax.file_kinds import kind_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,12 @@ class Portable(Saved):
         return {}
 
 
+def has_model(path: str) -> bool:
+    """Whether `open_saved` finds something by this name: a directory, a model of the package, one of a hub."""
+    path = fetched(os.path.expanduser(path))
+    return has_checkpoint(path) or is_portable(path)
+
+
 def open_saved(path: str, step: int | str | None = None) -> Saved:
     """The checkpoint `step` of a directory, default the newest, "best" for the best by its monitored metric; or a model
     as hubs keep it, in a directory or at hf://OWNER/NAME.
@@ -68,6 +75,11 @@ def open_saved(path: str, step: int | str | None = None) -> Saved:
     Raises ValueError and OSError as `checkpoint.load_config`.
     """
     path = fetched(os.path.expanduser(path))
+    if os.path.isfile(path):
+        raise ValueError(
+            f"{path!r} is a file, and no directory of a model ({kind_of(path)}); python -m taming_jax.convert makes "
+            "one of checkpoints of other programs"
+        )
     if is_portable(path) and not has_checkpoint(path):
         if step is not None:
             raise ValueError(f"{path!r} holds one model as hubs keep it, with no step {step!r}; leave the step out.")

@@ -6,8 +6,8 @@ python -m taming_jax.convert --inception pt_inception-2015-12-05-6726825d.pth [-
 python -m taming_jax.convert --dino dinov2_vits14_pretrain.pth [--out weights/dinov2_vits14.npz]
 python -m taming_jax.convert --export DIR OUT [--format NAME] [--lpips weights/lpips_vgg16.npz] [--step N]
 
-CHECKPOINT is of the original (CompVis/taming-transformers), of latent-diffusion, LlamaGen or diffusers (a directory);
-which, its arrays tell.
+CHECKPOINT is a file, a folder with one, or the index of several: of the original (CompVis/taming-transformers), of
+latent-diffusion, LlamaGen, diffusers or vqgan-jax (Flax); which, its arrays tell.
 """
 
 import argparse
@@ -63,7 +63,9 @@ def main(arguments: list[str] | None = None) -> None:
         epilog=__doc__.split("\n\n")[1],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("checkpoint", nargs="?", type=os.path.expanduser, help="the file, or diffusers' directory")
+    parser.add_argument(
+        "checkpoint", nargs="?", type=os.path.expanduser, help="the file, its folder, or an index of several"
+    )
     parser.add_argument(
         "out_dir", nargs="?", type=os.path.expanduser, help="directory to write; it must be new or empty"
     )
@@ -113,8 +115,8 @@ def main(arguments: list[str] | None = None) -> None:
     quiet_orbax()
     try:
         done = asked[0](given)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+    except (ValueError, OSError, MemoryError) as error:
+        sys.exit(f"error: {str(error) or 'there is not enough memory for it'}")
     for path, digest in done.digests.items():
         print(f"{digest}  {path}")
     for note in done.notes:

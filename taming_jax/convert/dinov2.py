@@ -34,6 +34,7 @@ AROUND = {
     "norm/scale": "norm.weight",
     "norm/bias": "norm.bias",
 }
+SIGN = r"patch_embed\.proj\.weight"  # an array that it has
 UNUSED = "mask_token"  # of its training
 OFFSET = 0.1  # that DINOv2 adds to the number of places, so that it is not rounded down
 CUBIC = -0.75  # PyTorch's coefficient
@@ -96,7 +97,7 @@ def _known() -> str:
 def convert_dinov2(path: str | Path, out: str | Path = "") -> Conversion:
     """Write the weight file `out`, by default weights/NAME.npz. Raises ValueError where the file is missing, damaged,
     or of another network."""
-    state, digests, notes = read_weights(path)
+    state, digests, notes = read_weights(path, SIGN)
     name, arrays = dinov2_arrays(state, str(path))
     out = out or f"weights/{name}.npz"
     write_npz(out, arrays)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
+from taming_jax.convert.array_names import in_line
 from taming_jax.differences import few
 
 # Layout of an array in PyTorch -> here, and back.
@@ -19,6 +19,7 @@ LAYOUTS: dict[str, tuple[Callable, Callable]] = {
     "linear": (lambda a: a.T, lambda a: a.T),  # (out, in)
     "pointwise": (lambda a: a.T[None, None], lambda a: a[0, 0].T),  # (out, in) of what is a 1 x 1 convolution here
     "channels": (lambda a: a.reshape(-1), lambda a: a.reshape(1, -1, 1, 1)),  # (1, c, 1, 1)
+    "channels_last": (lambda a: a.reshape(-1), lambda a: a.reshape(1, 1, 1, -1)),  # (1, 1, 1, c)
     "batch": (lambda a: a[0], lambda a: a[None]),  # a leading axis of one
 }
 
@@ -106,14 +107,14 @@ def bring(table: Table, state: Mapping[str, np.ndarray]) -> Brought:
     _check_table(table)
     known = {entry.source for entry in table.entries} | {passive.source for passive in table.passive}
     wrong, lacking = _other_parts(table, state, known)
+    missing = [e for e in table.entries if e.source not in state and _part(e.source) not in lacking]
+    wrong += _missing(table, missing)
     found = Brought(dict(table.constants))
     for entry in table.entries:
         array = state.get(entry.source)
-        if _part(entry.source) in lacking:
-            continue
         if array is None:
-            wrong.append(f"{entry.source} is missing")
-        elif array.shape != entry.source_shape:
+            continue
+        if array.shape != entry.source_shape:
             wrong.append(f"{entry.source} has shape {array.shape}, but the configuration makes it {entry.source_shape}")
         elif (np.dtype(entry.dtype).kind == "f") != _is_float(array.dtype):
             wrong.append(f"{entry.source} is of type {array.dtype}")
@@ -134,19 +135,38 @@ def bring(table: Table, state: Mapping[str, np.ndarray]) -> Brought:
         if passive.use != "dropped" and array.dtype != passive.like.dtype:
             found.dtypes[passive.source] = str(array.dtype)
     parts = {_part(name) for name in known}
-    wrong += [f"{_in_line(n)} {state[n].shape} is unknown" for n in state if n not in known and _part(n) in parts]
+    wrong += [f"{in_line(n)} {state[n].shape} is unknown" for n in state if n not in known and _part(n) in parts]
     if wrong:
         raise ValueError(f"checkpoint and configuration do not fit: {few(wrong, most=12)}")
     return found
 
 
+# What layers are called, by the layout of their kernel.
+LAYERS = {
+    "convolution": "convolutions",
+    "pointwise": "attention's convolutions",
+    "linear": "linear layers",
+    "same": "norms",
+}
+
+
+def _missing(table: Table, missing: list[Entry]) -> list[str]:
+    """In words: all biases of a kind of layer in one, the others by name."""
+    layers = {
+        entry.source.rpartition(".")[0]: entry.layout
+        for entry in table.entries
+        if entry.layout in LAYERS and entry.layout != "same"
+    }
+    kind = lambda e: layers.get(e.source.removesuffix(".bias"), "same") if e.source.endswith(".bias") else ""
+    there, lacking = Counter(map(kind, table.entries)), Counter(map(kind, missing))
+    whole = {name for name, count in lacking.items() if name and count == there[name] and count > 2}
+    wrong = [f"all {there[name]} biases of {LAYERS[name]} are missing" for name in sorted(whole)]
+    return wrong + [f"{entry.source} is missing" for entry in missing if kind(entry) not in whole]
+
+
 def _part(name: str) -> str:
     """The network that an array belongs to, by the beginning of its name."""
     return name.split(".", 1)[0]
-
-
-def _in_line(name: str) -> str:
-    return " ".join(name[:200].split())  # a file may name its arrays as it likes
 
 
 def _other_parts(table: Table, state: Mapping[str, np.ndarray], known: set[str]) -> tuple[list[str], set[str]]:
@@ -158,7 +178,7 @@ def _other_parts(table: Table, state: Mapping[str, np.ndarray], known: set[str])
         f"nothing below {part!r} is there, where {wanted[part]} arrays should be" for part in wanted if part in lacking
     ]
     strange = {part: n for part, n in there.items() if part not in {_part(name) for name in known}}
-    wrong += [f"{n} arrays below {_in_line(part)!r} are unknown" for part, n in strange.items()]
+    wrong += [f"{n} arrays below {in_line(part)!r} are unknown" for part, n in strange.items()]
     for part in lacking:
         inner = {_part(name.removeprefix(f"{part}.")) for name in known if _part(name) == part}
         if strange and set(strange) <= inner:
@@ -167,7 +187,7 @@ def _other_parts(table: Table, state: Mapping[str, np.ndarray], known: set[str])
         inner = {_part(name.removeprefix(f"{part}.")) for name in state if _part(name) == part}
         if lacking and lacking <= inner:
             wrong.append(
-                f"the file holds what is asked for below {_in_line(part)!r}: give the configuration of all of it"
+                f"the file holds what is asked for below {in_line(part)!r}: give the configuration of all of it"
             )
     return wrong, lacking
 
@@ -199,7 +219,7 @@ def _type_there(entry: Entry) -> np.dtype:
 
 
 def _is_float(dtype: np.dtype) -> bool:
-    return dtype.kind == "f" or dtype == ml_dtypes.bfloat16
+    return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float8"))
 
 
 def _check_table(table: Table) -> None:

@@ -10,6 +10,7 @@ from taming_jax.files import write_npz
 from taming_jax.models.inception import inception_shapes
 from taming_jax.models.weights import differences
 
+SIGN = r"Conv2d_1a_3x3\.conv\.weight"  # an array that it has
 COUNTER = "num_batches_tracked"  # of each normalisation's training, which nothing here reads
 PARTS = {  # of a convolution with its normalisation
     "kernel": "conv.weight",
@@ -44,6 +45,6 @@ def inception_arrays(source: Mapping[str, np.ndarray], where: str) -> dict[str, 
 
 def convert_inception(path: str | Path, out: str | Path) -> Conversion:
     """Write the weight file `out`. Raises ValueError where the file is missing, damaged, or of another network."""
-    state, digests, notes = read_weights(path)
+    state, digests, notes = read_weights(path, SIGN)
     write_npz(out, inception_arrays(state, str(path)))
     return Conversion("Inception-v3 of the FID", str(out), digests, notes)

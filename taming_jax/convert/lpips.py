@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from taming_jax.convert.conversion import Conversion, checked_sha256, read_arrays
+from taming_jax.convert.conversion import Conversion, read_weights
 from taming_jax.files import write_npz
 from taming_jax.models.lpips import VGG16_WIDTHS, lpips_shapes
 
@@ -58,7 +58,7 @@ def convert_lpips(vgg16: str | Path, lpips: str | Path, out: str | Path) -> Conv
 
     Raises ValueError where a file is missing, damaged or foreign, or does not hold exactly the expected arrays.
     """
-    digests = {str(path): checked_sha256(path) for path in (vgg16, lpips)}
-    arrays = vgg16_arrays(read_arrays(vgg16), str(vgg16)) | linear_arrays(read_arrays(lpips), str(lpips))
-    write_npz(out, arrays)
-    return Conversion("LPIPS", str(out), digests)
+    network, digests, notes = read_weights(vgg16, r"features\.0\.weight")
+    layers, more, others = read_weights(lpips, r"lin0\.model\.1\.weight")
+    write_npz(out, vgg16_arrays(network, str(vgg16)) | linear_arrays(layers, str(lpips)))
+    return Conversion("LPIPS", str(out), digests | more, notes + others)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from taming_jax.convert.unpickler import STORAGES
+from taming_jax.convert.unpickler import STORAGES, UNTYPED
 
 _NAMES = {dtype: name for name, dtype in STORAGES.items()}
 
@@ -52,12 +52,17 @@ def _pickle(value: Any, arrays: list[np.ndarray]) -> bytes:
 
 
 def _pickle_array(array: np.ndarray, arrays: list[np.ndarray]) -> bytes:
-    """torch._utils._rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict())"""
-    storage = _NAMES[array.dtype]
+    """torch._utils._rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict()); of float8, which has no
+    storage of its own, _v3(..., type)."""
+    storage = _NAMES.get(array.dtype)
+    version, module, of_type = (
+        ("v2", "torch", b"") if storage else ("v3", "torch.storage", f"ctorch\n{array.dtype}\n".encode())
+    )
     strides = tuple(int(np.prod(array.shape[i + 1 :], dtype=np.int64)) for i in range(array.ndim))
     key = str(len(arrays))
     arrays.append(np.ascontiguousarray(array))
-    identity = _pickle("storage", []) + f"ctorch\n{storage}\n".encode()
+    identity = _pickle("storage", []) + f"c{module}\n{storage or UNTYPED}\n".encode()
     identity += b"".join(_pickle(part, []) for part in (key, "cpu", array.size))
     arguments = b"(" + identity + b"tQ" + b"".join(_pickle(part, []) for part in (0, array.shape, strides, False))
-    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + arguments + b"ccollections\nOrderedDict\n)RtR"
+    build = f"ctorch._utils\n_rebuild_tensor_{version}\n(".encode()
+    return build + arguments + b"ccollections\nOrderedDict\n)R" + of_type + b"tR"

@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from taming_jax import pictures
+from taming_jax import checkpoint, pictures
 from taming_jax.data.demo.known import known_data
 from taming_jax.drawing.requests import Wanted, open_model, requests
 from taming_jax.experiment import SampleConfig
@@ -98,7 +98,7 @@ def draw_numbered(
 
 def _folder(settings: SampleConfig, workdir: str) -> epath.Path:
     """Where to write. Our own folder holds the images of one call; in the user's nothing is removed."""
-    out = epath.Path(settings.out or epath.Path(workdir) / "samples")
+    out = epath.Path(settings.out or checkpoint.beside(workdir, "samples"))
     out.mkdir(parents=True, exist_ok=True)
     if not settings.out:
         for suffix in ("png", "gif", "npy"):

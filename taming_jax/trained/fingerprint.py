@@ -51,7 +51,7 @@ def check_codes(experiment: TransformerExperiment, model: TwoStage, workdir: str
 
 
 def _network(stage: VQGAN, path: str) -> dict[str, Any]:
-    return {**to_dict(stage.config), "parameters": _digest(checkpoint.load_params(path))}
+    return {**to_dict(stage.config), "parameters": _digest(checkpoint.open_saved(path).load_params())}
 
 
 def _digest(params: Any) -> str:

@@ -1,6 +1,6 @@
-"""Which program a checkpoint is of, by what is in it, and the conversion that goes with it; and the way back."""
+"""Which program a checkpoint is of, by what is in it, and the conversion that goes with it."""
 
-import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,25 +8,27 @@ from typing import Any
 import numpy as np
 
 from taming_jax.checkpoint import FIRST_STAGE, Saved, open_saved
+from taming_jax.convert.array_names import is_average
 from taming_jax.convert.conversion import Conversion, Part, checked_sha256, new_folder, unwrapped, write_parts
-from taming_jax.convert.engine import bring, send
-from taming_jax.convert.formats import diffusers, llamagen_sizes, llamagen_tokenizer, llamagen_transformer
-from taming_jax.convert.formats.memory import recalled, remembered, tree_of
-from taming_jax.convert.original import convert_checkpoint, export_checkpoint
+from taming_jax.convert.engine import Table, bring
+from taming_jax.convert.flax_file import read_flax
+from taming_jax.convert.folders import PART, file_in
+from taming_jax.convert.formats import diffusers, llamagen_sizes, llamagen_tokenizer, llamagen_transformer, vqgan_jax
+from taming_jax.convert.formats.memory import remembered, tree_of
+from taming_jax.convert.original import convert_checkpoint
+from taming_jax.convert.original.names import SIGN
 from taming_jax.convert.original.settings import Plan
-from taming_jax.convert.reader import ENTRIES, read_state
-from taming_jax.convert.writer import write_checkpoint
-from taming_jax.files import whole
-from taming_jax.models.gpt import GPTConfig
+from taming_jax.convert.weights import Weights, read_weights
+from taming_jax.file_kinds import kind_of
 from taming_jax.models.vqgan import VQGANConfig
-from taming_jax.settings import from_dict, sides
+from taming_jax.settings import from_dict
 
-FORMATS = ("original", "latent-diffusion", "llamagen", "diffusers")
 SIGNS = {  # arrays that only one kind of file has
     diffusers.SIGN: "diffusers",
     llamagen_tokenizer.SIGN: "llamagen tokenizer",
     llamagen_transformer.SIGN: "llamagen transformer",
 }
+ANY = f"{SIGN}|{re.escape(llamagen_transformer.SIGN)}"  # of all; first stages of others have one of the original's
 
 
 def convert(
@@ -42,57 +44,112 @@ def convert(
 ) -> Conversion:
     """Write the directory `out_dir` of a checkpoint of any program of the family, which its arrays tell.
 
-    source: a file, or a directory of diffusers. config: the settings that go with it, where its format has any; without
-    one they are looked for beside it. first_stage: for LlamaGen's transformers, the directory of the tokenizer, as this
-    command wrote it; it goes into `out_dir`, which is then complete. n_head: their heads, where their size is none of
-    the published ones. ema: take the averages of the parameters, where the file holds any beside them. n_classes and
-    check: see `original.convert_checkpoint`.
+    source: a file, an index of several files, or a folder with one of these. config: the settings that go with it,
+    where its format has any; without one they are looked for beside it. first_stage: for LlamaGen's transformers, the
+    directory of the tokenizer, as this command wrote it; it goes into `out_dir`, which is then complete. n_head: their
+    heads, where their size is none of the published ones. ema: take the averages of the parameters, where the file
+    holds any beside them. n_classes and check: see `original.convert_checkpoint`.
     Raises ValueError as that, and for a kind of file that is not supported, with the reason.
     """
+    if "://" in str(source):
+        raise ValueError(f"{source} is no file of this machine: download it first, and name the file or its folder")
     source, config = Path(source), Path(config) if config else None
-    if source.is_dir():
-        return _from_diffusers(source, out_dir)
-    if source.name == diffusers.CONFIG or source.stem == diffusers.STEM:
-        return _from_diffusers(source.parent, out_dir)
-    digest = checked_sha256(source)
-    state, extras = read_state(source, ("ema", *ENTRIES) if ema else ENTRIES)
-    names, notes = unwrapped(state)
-    kind = next((kind for sign, kind in SIGNS.items() if sign in names), "")
-    if kind == "diffusers":
-        raise ValueError(f"{source} is of diffusers, whose settings stand in {diffusers.CONFIG}: name their directory")
-    if kind:
-        out = new_folder(out_dir)
-        others = [name for name in extras.get("entries", []) if name != extras["entry"]]
-        if ema and "ema" not in extras.get("entries", []):
-            raise ValueError(f"--ema: {source} holds no averages of the parameters beside them")
-        if others:
-            notes.append(f"taken: the arrays of {extras['entry']!r}; left out: {', '.join(others)}")
-        args = extras.get("args", {})
-        try:
-            if kind == "llamagen tokenizer":
-                return _from_tokenizer(source, digest, out, config, names, args, notes)
-            return _from_transformer(source, digest, out, config, names, args, notes, first_stage, n_head)
-        except ValueError as error:
-            raise ValueError(f"{source}: {error}") from error
-    read = (digest, state, extras)
-    return convert_checkpoint(source, out_dir, config, read=read, ema=ema, n_classes=n_classes, check=check)
-
-
-def _from_diffusers(folder: Path, out_dir: str | Path) -> Conversion:
     out = new_folder(out_dir)
-    state, settings, file = diffusers.read_folder(folder)
-    state, notes = unwrapped(state)
-    old = diffusers.has_old_names(state)
+    notes: list[str] = []
+    if source.name == diffusers.CONFIG:  # the settings were named instead
+        source = source.parent
+    if source.is_dir():
+        source, notes = file_in(source)
+    digest = checked_sha256(source, notes)
+    if kind_of(source).name == "flax":
+        done, files = _from_flax(source, out, config), [source]
+    else:
+        read = read_weights(source, ema)
+        files, notes = read.files, notes + read.notes
+        done = _from_arrays(source, out, config, digest, read, first_stage, n_head, ema, n_classes, check)
+    done.digests = {str(file): checked_sha256(file) for file in files} | done.digests
+    done.notes = notes + done.notes
+    return done
+
+
+def _from_arrays(
+    source: Path,
+    out: Path,
+    config: Path | None,
+    digest: str,
+    read: Weights,
+    first_stage: str | Path | None,
+    n_head: int,
+    ema: bool,
+    n_classes: int,
+    check: Callable[[Plan], None] | None,
+) -> Conversion:
+    entry, entries = read.extras.get("entry", ""), read.extras.get("entries", [])
+    notes = []
+    if others := [name for name in entries if name != entry]:
+        notes.append(f"taken: the arrays of {entry!r}; left out: {', '.join(others)}")
     try:
-        network = diffusers.config_of(settings, str(folder / diffusers.CONFIG))
-        brought = bring(diffusers.table_of(network, old), state)
+        state, more, averages = unwrapped(read.state, ANY, ema)
+        notes += more
+        averages = averages or (ema and is_average(entry))
+        kind = next((kind for sign, kind in SIGNS.items() if sign in state), "")
+        if kind and ema and not averages:
+            raise ValueError("--ema: it holds no averages of the parameters beside them")
+        if kind == "diffusers":
+            done = _from_diffusers(source, out, config, state)
+        elif kind == "llamagen tokenizer":
+            done = _from_tokenizer(source, digest, out, config, state, read.extras.get("args", {}))
+        elif kind:
+            args = read.extras.get("args", {})
+            done = _from_transformer(source, digest, out, config, state, args, first_stage, n_head)
     except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
-    digests = {str(path): checked_sha256(path) for path in (file, folder / diffusers.CONFIG)}
-    origin = {"format": "diffusers", "file": file.name, "settings": settings, "old_names": old, **remembered(brought)}
-    saved = {**diffusers.saved_config(network), "original": origin}
+        raise ValueError(f"{source}: {error}") from error
+    if not kind:
+        found, own = (digest, state, read.extras), ema and not averages
+        done = convert_checkpoint(source, out, config, read=found, ema=own, n_classes=n_classes, check=check)
+    done.notes = notes + done.notes
+    return done
+
+
+def _from_flax(source: Path, out: Path, config: Path | None) -> Conversion:
+    state, notes = read_flax(source)
+    path = config or source.with_name(vqgan_jax.CONFIG)
+    try:
+        state, more, _ = unwrapped(state, re.escape(vqgan_jax.SIGN))
+        vqgan_jax.check_is_vqgan(state)
+        settings = diffusers.read_settings(path)
+        network = vqgan_jax.config_of(settings, str(path))
+        old = vqgan_jax.has_old_norms(state)
+        origin = {"format": "vqgan-jax", "file": source.name, "settings": settings, "old_norms": old}
+        done = _stage(out, state, vqgan_jax.table_of(network, old), vqgan_jax.saved_config(network), origin)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
+    done.digests = {str(path): checked_sha256(path)}
+    done.notes = notes + more
+    return done
+
+
+def _from_diffusers(source: Path, out: Path, config: Path | None, state: Mapping[str, np.ndarray]) -> Conversion:
+    path = config or source.with_name(diffusers.CONFIG)
+    settings, old = diffusers.read_settings(path), diffusers.has_old_names(state)
+    network = diffusers.config_of(settings, str(path))
+    own = source.name.startswith(diffusers.STEM) and source.suffix in (".bin", ".safetensors")
+    ending = ".bin" if ".bin" in source.suffixes else ".safetensors"
+    file = source.name if own and not PART.search(source.name) else f"{diffusers.STEM}{ending}"
+    origin = {"format": "diffusers", "file": file, "settings": settings, "old_names": old}
+    done = _stage(out, state, diffusers.table_of(network, old), diffusers.saved_config(network), origin)
+    done.digests = {str(path): checked_sha256(path)}
+    return done
+
+
+def _stage(
+    out: Path, state: Mapping[str, np.ndarray], table: Table, config: dict[str, Any], origin: dict[str, Any]
+) -> Conversion:
+    """Write a first stage. config: the configuration to save; origin: what it is to say of where it comes from."""
+    brought = bring(table, state)
+    saved = {**config, "original": {**origin, **remembered(brought)}}
     write_parts(out, {"": Part(saved, tree_of(brought))})
-    return Conversion("vqgan", str(out), digests, notes, "diffusers")
+    return Conversion("vqgan", str(out), format=origin["format"])
 
 
 def _from_tokenizer(
@@ -102,17 +159,16 @@ def _from_tokenizer(
     config: Path | None,
     state: Mapping[str, np.ndarray],
     args: Mapping[str, Any],
-    notes: list[str],
 ) -> Conversion:
     shapes = state["quantize.embedding.weight"].shape if "quantize.embedding.weight" in state else (0, 0)
     known = {"codebook_size": shapes[0], "codebook_embed_dim": shapes[-1]}
     told, found = llamagen_sizes.told_by(source, config, args, known)
     network = llamagen_tokenizer.config_of(state, told)
-    brought = bring(llamagen_tokenizer.table_of(network), state)
-    origin = {"format": "llamagen", "file": source.name, "sha256": digest, **remembered(brought)}
-    saved = {**llamagen_tokenizer.saved_config(network), "original": origin}
-    write_parts(out, {"": Part(saved, tree_of(brought))})
-    return Conversion("vqgan", str(out), {str(source): digest}, notes + found, "llamagen")
+    origin = {"format": "llamagen", "file": source.name, "sha256": digest}
+    table = llamagen_tokenizer.table_of(network)
+    done = _stage(out, state, table, llamagen_tokenizer.saved_config(network), origin)
+    done.notes = found
+    return done
 
 
 def _from_transformer(
@@ -122,7 +178,6 @@ def _from_transformer(
     config: Path | None,
     state: dict[str, np.ndarray],
     args: Mapping[str, Any],
-    notes: list[str],
     first_stage: str | Path | None,
     n_head: int,
 ) -> Conversion:
@@ -133,7 +188,7 @@ def _from_transformer(
     gpt = llamagen_transformer.config_of(sizes, told, n_head, side)
     brought = bring(llamagen_transformer.table_of(gpt), llamagen_transformer.split(state, gpt))
     origin = {"format": "llamagen", "file": source.name, "sha256": digest, **remembered(brought)}
-    notes += [*found, f"{gpt.n_head} heads; a grid of {side} x {side} codes"]
+    notes = [*found, f"{gpt.n_head} heads; a grid of {side} x {side} codes"]
     parts, size = {}, side * llamagen_sizes.FACTOR
     if stage is not None:
         network = from_dict(VQGANConfig, stage.config["model"], "config.model")
@@ -156,93 +211,3 @@ def _opened_stage(path: str | Path, codes: int) -> Saved:
     if network.n_codes != codes:
         raise ValueError(f"--first-stage {path} has {network.n_codes} codes, but the transformer draws {codes}")
     return saved
-
-
-def export(
-    workdir: str | Path,
-    out: str | Path,
-    *,
-    to: str = "",
-    step: int | str | None = None,
-    lpips: str | Path | None = None,
-) -> Conversion:
-    """Write a model of this project as a checkpoint of the format `to`, one of FORMATS; "": that from which it came,
-    or for one that was trained here the one that can hold its networks.
-
-    lpips: see `original.export_checkpoint`. Raises ValueError where the directory holds no model, the other program
-    cannot do what it does, or something is there already.
-    """
-    saved = open_saved(str(workdir), step)
-    to = to or saved.config.get("original", {}).get("format", "") or _natural(saved)
-    if to not in FORMATS:
-        raise ValueError(f"--format {to} is unknown; known: {', '.join(FORMATS)}")
-    if to in ("original", "latent-diffusion"):
-        ldm = to == "latent-diffusion"
-        if ldm and saved.kind != "vqgan":
-            raise ValueError(f"latent-diffusion has first stages alone, and {workdir} is of kind {saved.kind!r}")
-        return export_checkpoint(workdir, out, step=step, lpips=lpips, ldm=ldm)
-    if lpips is not None:
-        raise ValueError(f"--lpips goes with the original's format, not with {to}")
-    done = _to_diffusers(saved, Path(out)) if to == "diffusers" else _to_llamagen(saved, Path(out))
-    done.digests = {path: checked_sha256(path) for path in done.digests}
-    return done
-
-
-def _natural(saved: Saved) -> str:
-    """The format for a model that was trained here."""
-    if saved.kind == "vqgan":
-        network = from_dict(VQGANConfig, saved.config["model"], "config.model")
-        found = {"normalized": "llamagen"}.get(network.quantizer, "")
-        return found or ("latent-diffusion" if network.attention == "none" else "original")
-    return "llamagen" if saved.config.get("transformer", {}).get("positions") == "rotary" else "original"
-
-
-def _to_diffusers(saved: Saved, out: Path) -> Conversion:
-    from safetensors.numpy import save_file
-
-    if saved.kind != "vqgan":
-        raise ValueError(f"diffusers' VQModel is a first stage, and {saved.path} is of kind {saved.kind!r}")
-    memory = saved.config.get("original", {})
-    memory = memory if memory.get("format") == "diffusers" else {}
-    network = from_dict(VQGANConfig, saved.config["model"], "config.model")
-    settings = memory.get("settings") or diffusers.settings_of(network)
-    state = send(diffusers.table_of(network, memory.get("old_names", False)), recalled(saved))
-    folder = new_folder(out)
-    name = memory.get("file", f"{diffusers.STEM}.safetensors")
-    with whole(folder) as unfinished:
-        unfinished.mkdir(parents=True)
-        (unfinished / diffusers.CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
-        if name.endswith(".bin"):
-            write_checkpoint(unfinished / name, state)
-        else:
-            arrays = {key: np.ascontiguousarray(array) for key, array in state.items()}
-            save_file(arrays, unfinished / name, metadata={"format": "pt"})
-        if folder.exists():
-            folder.rmdir()
-    return Conversion(
-        saved.kind, str(out), {str(folder / name): "", str(folder / diffusers.CONFIG): ""}, [], "diffusers"
-    )
-
-
-def _to_llamagen(saved: Saved, out: Path) -> Conversion:
-    if out.exists():
-        raise ValueError(f"{out} exists already; name another file")
-    notes = []
-    if saved.kind == "vqgan":
-        network = from_dict(VQGANConfig, saved.config["model"], "config.model")
-        llamagen_tokenizer.check(network)
-        state = send(llamagen_tokenizer.table_of(network), recalled(saved))
-    else:
-        gpt = from_dict(GPTConfig, saved.config["transformer"], "config.transformer")
-        llamagen_transformer.check(gpt, saved.config.get("condition", {}))
-        state = llamagen_transformer.joined(send(llamagen_transformer.table_of(gpt), recalled(saved)))
-        notes.append(f"LlamaGen must be told n_head={gpt.n_head}, block_size={gpt.block_size}")
-        if saved.kind == "two_stage":
-            height, width = sides(saved.config["data"]["size"])
-            if height != width or saved.config["order"] != "row_major":
-                raise ValueError("LlamaGen's transformer draws squares row by row alone")
-            notes.append(f"its tokenizer is not in it: --export {saved.path}/{FIRST_STAGE} OUT.pt")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with whole(out) as unfinished:
-        write_checkpoint(unfinished, {"model": state})
-    return Conversion(saved.kind, str(out), {str(out): ""}, notes, "llamagen")

@@ -10,7 +10,6 @@ import numpy as np
 
 from taming_jax.convert.engine import Table
 from taming_jax.convert.formats.names import SAME, levels, stage_table
-from taming_jax.convert.reader import read_state
 from taming_jax.models.vqgan import VQGANConfig
 from taming_jax.settings import from_dict, to_dict
 
@@ -39,29 +38,17 @@ NEW = {"q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 OLD = {"q": "query", "k": "key", "v": "value", "proj_out": "proj_attn"}  # before diffusers 0.15
 
 
-def weight_file(folder: Path) -> Path:
-    """The file of the arrays in a directory. Raises ValueError where there is none, or several make it up."""
-    names = [f"{STEM}.safetensors", f"{STEM}.bin"]
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    others = sorted(path.name for path in folder.iterdir())
-    raise ValueError(f"{folder} holds neither {' nor '.join(names)}, but {', '.join(others[:8])}")
-
-
-def read_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], Path]:
-    """(arrays, settings, the file of the arrays) of a directory. Raises ValueError where it is no VQModel's."""
-    path = folder / CONFIG
+def read_settings(path: Path) -> dict[str, Any]:
+    """config.json. Raises ValueError where it is missing or none."""
     if not path.is_file():
-        raise ValueError(f"{folder} holds no {CONFIG}, so it is no directory of diffusers")
+        raise ValueError(f"a model of diffusers needs its {CONFIG}; there is none at {path}: name it with --config")
     try:
-        settings = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {str(error)[:200]}") from error
     if not isinstance(settings, dict):
         raise ValueError(f"{path} is no mapping of settings")
-    file = weight_file(folder)
-    return read_state(file)[0], settings, file
+    return settings
 
 
 def config_of(settings: Mapping[str, Any], where: str) -> VQGANConfig:

@@ -11,7 +11,7 @@ from taming_jax.checkpoint import FIRST_STAGE
 from taming_jax.convert.conversion import Conversion, Part, checked_sha256, new_folder, unwrapped, write_parts
 from taming_jax.convert.engine import Brought, bring
 from taming_jax.convert.original.memory import below, remembered
-from taming_jax.convert.original.names import CONDITION, FIRST, Networks, table_of
+from taming_jax.convert.original.names import CONDITION, FIRST, SIGN, Networks, table_of
 from taming_jax.convert.original.settings import Plan, load_project, translate
 from taming_jax.convert.reader import read_state
 
@@ -119,8 +119,8 @@ def convert_checkpoint(
     config = Path(config) if config else _find_project(Path(source))
     project = load_project(config)
     state, extras = read[1:] if read else read_state(source)
-    state, unwrapping = unwrapped(state)
     try:
+        state, unwrapping, _ = unwrapped(state, SIGN)
         plan = translate(project, state, n_classes)
         state = _without_copies(plan.networks, below_first_stage(plan.networks, state, plan.notes))
         state, averaging = _averaged(state, ema)

@@ -111,8 +111,8 @@ def export_checkpoint(
     saved = open_saved(str(workdir), step)
     parts = {"": saved}
     if saved.kind == "two_stage":
-        names = [name for name in (FIRST_STAGE, CONDITION_STAGE) if (Path(workdir) / name).is_dir()]
-        parts |= {name: open_saved(str(Path(workdir) / name)) for name in names}
+        folders = {name: Path(saved.path) / name for name in (FIRST_STAGE, CONDITION_STAGE)}
+        parts |= {name: open_saved(str(folder)) for name, folder in folders.items() if folder.is_dir()}
     networks, brought = _load(parts)
     codes = _remapped(networks)
     remaps = {folder: str(out.with_name("-".join(filter(None, (out.stem, folder, "remap.npy"))))) for folder in codes}

@@ -52,6 +52,9 @@ class Networks:
 # Folders of a converted checkpoint, and the prefixes of the original's names.
 FIRST, CONDITION, TRANSFORMER = "first_stage_model.", "cond_stage_model.", "transformer."
 
+# A pattern of arrays that every file of it has, of one network or another.
+SIGN = r"(?:(?:first|cond)_stage_model\.)?encoder\.conv_in\.weight|(?:transformer\.)?tok_emb\.weight"
+
 VQGAN_PARTS = {
     "encoder|decoder|quant_conv|post_quant_conv": r"\g<0>",
     "conv_in|conv_out|norm_out": r"\g<0>",
