@@ -1,8 +1,8 @@
 """What to train on, as settings: the names of the sources, and what their batches can carry."""
 
 import dataclasses
-import os
 
+from taming_jax import cores
 from taming_jax.settings import PathText, Size, check, check_known, plain_size, sides
 
 # By name, what `path` must name for it; empty where `path` may be left so. `pipeline.OPENERS` has what opens each.
@@ -80,7 +80,7 @@ class DataConfig:
         between `size` pixels of the file and the most that `resize` allows; landscapes: how large the whole is, up to
         `resize`.
     seed: of shuffling, augmentation, demo scenes and landscapes; the split does not depend on it.
-    workers: threads that decode; 0 is one a CPU core.
+    workers: threads that decode; 0 is one a CPU core that this process may use.
     """
 
     source: str = "demo"
@@ -147,7 +147,7 @@ class DataConfig:
 
     @property
     def threads(self) -> int:
-        return self.workers or os.cpu_count() or 1
+        return self.workers or cores.allowed()
 
     def meeting(self, needs: Needs) -> "DataConfig":
         """The settings as they are in effect for these needs: what sources see, and what a checkpoint keeps."""
