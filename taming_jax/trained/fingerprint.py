@@ -1,4 +1,4 @@
-"""What a second stage learns from: the classes and annotations of its data, and whether codes belong to its stages."""
+"""What a second stage learns from: its networks, and whether codes and lists of codes belong to them."""
 
 import dataclasses
 import hashlib
@@ -48,6 +48,11 @@ def check_codes(experiment: TransformerExperiment, model: TwoStage, workdir: str
             f"the codes in {path!r} do not fit this configuration ({notes}); take the first stages and the condition "
             "that they were made with, or encode the data anew into another folder."
         )
+
+
+def codes_digest(params: Any) -> str:
+    """A digest of what in a first stage's parameters decides which code an image gets; of its decoder nothing."""
+    return _digest({name: params[name] for name in ("encoder", "quant_conv", "quantizer") if name in params})
 
 
 def _network(stage: VQGAN, path: str) -> dict[str, Any]:
