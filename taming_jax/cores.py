@@ -24,7 +24,7 @@ def allowed(root: Path = Path("/")) -> int:
 
 def _quotas(root: Path) -> Iterator[float]:
     """How many cores' time each cgroup around this process has, where it is limited."""
-    groups = {}  # controller, such as "cpu", or "" in version 2 -> the process's group
+    groups: dict[str, str] = {}  # controller, such as "cpu", or "" in version 2 -> the process's group
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, group = [*line.split(":", 2), "", ""][:3]
         groups |= {name: group for name in controllers.split(",")}
