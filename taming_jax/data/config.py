@@ -71,6 +71,8 @@ class DataConfig:
     min_visible: boxes of which the crop shows less than this share are left out. whole_boxes: the others reach beyond
         the crop, instead of being cut at its edge. categories: coco_objects, open_images: only these: the number of
         most frequent ones, or a list file (.txt). stuff: coco_objects: with COCO-Stuff's boxes.
+    boxes, val_boxes: coco_objects: files in COCO's format, where they are not found by their places; their images are
+        in `path`, those of val_boxes in `val_path`, if that is given. Without val_boxes a part is held out.
 
     channels: of the images: 3 for RGB; 1 grey, 2 grey and alpha, 4 colour and alpha, or as many as .npy and .tif files
         have, which are read where it is not 3. 16 bits and floats (in [-1, 1]) are then kept.
@@ -108,6 +110,8 @@ class DataConfig:
     whole_boxes: bool = False
     categories: PathText = ""
     stuff: bool = True
+    boxes: PathText = ""
+    val_boxes: PathText = ""
     channels: int = 3
     max_pixels: int = 100_000_000
     resize: int = 0
@@ -128,6 +132,7 @@ class DataConfig:
         each = all(isinstance(side, int) and 16 <= side <= 4096 for side in self.sizes)
         check(self, "sizes", each and len(set(self.sizes)) == len(self.sizes), "they must differ, each from 16 to 4096")
         check(self, "sizes", self.source != "codes" or not self.sizes, "codes are of images of one size")
+        check(self, "val_boxes", bool(self.boxes or not self.val_boxes), "it goes with `boxes`, those for training")
         limits = {"batch_size": (1, 1 << 20), "val_share": (0, 0.9), "seed": (0, (1 << 32) - 1)}
         limits |= {"n_train": (1, 1 << 40), "n_val": (1, 1 << 40), "shuffle_buffer": (1, 1 << 30), "workers": (0, 1024)}
         limits |= {"n_labels": (0, 256), "unlabelled": (-1, 255), "max_objects": (1, 1000), "min_objects": (0, 1000)}
