@@ -1,6 +1,7 @@
 """What to train on, as settings: the names of the sources, and what their batches can carry."""
 
 import dataclasses
+from typing import Any
 
 from taming_jax import cores
 from taming_jax.settings import PathText, Size, check, check_known, plain_size, sides
@@ -40,6 +41,19 @@ class Needs:
 AS_SET = Needs()  # batches as the settings alone say
 
 
+def missing_values(text: str) -> tuple[float, ...]:
+    """Of "0,65535". Raises ValueError for what is no list of numbers."""
+    return tuple(float(part) for part in text.split(",")) if text.strip() else ()
+
+
+def check_missing(settings: Any) -> None:
+    """Raises ValueError where their `missing` is no text for `missing_values`."""
+    try:
+        missing_values(settings.missing or "")
+    except ValueError:
+        check(settings, "missing", False, "it must be numbers with commas between them, such as 0,65535")
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """What to train on; docs/data.md shows the layouts of the sources.
@@ -64,7 +78,8 @@ class DataConfig:
 
     maps: folder of label maps, n_labels: how many labels they have (0: as many as the data set is known to have),
         unlabelled: their value for "no label", which becomes 0 while all others become one more; -1: there is none.
-    depths: folder of depth maps. Both have their images' names; each map is as large as its image.
+    depths: folder of depth maps. missing: their values for "nothing measured", as "0" or "0,65535"; see `read_depth`.
+        Both have their images' names; each map is as large as its image.
 
     max_objects: slots for objects and for figures with key points; of more in an image, those that show most are kept.
     min_objects: images with fewer are left out. min_object_area: boxes below this share of the image are left out.
@@ -103,6 +118,7 @@ class DataConfig:
     n_labels: int = 0
     unlabelled: int = -1
     depths: PathText = ""
+    missing: str = ""
     max_objects: int = 30
     min_objects: int = 1
     min_object_area: float = 1e-5
@@ -140,6 +156,7 @@ class DataConfig:
         limits |= {"channels": (1, 1024), "max_pixels": (1 << 16, 1 << 34)}
         for name, (low, high) in limits.items():
             check(self, name, low <= getattr(self, name) <= high, f"it must be from {low} to {high}")
+        check_missing(self)
         least = min(self.sides)
         check(self, "resize", not 0 < self.resize < least, f"it must be 0 or at least size={least}")
         smaller = not self.resize or self.resize >= max(self.sizes, default=0)
@@ -149,6 +166,11 @@ class DataConfig:
     def sides(self) -> tuple[int, int]:
         """Height and width of the images in pixels."""
         return sides(self.size)
+
+    @property
+    def missing_depths(self) -> tuple[float, ...]:
+        """The values of `missing`."""
+        return missing_values(self.missing)
 
     @property
     def threads(self) -> int:

@@ -30,6 +30,7 @@ def describe(experiment: TransformerExperiment, model: TwoStage, workdir: str = 
     settings = {field.name: getattr(condition, field.name) for field in dataclasses.fields(condition)}
     settings.pop("names", None)  # what the classes are called may change
     settings.pop("image_channels", None)  # the first stage's
+    settings.pop("missing", None)  # the data's, which info.json has
     if has_stage(experiment.condition):
         second = os.path.join(workdir, CONDITION_STAGE) if copies else experiment.condition.stage
         settings["stage"] = _network(condition.stage, second)
