@@ -18,6 +18,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from taming_jax.checkpoint import quiet_orbax
+from taming_jax.memory import out_of_memory
 
 CONFIG = re.compile(r"^(--?config=)(~.*)")
 NONE = re.compile(r"--config\.([\w.]+)=none$", re.IGNORECASE)  # which the flags of numbers cannot read
@@ -101,6 +102,8 @@ def run(
         except (ValueError, FloatingPointError, OSError) as error:
             _end(f"error: {error}")
         except Exception as error:
+            if words := out_of_memory(error):
+                _end(f"error: {words}")
             if not _several():
                 raise
             traceback.print_exc()

@@ -2,11 +2,10 @@
 
 python -m taming_jax.codes_used --workdir=runs/vqgan --out=used.npy [--source=folder --path=PHOTOS] [--min_count=1]
 
-The list is for `--config.remap=used.npy` of train_transformer.py.
+The list is for `--config.remap=used.npy` of train_transformer.py, with this first stage and no other.
 """
 
 import argparse
-import io
 import os
 from typing import Any
 
@@ -22,8 +21,10 @@ from taming_jax.data.config import DataConfig, Needs
 from taming_jax.models.vqgan import network_input
 from taming_jax.nn.codes import count_codes
 from taming_jax.settings import from_dict
+from taming_jax.trained.fingerprint import codes_digest
 from taming_jax.trained.first_stage import FirstStage
 from taming_jax.trained.loading import load_first_stage
+from taming_jax.trained.stages import write_list
 
 
 def count(stage: FirstStage, data: DataConfig, batches: int | None = None) -> np.ndarray:
@@ -87,9 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not len(used):
         parser.exit(1, f"error: no code occurs {given.min_count} times\n")
     if jax.process_index() == 0:
-        content = io.BytesIO()
-        np.save(content, used)
-        files.write_whole(out, content.getvalue())
+        write_list(out, used, codes_digest(saved.load_params()))
         share = counts[used].sum() / counts.sum()
         print(f"{len(used)} of {len(counts)} codes, {share:.2%} of all tokens, written to {out}")
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from taming_jax.conditioning import ConditionConfig
-from taming_jax.data.config import AS_SET, DataConfig, Needs
+from taming_jax.data.config import AS_SET, DataConfig, Needs, check_missing
 from taming_jax.data.pipeline import num_labels
 from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.models.feature_discriminator import FeatureDiscriminator, FeatureDiscriminatorConfig
@@ -40,7 +40,8 @@ class SampleConfig:
     training's are drawn by a sliding window.
     condition: for maps and objects, a file or a folder to read them from: label maps (PNG), depth (PNG, NPY),
     photographs for edges, low_res and image, pose maps (NPY), JSON lists of objects; empty for the validation data of
-    the training. unlabelled: the value in label maps for "no label", -1 for none; None: as in training.
+    the training. unlabelled: the value in label maps for "no label", -1 for none; missing: the values in depth maps for
+    "nothing measured", as in DataConfig; None: as in training.
     complete: a picture to complete; keep: its mask, top, bottom, left, right or a file (a picture, white where
     it stays), empty for all of it, which `size` then extends to the right and downwards.
     scorer, accept: rejection sampling by a function "module:function" that keeps the best share `accept` of the images
@@ -57,6 +58,7 @@ class SampleConfig:
     size: tuple[int, ...] = ()
     condition: PathText = ""
     unlabelled: int | None = None
+    missing: str | None = None
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
@@ -83,6 +85,7 @@ class SampleConfig:
         check(self, "size", sides, "it must be (height, width) in pixels, or ()")
         known = self.unlabelled is None or -1 <= self.unlabelled <= 255
         check(self, "unlabelled", known, "it must be 0 to 255, -1, or None")
+        check_missing(self)
         rounds_for(self.accept)
         together = f"it goes together with a share below 1 to keep, and accept={self.accept}"
         check(self, "scorer", (self.accept < 1) == bool(self.scorer), together)

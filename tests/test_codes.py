@@ -30,8 +30,9 @@ from taming_jax.experiment import TransformerExperiment, VQGANExperiment
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.settings import from_dict, to_dict
 from taming_jax.trained import evaluation
+from taming_jax.trained.fingerprint import codes_digest
 from taming_jax.trained.sampler import Sampler
-from taming_jax.trained.stages import condition_needs, open_stages, pictured, with_classes
+from taming_jax.trained.stages import condition_needs, open_stages, pictured, with_classes, write_list
 
 PHOTOS, BATCH = 11, 4  # one of the photographs is none
 
@@ -334,6 +335,51 @@ def test_training_from_codes_has_the_losses_of_training_from_images(stages, clas
             np.testing.assert_allclose(of_codes[step, name], value, rtol=1e-6, err_msg=name)
     assert (tmp_path / "codes" / "images" / "completions_0000005.png").exists()
     assert pictured(coded.data) == experiment.data.meeting(condition_needs(experiment.condition))
+
+
+def test_a_list_of_used_codes_belongs_to_its_first_stage(stages, tmp_path, monkeypatch, caplog):
+    """To what makes its codes: other weights there are refused, and another decoder is not."""
+    caplog.set_level(logging.WARNING, "taming_jax")
+    mesh, path = taming_jax.sharding.make_mesh(), str(tmp_path / "used.npy")
+    used = np.sort(np.random.default_rng(0).permutation(20)[:7])
+    params = checkpoint.load_params(stages["image"])
+    write_list(path, used, codes_digest(params))
+    np.testing.assert_array_equal(np.load(path), used)  # for other programs it is a plain list
+    experiment = second_stage(stages, remap=path)
+    assert open_stages(experiment, "", mesh).first_stage.config.remap == tuple(used)
+    saved = checkpoint.open_saved(stages["image"])
+    for name in ("encoder", "quant_conv", "quantizer", "decoder", "post_quant_conv"):
+        other = str(tmp_path / name)
+        changed = {**params, name: jax.tree.map(lambda leaf: leaf + 1e-3, params[name])}
+        checkpoint.save_model(other, params=changed, config=saved.config)
+        given = dataclasses.replace(experiment, first_stage=other)
+        if name in ("decoder", "post_quant_conv"):
+            assert open_stages(given, "", mesh).first_stage.config.remap == tuple(used)
+            continue
+        with pytest.raises(
+            ValueError, match=rf"used\.npy' lists .* of another first stage .* --workdir=.*{name} --out="
+        ):
+            open_stages(given, str(tmp_path / "w"), mesh)
+        with pytest.raises(ValueError, match="of another first stage"):
+            encode_dataset.encode(given, str(tmp_path / "w"))
+    assert not (tmp_path / "w").exists() and not caplog.records
+    np.save(path, used)  # as before there were digests
+    assert open_stages(experiment, "", mesh).first_stage.config.remap == tuple(used)
+    assert "does not say of which first stage its codes are" in caplog.text
+    with open(path, "ab") as file:
+        file.write(b"and more")
+    with pytest.raises(ValueError, match="is no list of codes"):
+        open_stages(experiment, "", mesh)
+
+
+def test_a_start_from_codes_of_another_first_stage_is_said(stages, tmp_path, caplog):
+    caplog.set_level(logging.WARNING, "taming_jax")
+    mesh, other = taming_jax.sharding.make_mesh(), {**stages, "image": save_stage(tmp_path / "other", seed=1)}
+    open_stages(second_stage(stages), str(tmp_path / "begun"), mesh)  # keeps a copy
+    open_stages(second_stage(stages, init_from=str(tmp_path / "begun")), "", mesh)
+    assert not caplog.records
+    open_stages(second_stage(other, init_from=str(tmp_path / "begun")), "", mesh)
+    assert "begun' has learned from codes of another first_stage" in caplog.text
 
 
 def test_what_does_not_fit_is_refused(stages, class_codes, tmp_path, monkeypatch):

@@ -26,7 +26,17 @@ TABLE: tuple[tuple[int, tuple[str, ...]], ...] = (
             "taming_jax/nn",
         ),
     ),
-    (0, ("taming_jax/files.py", "taming_jax/file_kinds.py", "taming_jax/differences.py", "taming_jax/data/demo")),
+    (
+        0,
+        (
+            "taming_jax/files.py",
+            "taming_jax/file_kinds.py",
+            "taming_jax/differences.py",
+            "taming_jax/cores.py",
+            "taming_jax/memory.py",
+            "taming_jax/data/demo",
+        ),
+    ),
     (1, ("taming_jax/models", "taming_jax/metrics", "taming_jax/data", "taming_jax/checkpoint")),
     (2, ("taming_jax/conditioning", "taming_jax/cli.py", "taming_jax/data/sources")),
     (3, ("taming_jax/data/pipeline.py",)),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -30,6 +31,16 @@ NOT_IMPORTED = {
     "pre-commit": "a program",
     "ruff": "a program",
     "mypy": "a program",
+}
+
+
+# One package by two names: which of them a machine gets depends on its processor.
+ALIKE = {"tensorflow", "tensorflow-cpu"}
+MACHINES = {
+    ("darwin", "Darwin", "arm64"): "tensorflow",
+    ("linux", "Linux", "aarch64"): "tensorflow",
+    ("linux", "Linux", "x86_64"): "tensorflow-cpu",
+    ("win32", "Windows", "AMD64"): "tensorflow-cpu",
 }
 
 
@@ -63,7 +74,8 @@ def imported(*places: str) -> dict[str, str]:
 def distributions(module: str) -> set[str]:
     """The distributions that may bring a module; its own name where none is installed."""
     found = importlib.metadata.packages_distributions().get(module, [module])
-    return {distribution(name) for name in found}
+    names = {distribution(name) for name in found}
+    return names | ALIKE if names & ALIKE else names
 
 
 PACKAGE = ("taming_jax", "configs", "train_vqgan.py", "train_transformer.py", "sample.py")
@@ -90,6 +102,14 @@ def test_requirements_are_those_of_pyproject():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     listed = {text for line in lines if (text := line.split("#")[0].strip())}
     assert listed == {*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["data"]}
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: "_".join(machine[1:]))
+def test_each_kind_of_machine_gets_the_tensorflow_that_is_there_for_it(machine):
+    where = dict(zip(("sys_platform", "platform_system", "platform_machine"), machine))
+    requirements = [Requirement(text) for text in PROJECT["optional-dependencies"]["data"]]
+    names = {r.name for r in requirements if r.marker is None or r.marker.evaluate(where)}
+    assert names & ALIKE == {MACHINES[machine]}
 
 
 def test_the_hosted_workflow_and_the_hooks_run_what_make_lint_runs():

@@ -326,7 +326,7 @@ except ValueError as error:
     assert (
         "(8, 32, 32, 3)" in result.stdout
         and "(8, 48, 48, 3)" in result.stdout
-        and "pip install tensorflow-cpu" in result.stdout
+        and "pip install -e '.[data]'" in result.stdout
     )
 
 

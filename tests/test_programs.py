@@ -4,6 +4,7 @@ import dataclasses
 import gc
 import importlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -199,7 +200,8 @@ def test_the_notebook_that_compares_first_stages(vqgan_dir, class_dir, capsys):
     assert 5 < float(first[1]) < 60
 
 
-def test_codes_in_use_are_found_and_make_a_smaller_vocabulary(vqgan_dir, tmp_path, capsys):
+def test_codes_in_use_are_found_and_make_a_smaller_vocabulary(vqgan_dir, tmp_path, capsys, caplog):
+    caplog.set_level(logging.WARNING, "taming_jax")
     codes_used.main(["--workdir", vqgan_dir, "--out", str(tmp_path / "new" / "used"), "--batches", "2"])
     file = tmp_path / "new" / "used.npy"
     used = np.load(file)
@@ -211,6 +213,7 @@ def test_codes_in_use_are_found_and_make_a_smaller_vocabulary(vqgan_dir, tmp_pat
     generator = taming_jax.load(workdir)
     assert generator.model.n_codes == len(used) and generator.first_stage.config.remap == tuple(used)
     assert int(generator.sample_ids(4, class_label=1).max()) < len(used)
+    assert not caplog.records
     for wrong, message in (
         (("--out", str(file / "used.npy")), "cannot be written"),
         (("--out", "used.npy", "--batches", "0"), "--batches=0, but it must be at least 1"),

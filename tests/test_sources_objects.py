@@ -212,6 +212,30 @@ def open_images(path, rows):
         draw(path / f"train/{name}.jpg")
 
 
+@pytest.mark.parametrize(
+    "moved",
+    [
+        {},
+        {"oidv6-train-annotations-bbox.csv": "csv/train-annotations-bbox.csv"},
+        {"class-descriptions-boxable.csv": "oidv7-class-descriptions-boxable.csv"},
+        {
+            "oidv6-train-annotations-bbox.csv": "train/labels/detections.csv",
+            "class-descriptions-boxable.csv": "train/metadata/classes.csv",
+            "train/00aa.jpg": "train/data/00aa.jpg",
+            "train/00bb.jpg": "train/data/00bb.jpg",
+        },
+    ],
+)
+def test_tables_of_open_images_are_found_where_people_have_them(tmp_path, moved):
+    rows = [(name, "x", "/m/01", 1, 0.4, 0.6, 0.25, 0.75, 0, 0, 0, 0, 0) for name in ("00aa", "00bb")]
+    open_images(tmp_path, rows)
+    for old, new in moved.items():
+        (tmp_path / new).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / old).rename(tmp_path / new)
+    cfg = config(tmp_path, "open_images")
+    assert object_names(cfg) == ("Dog", "Tree", "Cat") and num_examples(cfg, "train") == 2
+
+
 def test_open_images(tmp_path):
     rows = [
         ("00aa", "x", "/m/01", 1, 0.4, 0.6, 0.25, 0.75, 1, 1, 1, 0, 1),

@@ -233,3 +233,25 @@ def test_the_documented_table_names_every_source():
     text = (Path(__file__).parent.parent / "docs/data.md").read_text(encoding="utf-8")
     table = text.split("|---|---|---|---|\n")[1].split("\n\n")[0]
     assert [line.split("`")[1] for line in table.splitlines()] == list(SOURCES)
+
+
+def test_imagenet_is_found_in_the_folders_that_kaggle_has(tmp_path):
+    for i, name in enumerate(("n01", "n02")):
+        write(tmp_path / f"ILSVRC/Data/CLS-LOC/train/{name}/{name}_0.JPEG", 60 * i)
+        write(tmp_path / f"ILSVRC/Data/CLS-LOC/val/v{i}.JPEG", 120 + 60 * i)
+    (tmp_path / "ILSVRC/Annotations").mkdir()
+    (tmp_path / "LOC_val_solution.csv").write_text("ImageId,PredictionString\nv0,n02 1 2 3 4\nv1,n01 5 6 7 8\n")
+    cfg = data("imagenet", tmp_path)
+    assert shown(cfg, "train") == {0: 0, 60: 1} and shown(cfg, "val") == {120: 1, 180: 0}
+
+
+@pytest.mark.parametrize("folder", ["stuffthingmaps", "stuffthingmaps_trainval2014"])
+def test_coco_stuff_of_2014(tmp_path, folder):
+    for part, value in (("train", 40), ("val", 90)):
+        write(tmp_path / f"images/{part}2014/COCO_{part}2014_000000000009.jpg", value)
+        write(tmp_path / f"{folder}/{part}2014/COCO_{part}2014_000000000009.png", value)
+    cfg = data("coco_stuff", tmp_path, annotations=("segmentation",), flip=False)
+    assert [int(shown(cfg, part, "segmentation")[grey].max()) for part, grey in (("train", 40), ("val", 90))] == [
+        41,
+        91,
+    ]

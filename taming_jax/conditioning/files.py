@@ -19,17 +19,26 @@ PHOTOGRAPHS = PICTURES
 class MapFile:
     """A kind of file that holds a map.
 
-    suffixes: of the files. load: (path, channels of the network that reads it, value for "no label") -> (H, W) or
-    (H, W, c). Raises ValueError for what is no such map. resample: how the map is resized.
+    suffixes: of the files. load: (path, channels of the network that reads it, value for "no label", values of depth
+    for "nothing measured") -> (H, W) or (H, W, c). Raises ValueError for what is no such map. resample: how the map is
+    resized.
     """
 
     suffixes: tuple[str, ...]
-    load: Callable[[Path, int, int], np.ndarray]
+    load: Callable[[Path, int, int, tuple[float, ...]], np.ndarray]
     resample: Image.Resampling = Image.Resampling.BILINEAR
 
-    def read(self, file: Path, factor: int, size: tuple[int, int] | None, channels: int, unlabelled: int) -> np.ndarray:
+    def read(
+        self,
+        file: Path,
+        factor: int,
+        size: tuple[int, int] | None,
+        channels: int,
+        unlabelled: int,
+        missing: tuple[float, ...] = (),
+    ) -> np.ndarray:
         """The map resized to `size`, or else cut in the middle to multiples of `factor`."""
-        values = self.load(file, channels, unlabelled)
+        values = self.load(file, channels, unlabelled, missing)
         return cut(values, factor) if size is None else resize(values, size, self.resample)
 
 
@@ -58,15 +67,15 @@ def cut(values: np.ndarray, factor: int) -> np.ndarray:
     return values[top : top + height, left : left + width]
 
 
-def _labels(file: Path, channels: int, unlabelled: int) -> np.ndarray:
+def _labels(file: Path, channels: int, unlabelled: int, missing: tuple[float, ...]) -> np.ndarray:
     return read_label_map(str(file), channels, unlabelled).astype(np.int32)
 
 
-def _depth(file: Path, channels: int, unlabelled: int) -> np.ndarray:
-    return read_depth(str(file))
+def _depth(file: Path, channels: int, unlabelled: int, missing: tuple[float, ...]) -> np.ndarray:
+    return read_depth(str(file), missing=missing)
 
 
-def _array(file: Path, channels: int, unlabelled: int) -> np.ndarray:
+def _array(file: Path, channels: int, unlabelled: int, missing: tuple[float, ...]) -> np.ndarray:
     values = read_array(str(file), f"numbers (H, W, {channels})")
     if values.ndim != 3 or values.dtype.kind not in "fiu":
         raise ValueError(f"a map is numbers (H, W, {channels}), but this is {values.dtype} {values.shape}.")

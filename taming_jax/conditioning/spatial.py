@@ -56,7 +56,7 @@ class StageCondition:
     kind: a name in `KINDS`. own_stage: whether the stage has parameters of its own, or is the image's. training_size:
     of the training images in pixels, a side or (height, width); size: as in ConditionConfig. image_channels: of the
     images that are drawn. class_from: labels of the map, one for each class: where no class is given, it is the one
-    whose label covers most.
+    whose label covers most. missing: values of depth maps for "nothing measured", as the training's data had them.
     """
 
     kind: str
@@ -67,6 +67,7 @@ class StageCondition:
     image_channels: int = 3
     classes: ClassLabel | None = None
     class_from: tuple[int, ...] = ()
+    missing: tuple[float, ...] = ()
     by_class: ClassVar[bool] = False
 
     @property
@@ -112,7 +113,8 @@ class StageCondition:
         map_file = KINDS[self.kind].file
         if map_file is None:
             return {"image": files.photograph(file, factor, size, self.image_channels)}
-        return {self.kind: map_file.read(file, factor, size, self.stage.config.in_channels, unlabelled)}
+        channels = self.stage.config.in_channels
+        return {self.kind: map_file.read(file, factor, size, channels, unlabelled, self.missing)}
 
     def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> Int[Array, "{size} ..."]:
         x = self._network_input(batch)

@@ -1,8 +1,9 @@
 """What to train on, as settings: the names of the sources, and what their batches can carry."""
 
 import dataclasses
-import os
+from typing import Any
 
+from taming_jax import cores
 from taming_jax.settings import PathText, Size, check, check_known, plain_size, sides
 
 # By name, what `path` must name for it; empty where `path` may be left so. `pipeline.OPENERS` has what opens each.
@@ -40,6 +41,19 @@ class Needs:
 AS_SET = Needs()  # batches as the settings alone say
 
 
+def missing_values(text: str) -> tuple[float, ...]:
+    """Of "0,65535". Raises ValueError for what is no list of numbers."""
+    return tuple(float(part) for part in text.split(",")) if text.strip() else ()
+
+
+def check_missing(settings: Any) -> None:
+    """Raises ValueError where their `missing` is no text for `missing_values`."""
+    try:
+        missing_values(settings.missing or "")
+    except ValueError:
+        check(settings, "missing", False, "it must be numbers with commas between them, such as 0,65535")
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """What to train on; docs/data.md shows the layouts of the sources.
@@ -64,13 +78,16 @@ class DataConfig:
 
     maps: folder of label maps, n_labels: how many labels they have (0: as many as the data set is known to have),
         unlabelled: their value for "no label", which becomes 0 while all others become one more; -1: there is none.
-    depths: folder of depth maps. Both have their images' names; each map is as large as its image.
+    depths: folder of depth maps. missing: their values for "nothing measured", as "0" or "0,65535"; see `read_depth`.
+        Both have their images' names; each map is as large as its image.
 
     max_objects: slots for objects and for figures with key points; of more in an image, those that show most are kept.
     min_objects: images with fewer are left out. min_object_area: boxes below this share of the image are left out.
     min_visible: boxes of which the crop shows less than this share are left out. whole_boxes: the others reach beyond
         the crop, instead of being cut at its edge. categories: coco_objects, open_images: only these: the number of
         most frequent ones, or a list file (.txt). stuff: coco_objects: with COCO-Stuff's boxes.
+    boxes, val_boxes: coco_objects: files in COCO's format, where they are not found by their places; their images are
+        in `path`, those of val_boxes in `val_path`, if that is given. Without val_boxes a part is held out.
 
     channels: of the images: 3 for RGB; 1 grey, 2 grey and alpha, 4 colour and alpha, or as many as .npy and .tif files
         have, which are read where it is not 3. 16 bits and floats (in [-1, 1]) are then kept.
@@ -80,7 +97,7 @@ class DataConfig:
         between `size` pixels of the file and the most that `resize` allows; landscapes: how large the whole is, up to
         `resize`.
     seed: of shuffling, augmentation, demo scenes and landscapes; the split does not depend on it.
-    workers: threads that decode; 0 is one a CPU core.
+    workers: threads that decode; 0 is one a CPU core that this process may use.
     """
 
     source: str = "demo"
@@ -101,6 +118,7 @@ class DataConfig:
     n_labels: int = 0
     unlabelled: int = -1
     depths: PathText = ""
+    missing: str = ""
     max_objects: int = 30
     min_objects: int = 1
     min_object_area: float = 1e-5
@@ -108,6 +126,8 @@ class DataConfig:
     whole_boxes: bool = False
     categories: PathText = ""
     stuff: bool = True
+    boxes: PathText = ""
+    val_boxes: PathText = ""
     channels: int = 3
     max_pixels: int = 100_000_000
     resize: int = 0
@@ -128,6 +148,7 @@ class DataConfig:
         each = all(isinstance(side, int) and 16 <= side <= 4096 for side in self.sizes)
         check(self, "sizes", each and len(set(self.sizes)) == len(self.sizes), "they must differ, each from 16 to 4096")
         check(self, "sizes", self.source != "codes" or not self.sizes, "codes are of images of one size")
+        check(self, "val_boxes", bool(self.boxes or not self.val_boxes), "it goes with `boxes`, those for training")
         limits = {"batch_size": (1, 1 << 20), "val_share": (0, 0.9), "seed": (0, (1 << 32) - 1)}
         limits |= {"n_train": (1, 1 << 40), "n_val": (1, 1 << 40), "shuffle_buffer": (1, 1 << 30), "workers": (0, 1024)}
         limits |= {"n_labels": (0, 256), "unlabelled": (-1, 255), "max_objects": (1, 1000), "min_objects": (0, 1000)}
@@ -135,6 +156,7 @@ class DataConfig:
         limits |= {"channels": (1, 1024), "max_pixels": (1 << 16, 1 << 34)}
         for name, (low, high) in limits.items():
             check(self, name, low <= getattr(self, name) <= high, f"it must be from {low} to {high}")
+        check_missing(self)
         least = min(self.sides)
         check(self, "resize", not 0 < self.resize < least, f"it must be 0 or at least size={least}")
         smaller = not self.resize or self.resize >= max(self.sizes, default=0)
@@ -146,8 +168,13 @@ class DataConfig:
         return sides(self.size)
 
     @property
+    def missing_depths(self) -> tuple[float, ...]:
+        """The values of `missing`."""
+        return missing_values(self.missing)
+
+    @property
     def threads(self) -> int:
-        return self.workers or os.cpu_count() or 1
+        return self.workers or cores.allowed()
 
     def meeting(self, needs: Needs) -> "DataConfig":
         """The settings as they are in effect for these needs: what sources see, and what a checkpoint keeps."""

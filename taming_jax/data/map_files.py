@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from taming_jax.data.depth import filled, holes
 from taming_jax.data.opening import BrokenImage, read_array
 from taming_jax.data.pixels import stored_values
 
@@ -44,13 +45,25 @@ def read_label_map(path: str, n_labels: int, unlabelled: int = -1, max_pixels: i
     return label_of.astype(np.uint8)[values]
 
 
-def read_depth(path: str, max_pixels: int = 0) -> np.ndarray:
+def read_depth(path: str, max_pixels: int = 0, missing: tuple[float, ...] = ()) -> np.ndarray:
     """The depth of a file, float32 (H, W), scaled so that the map's own smallest value is -1 and its largest 1.
+
+    What is not finite or one of the values `missing` was not measured: it counts for neither, and is filled as
+    `depth.filled` has it. Raises what `measured_depth` does.
+    """
+    depth, unmeasured = measured_depth(path, max_pixels, missing)
+    depth = filled(depth, unmeasured)
+    low, high = depth.min(), depth.max()
+    return (2 * (depth - low) / max(high - low, 1e-8) - 1).astype(np.float32)
+
+
+def measured_depth(path: str, max_pixels: int = 0, missing: tuple[float, ...] = ()) -> tuple[np.ndarray, np.ndarray]:
+    """(the numbers of a file, float64 (H, W); where they are missing, bool (H, W), not everywhere).
 
     The file is a PNG with RGBA, whose four bytes a pixel are one little-endian float32; a grey PNG of at most 16 bits;
     or a .npy file with (H, W), one more axis of length 1 allowed. A map of one value alone becomes -1 everywhere.
     Raises ValueError naming the file for another kind of file, such as depth in colours, and BrokenImage for a damaged
-    one and for values that are not finite.
+    one and for one in which nothing was measured.
     """
     if Path(path).suffix == ".npy":
         try:
@@ -75,11 +88,12 @@ def read_depth(path: str, max_pixels: int = 0) -> np.ndarray:
                 f"the depth map {path!r} has pixels of the kind {mode!r}; expected a PNG with RGBA (one float32 a "
                 "pixel) or with grey of 8 or 16 bits, or a .npy file"
             )
-    if not np.isfinite(depth).all():
-        raise BrokenImage(f"its map {path!r} has {np.count_nonzero(~np.isfinite(depth))} values that are not finite")
     depth = depth.astype(np.float64)  # float32 may overflow in the difference
-    low, high = depth.min(), depth.max()
-    return (2 * (depth - low) / max(high - low, 1e-8) - 1).astype(np.float32)
+    unmeasured = holes(depth, missing)
+    if unmeasured.all():
+        which = f" or of those that are `missing`, {missing}" if missing else ""
+        raise BrokenImage(f"its map {path!r} has no depth: all {depth.size} are values that are not finite{which}")
+    return depth, unmeasured
 
 
 def _is_picture(rgba: np.ndarray) -> bool:

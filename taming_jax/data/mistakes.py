@@ -6,13 +6,18 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from taming_jax.data.config import DataConfig
+from taming_jax.data.depth import Range, range_of
 from taming_jax.data.found import count, doubtful, folders_of, split_kind
+from taming_jax.data.map_files import measured_depth
 from taming_jax.data.records import Source
 
 NAMES = 200_000  # names of a split that are looked at
 COMPARED = 10_000  # files of a split whose contents are compared
 HASHED = 256 << 20  # bytes that are read for it
+DEPTHS = 16  # depth maps that are read
 PIECE = 4096  # bytes of each of three places of a file, read before the whole of it
 
 
@@ -32,7 +37,8 @@ def likely_mistakes(config: DataConfig, train: Source, val: Source) -> list[str]
             f"the {len(train)} training image(s) are fewer than a batch of {config.batch_size}: lower batch_size"
         )
     paths = [[str(path) for path in spread(listing.images, COMPARED)] for listing in listings]
-    return [sentence for sentence in (*found, *_contents(*paths)) if sentence]
+    maps = spread([str(path) for listing in listings for path in listing.depths], DEPTHS)
+    return [sentence for sentence in (*found, *_contents(*paths), *_depths(config, maps)) if sentence]
 
 
 def spread(things: Sequence[Any], most: int) -> Sequence[Any]:
@@ -88,6 +94,38 @@ def _contents(train: Sequence[str], val: Sequence[str]) -> list[str]:
             f"{again} of {len(train)} training images that were compared have the content of another, such as "
             f"{first!r} and {second!r}"
         )
+    return found
+
+
+def _depths(config: DataConfig, paths: Sequence[str]) -> list[str]:
+    """Where holes, the sky or outliers take most of the range of depth maps."""
+    ranges: list[Range] = []
+    for path in paths:
+        try:
+            ranges.append(range_of(*measured_depth(path, config.max_pixels, config.missing_depths)))
+        except ValueError:  # the reader will say why
+            continue
+    found, read = [], f"of {len(ranges)} depth maps that were read"
+    if apart := [one for one in ranges if one.apart]:
+        shares: dict[float, list[float]] = defaultdict(list)
+        for one in apart:
+            for value, share in one.apart.items():
+                shares[value].append(share)
+        often = sorted(shares, key=lambda value: (-len(shares[value]), value))[:4]
+        named = " and ".join(f"{value:.9g} ({np.mean(shares[value]):.1%} of the pixels)" for value in often)
+        values = ",".join([*filter(None, [config.missing]), *(f"{value:.9g}" for value in sorted(often))])
+        found.append(
+            f"in {len(apart)} {read}, frequent values stand apart, {named}, and the others take "
+            f"{np.mean([one.rest for one in apart]):.0%} of the range: if they mean that nothing was measured, or the "
+            f"sky, set config.data.missing={values}"
+        )
+    if outliers := [one for one in ranges if one.outliers]:
+        found.append(
+            f"in {len(outliers)} {read}, 98 % of the pixels take {np.mean([one.bulk for one in outliers]):.0%} of the "
+            "range, because a few lie far outside: clip them"
+        )
+    if flat := sum(one.flat for one in ranges):
+        found.append(f"{flat} {read} hold one value alone")
     return found
 
 

@@ -8,9 +8,14 @@ from taming_jax.data.listing import FLAGS, Listing, ListOne, ObjectTable, list_o
 GROUP = 1 << FLAGS.index("group")
 
 
-def training_names(config: DataConfig, split: str, find: ListOne) -> tuple[str, ...] | None:
-    """The most frequent categories are those of training, in validation too; None where nothing has to be counted."""
-    return list_once(find, config, "train").object_names if split == "val" and config.categories.isdigit() else None
+def training_names(config: DataConfig, split: str, find: ListOne, always: bool = False) -> tuple[str, ...] | None:
+    """The most frequent categories are those of training, in validation too; None where nothing has to be counted.
+
+    always: the categories may have other ids in the file for validation.
+    """
+    if split == "val" and (always or config.categories.isdigit()):
+        return list_once(find, config, "train").object_names
+    return None
 
 
 def gather(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from taming_jax.data.channels import to_float
-from taming_jax.data.config import AS_SET, DataConfig, Needs
+from taming_jax.data.config import AS_SET, DataConfig, Needs, missing_values
 from taming_jax.data.files import Files
 from taming_jax.data.found import count
 from taming_jax.data.listing import ListOne
@@ -147,6 +147,17 @@ def unlabelled(data: Mapping[str, Any]) -> int:
         data = read_info(data["path"])["data"]
     given = data.get("unlabelled", -1)
     return COCO_STUFF_UNLABELLED if given < 0 and data.get("source") == "coco_stuff" else given
+
+
+def missing_depths(data: Mapping[str, Any]) -> tuple[float, ...]:
+    """The values for "nothing measured" in depth maps that are read with these settings of a DataConfig; of codes, as
+    the maps that they were made of, as long as those are there."""
+    if data.get("source") == "codes":
+        try:
+            data = read_info(data["path"])["data"]
+        except ValueError:  # moved; a model that was trained on them is still one
+            return ()
+    return missing_values(data.get("missing", ""))
 
 
 def skipped(config: DataConfig, split: str, needs: Needs = AS_SET) -> dict[str, int]:

@@ -50,13 +50,14 @@ class Reader:
             return self.blank
 
     def _annotations(self, index: int, photo: Photo, window: Window, rng: np.random.Generator | None) -> Record:
-        listing, asked, most = self.listing, self.config.annotations, self.config.max_pixels
+        config, listing = self.config, self.listing
+        asked, most = config.annotations, config.max_pixels
         record: Record = {}
         if "segmentation" in asked:
             values = read_label_map(listing.maps[index], listing.n_labels, listing.unlabelled, most)
             record["segmentation"] = self._cut_map(listing.maps[index], values, index, photo, window)
         if "depth" in asked:
-            depth = read_depth(listing.depths[index], most)
+            depth = read_depth(listing.depths[index], most, config.missing_depths)
             depth = self._cut_map(listing.depths[index], depth, index, photo, window)
             record["depth"] = np.clip(depth, -1, 1)
         if "objects" in asked and listing.objects:

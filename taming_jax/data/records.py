@@ -164,7 +164,7 @@ def tensorflow() -> Any:
     except ImportError as error:
         raise ValueError(
             "every data source but 'demo' and 'landscapes' reads through tf.data, but TensorFlow cannot be imported: "
-            "`pip install tensorflow-cpu tensorflow-datasets`, or use one of those two"
+            "`pip install -e '.[data]'` in the folder of taming_jax installs the one for this machine; or use these two"
         ) from error
     if tf.config.get_visible_devices("GPU"):
         tf.config.set_visible_devices([], "GPU")

@@ -11,7 +11,7 @@ from taming_jax.checkpoint import Saved, open_saved
 from taming_jax.conditioning import Condition, StageCondition
 from taming_jax.conditioning.labels import class_number
 from taming_jax.data import pipeline
-from taming_jax.data.config import DataConfig
+from taming_jax.data.config import DataConfig, missing_values
 from taming_jax.data.names import split_names
 from taming_jax.drawing import condition_files
 from taming_jax.drawing.completion import complete, read_mask, read_picture
@@ -19,7 +19,7 @@ from taming_jax.experiment import SampleConfig
 from taming_jax.settings import from_dict
 from taming_jax.sharding import make_mesh
 from taming_jax.trained.generator import Generator
-from taming_jax.trained.loading import load_saved
+from taming_jax.trained.loading import load_saved, with_missing
 from taming_jax.trained.sampler import Request
 from taming_jax.trained.stages import pictured
 
@@ -126,6 +126,8 @@ def _counted(settings: SampleConfig, generator: Generator, given: dict[str, np.n
 def _from_files(settings: SampleConfig, generator: Generator) -> Iterator[Wanted]:
     """`n` images in all, spread over the files."""
     condition, factor = generator.model.condition, generator.first_stage.config.factor
+    if settings.missing is not None:
+        condition = with_missing(condition, missing_values(settings.missing))
     files = condition_files.find_files(settings.condition, condition)
     shares = np.bincount(np.arange(settings.n) % len(files), minlength=len(files))
     if settings.n < len(files):

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from taming_jax.memory import out_of_memory
+
 log = logging.getLogger(__name__)
 
 # draws: (what was asked for, called with the steps since the last call and raising to stop, called with the files of
@@ -128,4 +130,5 @@ class Queue:
                 drawing.error, drawing.state = str(error), "failed"
             except Exception as error:  # one picture that cannot be drawn must not end the page
                 log.exception("a picture could not be drawn")
-                drawing.error, drawing.state = f"{type(error).__name__}; the server's log has more", "failed"
+                drawing.error = out_of_memory(error) or f"{type(error).__name__}; the server's log has more"
+                drawing.state = "failed"

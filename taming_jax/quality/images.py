@@ -1,7 +1,6 @@
 """Sets of images to measure: a folder or list of files, the arrays of an npz file, the data of a training."""
 
 import dataclasses
-import os
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from taming_jax import cores
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig, Needs
 from taming_jax.data.opening import BrokenImage, opened
@@ -40,7 +40,7 @@ def of_files(path: str) -> ImageSet:
     to an EXIF orientation: so do pytorch-fid, clean-fid and ADM's evaluator. Raises ValueError where there are none."""
     found = find_images(path, suffixes=SUFFIXES)
     files = [str(found.root / name) for name in found.names]
-    pool = ThreadPoolExecutor(os.cpu_count())
+    pool = ThreadPoolExecutor(cores.allowed())
     return ImageSet(path, len(files), lambda start, stop: pool.map(_read, files[start:stop]))
 
 

@@ -1,7 +1,6 @@
 """What is known of a set of images on features: gathered from images in bounded memory, or read from a file."""
 
 import dataclasses
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +8,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from taming_jax import sharding
+from taming_jax import cores, sharding
 from taming_jax.data.prefetch import Prefetched
 from taming_jax.files import write_npz
 from taming_jax.metrics.distances import Moments
@@ -187,7 +186,7 @@ def _prepared(
     images: ImageSet, features: Features, batch_size: int, size: int, process: int
 ) -> Iterator[tuple[list[np.ndarray | None], list[np.ndarray], list[str]]]:
     """Of each batch this process's share: pictures for the network, some as they are, and what cannot be read."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores.allowed()) as pool:
         for first in range(0, images.n, batch_size):
             start, stop = (min(images.n, first + size * (process + i)) for i in (0, 1))
             read = list(images.read(start, stop))

@@ -1,4 +1,4 @@
-"""What a second stage learns from: the classes and annotations of its data, and whether codes belong to its stages."""
+"""What a second stage learns from: its networks, and whether codes and lists of codes belong to them."""
 
 import dataclasses
 import hashlib
@@ -30,6 +30,7 @@ def describe(experiment: TransformerExperiment, model: TwoStage, workdir: str = 
     settings = {field.name: getattr(condition, field.name) for field in dataclasses.fields(condition)}
     settings.pop("names", None)  # what the classes are called may change
     settings.pop("image_channels", None)  # the first stage's
+    settings.pop("missing", None)  # the data's, which info.json has
     if has_stage(experiment.condition):
         second = os.path.join(workdir, CONDITION_STAGE) if copies else experiment.condition.stage
         settings["stage"] = _network(condition.stage, second)
@@ -48,6 +49,11 @@ def check_codes(experiment: TransformerExperiment, model: TwoStage, workdir: str
             f"the codes in {path!r} do not fit this configuration ({notes}); take the first stages and the condition "
             "that they were made with, or encode the data anew into another folder."
         )
+
+
+def codes_digest(params: Any) -> str:
+    """A digest of what in a first stage's parameters decides which code an image gets; of its decoder nothing."""
+    return _digest({name: params[name] for name in ("encoder", "quant_conv", "quantizer") if name in params})
 
 
 def _network(stage: VQGAN, path: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A checkpoint directory as an object: what is in it decides which."""
 
+import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,8 @@ from etils import epath
 
 from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, Saved, open_saved, quiet_orbax
 from taming_jax.checkpoint.saved import Portable
-from taming_jax.conditioning import ConditionConfig, StageCondition, has_stage, make_condition
+from taming_jax.conditioning import Condition, ConditionConfig, StageCondition, has_stage, make_condition
+from taming_jax.data import pipeline
 from taming_jax.models.gpt import GPT, GPTConfig, cast_layers, unstack_layers, with_layers_apart
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.settings import from_dict, plain_size, sides
@@ -96,6 +98,11 @@ def condition_stage(model: TwoStage, first: FirstStage, second: FirstStage | Non
     return second or (first if isinstance(model.condition, StageCondition) else None)
 
 
+def with_missing(condition: Condition, missing: tuple[float, ...]) -> Condition:
+    """A condition that reads depth maps with these values for "nothing measured"; any other as it is."""
+    return dataclasses.replace(condition, missing=missing) if isinstance(condition, StageCondition) else condition
+
+
 def two_stage(config: Mapping[str, Any], first_stage: VQGAN, condition_stage: VQGAN | None = None) -> TwoStage:
     """The two-stage model that a saved or composed configuration names, around its networks. Raises ValueError where
     they do not fit."""
@@ -109,7 +116,9 @@ def two_stage(config: Mapping[str, Any], first_stage: VQGAN, condition_stage: VQ
     return TwoStage(
         first_stage=first_stage,
         gpt=GPT(from_dict(GPTConfig, config["transformer"], "config.transformer")),
-        condition=make_condition(condition, first_stage, size, condition_stage),
+        condition=with_missing(
+            make_condition(condition, first_stage, size, condition_stage), pipeline.missing_depths(config["data"])
+        ),
         grid=first_stage.config.grid(*sides(size)),
         order=config["order"],
         pkeep=float(config["pkeep"]),

@@ -2,14 +2,16 @@
 
 import dataclasses
 import io
+import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
 
-from taming_jax import checkpoint
+from taming_jax import checkpoint, files
 from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, Saved, open_saved
 from taming_jax.conditioning import KINDS, ConditionConfig, annotations_of, has_stage
 from taming_jax.data import pipeline
@@ -18,10 +20,12 @@ from taming_jax.data.sources import codes
 from taming_jax.experiment import TransformerExperiment, saved_form
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.settings import from_dict
-from taming_jax.trained.fingerprint import check_codes
+from taming_jax.trained.fingerprint import check_codes, codes_digest
 from taming_jax.trained.first_stage import FirstStage
 from taming_jax.trained.loading import condition_stage, two_stage, vqgan_of
 from taming_jax.trained.networks import Stages
+
+log = logging.getLogger(__name__)
 
 
 def with_classes(experiment: TransformerExperiment) -> TransformerExperiment:
@@ -51,25 +55,51 @@ def with_classes(experiment: TransformerExperiment) -> TransformerExperiment:
     return dataclasses.replace(experiment, condition=condition)
 
 
-def read_list(path: str) -> tuple[int, ...]:
-    """The codes of a file that `taming_jax.codes_used` wrote, or of any .npy of whole numbers, on disk or in a bucket.
+def write_list(path: files.PathLike, used: np.ndarray, digest: str) -> None:
+    """Write a list of codes, on disk or in a bucket: a .npy file of whole numbers (n,), and behind them, where np.load
+    does not look unless it is called again, `codes_digest` of the first stage that they are of."""
+    content = io.BytesIO()
+    np.save(content, used)
+    np.save(content, np.array(digest))
+    files.write_whole(path, content.getvalue())
+
+
+def read_list(path: str) -> tuple[tuple[int, ...], str]:
+    """(the codes of a file of `write_list`, or of any .npy of whole numbers; the digest, "" where there is none).
 
     Raises ValueError for anything else.
     """
     try:
-        codes = np.load(io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False)
+        content = io.BytesIO(epath.Path(path).read_bytes())
+        codes = np.load(content, allow_pickle=False)
+        more = content.tell() < len(content.getbuffer())
+        digest = str(np.load(content, allow_pickle=False)) if more else ""
     except (OSError, ValueError, EOFError) as error:
         raise ValueError(f"{path!r} is no list of codes ({error}); taming_jax.codes_used makes one") from error
     if codes.ndim != 1 or not len(codes) or not np.issubdtype(codes.dtype, np.integer):
         raise ValueError(f"{path!r} holds {codes.dtype} {codes.shape}; expected a list of codes, whole numbers (n,).")
-    return tuple(int(code) for code in codes)
+    return tuple(int(code) for code in codes), digest
 
 
-def remapping(experiment: TransformerExperiment) -> dict[str, Any]:
-    """The settings of the first stage that the second changes: which codes are in use."""
+def remapping(experiment: TransformerExperiment, params: Any) -> dict[str, Any]:
+    """The settings of the first stage, whose parameters are given, that the second changes: which codes are in use.
+
+    Raises ValueError for a list of another first stage's codes.
+    """
     if not experiment.remap:
         return {}
-    return {"remap": read_list(experiment.remap), "unknown": experiment.unknown}
+    used, digest = read_list(experiment.remap)
+    again = f"python -m taming_jax.codes_used --workdir={experiment.first_stage} --out={experiment.remap}"
+    if not digest:
+        log.warning(
+            "%r does not say of which first stage its codes are; %s makes one that does", experiment.remap, again
+        )
+    elif digest != codes_digest(params):
+        raise ValueError(
+            f"config.remap={experiment.remap!r} lists the codes in use of another first stage than "
+            f"config.first_stage={experiment.first_stage!r}, or of another step of it; make it anew: {again}"
+        )
+    return {"remap": used, "unknown": experiment.unknown}
 
 
 def condition_needs(settings: ConditionConfig) -> Needs:
@@ -100,19 +130,29 @@ def open_stages(experiment: TransformerExperiment, workdir: str, mesh: jax.shard
     if begun:
         sources = {name: _copy_in(workdir, name) for name in sources}
     saved = {name: _open_first_stage(path, name) for name, path in sources.items()}
+    params = {name: found.load_params() for name, found in saved.items()}
     if not begun:  # the copy has them
-        saved[FIRST_STAGE] = _with_settings(saved[FIRST_STAGE], remapping(experiment))
+        saved[FIRST_STAGE] = _with_settings(saved[FIRST_STAGE], remapping(experiment, params[FIRST_STAGE]))
+        _compare_start(experiment.init_from, params)
     networks = {name: vqgan_of(found) for name, found in saved.items()}
     _check_channels(experiment.data, networks[FIRST_STAGE])
     model = two_stage(saved_form(experiment), networks[FIRST_STAGE], networks.get(CONDITION_STAGE))
     if experiment.data.source == "codes":
         check_codes(experiment, model, workdir)
-    opened = {name: FirstStage(networks[name], found.load_params(), mesh) for name, found in saved.items()}
+    opened = {name: FirstStage(networks[name], params[name], mesh) for name in saved}
     if workdir and not begun:
         for name, stage in opened.items():
             checkpoint.save_model(os.path.join(workdir, name), params=stage.params, config=saved[name].config)
     first, second = opened[FIRST_STAGE], opened.get(CONDITION_STAGE)
     return Stages(model, first, condition_stage(model, first, second))
+
+
+def _compare_start(path: str, params: Mapping[str, Any]) -> None:
+    """Say where the second stage that training starts from has learned from the codes of other networks than these."""
+    for name in params if path else ():
+        copy = os.path.join(path, name)
+        if checkpoint.has_checkpoint(copy) and codes_digest(checkpoint.load_params(copy)) != codes_digest(params[name]):
+            log.warning("config.init_from=%r has learned from codes of another %s: they mean other things", path, name)
 
 
 def _check_channels(data: DataConfig, first_stage: VQGAN) -> None:

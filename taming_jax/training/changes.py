@@ -11,7 +11,10 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"(mesh|sample)\.|workdir$|first_stage$|init_from$", "harmless"),  # the last two are of the start only
     (r"train\.(?!seed$)", "harmless"),
     (r"data\.(workers|download|n_val)$|(model|transformer)\.remat$|transformer\.attention$", "harmless"),
-    (r"data\.(path|root|val_path|maps|depths)$|loss\.(lpips|feature)_path$|condition\.stage$|remap$", "place"),
+    (
+        r"data\.(path|root|val_path|maps|depths|boxes|val_boxes)$|loss\.(lpips|feature)_path$|condition\.stage$|remap$",
+        "place",
+    ),
     (r"(model|discriminator|transformer)\.(dtype|\w*dropout|drop_path)$", "training"),
     (r"model\.(beta|legacy_beta|kl_weight|ema_\w+|entropy_\w+|estimator)$", "training"),  # fit any saved state
     (r"model\.kmeans$", "harmless"),  # of the first step only

@@ -8,13 +8,15 @@ import numpy as np
 
 from taming_jax.data.annotations import LARGEST_SIDE, key, number, short, stored_size, tell_apart
 from taming_jax.data.config import DataConfig
+from taming_jax.data.found import Found
 from taming_jax.data.listing import Figures, Listing
 from taming_jax.data.map_folders import add_maps
 from taming_jax.data.names import choose_categories
 from taming_jax.data.objects import GROUP, gather, training_names
 from taming_jax.data.sources.coco_file import CocoFile, Marks
+from taming_jax.data.sources.coco_layout import Layout, find_layout
 from taming_jax.data.text import normal
-from taming_jax.data.walk import find_images
+from taming_jax.data.walk import find_images, hold_out
 
 BOX = "[x, y, width, height]"
 
@@ -33,27 +35,36 @@ class Pictures(NamedTuple):
 
 
 def list_coco_objects(config: DataConfig, split: str) -> Listing:
-    """COCO 2017: path/annotations/{instances,stuff,person_keypoints}_{train,val}2017.json, path/{train,val}2017."""
-    base, name = Path(config.path), f"{split}2017"
-    folder = next((top / name for top in (base, base / "images") if (top / name).is_dir()), base / name)
-    found = find_images(str(folder))
-    there = set(found.names)
-    listing = Listing([], passed_over={str(folder): found.passed_over})
+    """COCO's path/annotations/{instances,stuff,person_keypoints}_{train,val}2017.json and path/{train,val}2017, or
+    another layout that `coco_layout` knows."""
+    layout = find_layout(config, split)
     if not {"objects", "keypoints"} & set(config.annotations):
-        return add_maps(config, listing, folder, sorted(there))
-    things = CocoFile(base / "annotations" / f"instances_{name}.json", ("images", "annotations", "categories"))
-    pictures, known = _pictures(things, folder, there, listing)
+        found = _images(layout)
+        names = hold_out(config, found.names, split) if layout.shared else found.names
+        listing = _begun(layout, found)
+        return add_maps(config, listing, found.root, names, every=found.names)
+    if layout.own:
+        _images(layout)  # says what is wrong at once
+    things = CocoFile(layout.boxes, ("images", "annotations", "categories"))
+    found = _images(layout, things)
+    folder, listing = found.root, _begun(layout, found)
+    pictures, known = _pictures(things, folder, set(found.names), listing)
+    if layout.shared:
+        names = set(hold_out(config, pictures.names, split))
+        pictures = pictures.only([i for i, name in enumerate(pictures.names) if name in names])
     people, joints = None, ()
     if "keypoints" in config.annotations:
-        file = CocoFile(base / "annotations" / f"person_keypoints_{name}.json", ("annotations", "categories"))
+        same = layout.points == layout.boxes
+        file = things if same else CocoFile(layout.points, ("annotations", "categories"))
         people, joints = _people(file)
         shown = {pictures.place[image] for image in people.images if image in pictures.place}
         listing.note("images without key points", len(pictures.names) - len(shown))
         pictures = pictures.only(sorted(shown))
-        file.left.note(listing)
+        if not same:  # else with the boxes
+            file.left.note(listing)
     parts = [things]
-    if config.stuff and "objects" in config.annotations:
-        parts.append(CocoFile(base / "annotations" / f"stuff_{name}.json", ("annotations", "categories")))
+    if config.stuff and layout.stuff and "objects" in config.annotations:
+        parts.append(CocoFile(layout.stuff, ("annotations", "categories")))
     every = _categories(parts)
     marked = [_boxes(part, pictures, known, every, listing) for part in parts]
     # the residual category of COCO-Stuff is none; numbers go by the ids as text ("1", "10", "11", ...), which is how
@@ -68,7 +79,7 @@ def list_coco_objects(config: DataConfig, split: str) -> Listing:
         np.concatenate([part.crowd for part in marked]),
     )
     number_of, listing.object_names = choose_categories(
-        config, named, Counter(marks.categories), training_names(config, split, list_coco_objects)
+        config, named, Counter(marks.categories), training_names(config, split, list_coco_objects, not layout.own)
     )
     chosen = np.array([category in number_of for category in marks.categories], bool)
     residual = sum(category not in named for category in marks.categories)
@@ -87,6 +98,34 @@ def list_coco_objects(config: DataConfig, split: str) -> Listing:
         listing.figures = _figures(people, joints, pictures.only(kept.tolist()))
     listing.images = [str(folder / n) for n in names]
     return listing
+
+
+def _images(layout: Layout, file: CocoFile | None = None) -> Found:
+    """The images of the folder that has most of those that the file names; without a file of the first that has any."""
+    records = file.lists["images"] if file else []
+    names = {
+        name for record in records if isinstance(record, dict) and isinstance(name := record.get("file_name"), str)
+    }
+    best, most = None, -1
+    for folder in layout.folders if len(layout.folders) > 1 else ():
+        try:
+            found = find_images(str(folder))
+        except ValueError:  # none there
+            continue
+        n = len(_files_of(names, set(found.names)))
+        if n > most:
+            best, most = found, n
+        if n == len(names):  # all, or there is no file
+            break
+    return best or find_images(str(layout.folders[-1]))
+
+
+def _begun(layout: Layout, found: Found) -> Listing:
+    """An empty listing that says where its parts come from, where that is not as COCO has them."""
+    where = f"boxes of {str(layout.boxes)!r}, images of {str(found.root)!r}"
+    share = "; val_share of the images are held out for validation" if layout.shared else ""
+    remarks = () if layout.own else (where + share,)
+    return Listing([], passed_over={str(found.root): found.passed_over}, remarks=remarks)
 
 
 def _pictures(file: CocoFile, folder: Path, there: set[str], listing: Listing) -> tuple[Pictures, set[str]]:
@@ -145,15 +184,20 @@ def _side(value: object) -> int:
 
 
 def _files_of(names: set[str], there: set[str]) -> dict[str, str]:
-    """file_name -> file of the folder: the same name, or the same below folders that the annotations name before it."""
+    """file_name -> file of the folder: the same name, or the same below folders that the annotations name before it, or
+    of a name without folders the one file that is called so."""
     files = {name: name for name in names if name in there}
     if len(files) == len(names):
         return files
     forms = {normal(name): name for name in there}
+    last: dict[str, list[str]] = {}  # the last part of a file's name -> such files
+    for form in forms:
+        last.setdefault(form.rsplit("/", 1)[-1], []).append(form)
     guessed: dict[str, list[str]] = {}
     for name in names - set(files):
         parts = PurePosixPath(normal(name.replace("\\", "/"))).parts
-        ends = ("/".join(parts[i:]) for i in range(len(parts)))
+        ends = ["/".join(parts[i:]) for i in range(len(parts))]
+        ends += last.get(parts[0], []) if len(parts) == 1 and len(last.get(parts[0], [])) == 1 else []
         if (end := next((end for end in ends if end in forms), None)) is not None:
             guessed.setdefault(forms[end], []).append(name)
     # what two names could mean is neither's

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from etils import epath
 
+from taming_jax import cores
 from taming_jax.data.annotations import short
 from taming_jax.data.config import ANNOTATIONS, DataConfig
 from taming_jax.data.listing import Listing
@@ -156,9 +157,11 @@ def _examples(parts: list[Part], shapes: Mapping[str, tuple[int, ...]]) -> Itera
     features = {name: tf.io.FixedLenFeature(shape, tf.int64) for name, shape in shapes.items()}
 
     def read(files: Sequence[epath.Path]) -> Iterator[dict[str, np.ndarray]]:
+        threads, options = min(4, cores.allowed()), tf.data.Options()
+        options.threading.private_threadpool_size = threads
         data = tf.data.TFRecordDataset([str(file) for file in files], num_parallel_reads=min(8, len(files)))
-        data = data.batch(1024).map(lambda x: tf.io.parse_example(x, features), num_parallel_calls=4)
-        return data.prefetch(4).as_numpy_iterator()
+        data = data.batch(1024).map(lambda x: tf.io.parse_example(x, features), num_parallel_calls=threads)
+        return data.prefetch(4).with_options(options).as_numpy_iterator()
 
     try:
         yield from read([part.file for part in parts])

@@ -17,10 +17,15 @@ RIN = "30:32,33:37,80:100,118:121,151:268,281:285,300:319,365:382,389:397"
 # where people keep the labels of a flat validation folder: "name wnid" or "name number" a line, commas allowed
 VAL_LISTS = ("LOC_val_solution.csv", "validation_synset.txt", "val.txt")
 
+KAGGLE = ("", "ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # where the folders are below `path`
+
 
 def list_imagenet(config: DataConfig, split: str) -> Listing:
-    """path/train/WNID/*.JPEG (or path/WNID/*.JPEG); validation from val_path, path/val, or held out of training."""
-    base = Path(config.path)
+    """path/train/WNID/*.JPEG (or path/WNID/*.JPEG, or either in Kaggle's ILSVRC/Data/CLS-LOC); validation from
+    val_path, path/val, or held out of training."""
+    base = next(
+        (top for top in (Path(config.path, part) for part in KAGGLE) if (top / "train").is_dir()), Path(config.path)
+    )
     top = base / "train" if (base / "train").is_dir() else base
     if not top.is_dir():
         raise ValueError(f"no such folder: {config.path!r}; set `path` to the folder of ImageNet")
@@ -35,7 +40,7 @@ def list_imagenet(config: DataConfig, split: str) -> Listing:
     listing = Listing([], class_names=classes)
     held_out = config.val_path or next((str(base / n) for n in ("val", "validation") if (base / n).is_dir()), "")
     if split == "val" and held_out:
-        root, names, wnids, listing.passed_over[held_out] = _validation(config, held_out, every)
+        root, names, wnids, listing.passed_over[held_out] = _validation(config, held_out, base, every)
         found = names
     else:
         root, found, listing.passed_over[str(top)] = find_images(str(top))
@@ -60,7 +65,7 @@ def list_imagenet(config: DataConfig, split: str) -> Listing:
 
 
 def _validation(
-    config: DataConfig, place: str, classes: tuple[str, ...]
+    config: DataConfig, place: str, base: Path, classes: tuple[str, ...]
 ) -> tuple[Path, list[str], list[str], Counter[str]]:
     """(folder, names relative to it, class of each, what else is in the folder)."""
     file = Path(place)
@@ -72,7 +77,7 @@ def _validation(
         candidates = [folder / name for folder in (Path(config.path), root, root.parent) for name in VAL_LISTS]
         file = next((path for path in candidates if path.is_file()), root / VAL_LISTS[0])
     else:
-        root = Path(config.root or Path(config.path, "val"))
+        root = Path(config.root or base / "val")
     found = find_images(str(root))
     if not file.is_file():
         return root, found.names, ["" for _ in found.names], found.passed_over

@@ -6,6 +6,7 @@ from taming_jax.data.config import DataConfig
 from taming_jax.data.found import why_left_out
 from taming_jax.data.listing import Listing
 from taming_jax.data.map_folders import add_maps
+from taming_jax.data.sources.coco_layout import split_folder
 from taming_jax.data.walk import find_images, hold_out
 
 COCO_STUFF_UNLABELLED = 255  # in its files
@@ -18,9 +19,18 @@ def list_ade20k(config: DataConfig, split: str) -> Listing:
 
 
 def list_coco_stuff(config: DataConfig, split: str) -> Listing:
-    """COCO 2017 with COCO-Stuff's pixel maps: 0..181, and 255 for unlabelled, which become 1..182 and 0."""
-    folders = {"train": "train2017", "val": "val2017"}
-    maps = ("stuffthingmaps", "cocostuffthings", "../cocostuffthings", "segmentations", "annotations")
+    """COCO 2017, or 2014, with COCO-Stuff's pixel maps: 0..181, and 255 for unlabelled, which become 1..182 and 0."""
+    found = split_folder(Path(config.path), split)
+    year = found.name.removeprefix(split) if found else "2017"
+    folders = {part: f"{part}{year}" for part in ("train", "val")}
+    maps = (
+        "stuffthingmaps",
+        f"stuffthingmaps_trainval{year}",
+        "cocostuffthings",
+        "../cocostuffthings",
+        "segmentations",
+        "annotations",
+    )
     return _list_pairs(config, split, folders, maps, Listing([], n_labels=183, unlabelled=COCO_STUFF_UNLABELLED))
 
 

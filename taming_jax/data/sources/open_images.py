@@ -21,16 +21,21 @@ MARKS |= {"IsTruncated": "truncated"}
 
 def list_open_images(config: DataConfig, split: str) -> Listing:
     """Open Images: path/{train,validation}/ID.jpg, path/*{train,validation}-annotations-bbox.csv and
-    path/class-descriptions-boxable.csv."""
+    path/*class-descriptions-boxable.csv, the tables also in a folder below; or as FiftyOne leaves it,
+    path/train/data/ID.jpg, path/train/labels/detections.csv and path/train/metadata/classes.csv."""
     base, name = Path(config.path), {"train": "train", "val": "validation"}[split]
     root, files, passed_over = find_images(str(base / name))
+    if (root / "data").is_dir() and all(Path(file).parts[0] == "data" for file in files):
+        root, files, passed_over = find_images(str(root / "data"))
     listing = Listing([], passed_over={str(root): passed_over})
     if "objects" not in config.annotations:
         return add_maps(config, listing, root, files)
-    if not (tables := sorted(base.glob(f"*{name}-annotations-bbox.csv"))):
-        raise ValueError(f"no file '*{name}-annotations-bbox.csv' in {config.path!r}")
+    tables = _tables(base, f"*{name}-annotations-bbox.csv", f"{name}/labels/detections.csv")
+    if not tables:
+        raise ValueError(f"no file '*{name}-annotations-bbox.csv' in {config.path!r} or a folder in it")
     listing.note(f"tables of boxes that are not read, because {tables[0].name!r} is", len(tables) - 1)
-    every = _descriptions(base / "class-descriptions-boxable.csv", listing)
+    names = _tables(base, "*class-descriptions-boxable.csv", f"{name}/metadata/classes.csv")
+    every = _descriptions(names[0] if names else base / "class-descriptions-boxable.csv", listing)
     # a table may name images with their endings, too
     place = {file: i for i, file in enumerate(files)} | {Path(file).stem: i for i, file in enumerate(files)}
     left = LeftOut(tables[0])
@@ -49,6 +54,12 @@ def list_open_images(config: DataConfig, split: str) -> Listing:
     )
     listing.images = [str(root / n) for n in names]
     return listing
+
+
+def _tables(base: Path, name: str, of_fiftyone: str) -> list[Path]:
+    """The tables of such a name in the folder, or else in one below it, or else where FiftyOne has them."""
+    places = (base.glob(name), base.glob(f"*/{name}"), base.glob(of_fiftyone))
+    return next((found for place in places if (found := sorted(place))), [])
 
 
 def _descriptions(path: Path, listing: Listing) -> dict[str, str]:
