@@ -56,7 +56,7 @@ class StageCondition:
     kind: a name in `KINDS`. own_stage: whether the stage has parameters of its own, or is the image's. training_size:
     of the training images in pixels, a side or (height, width); size: as in ConditionConfig. image_channels: of the
     images that are drawn. class_from: labels of the map, one for each class: where no class is given, it is the one
-    whose label covers most.
+    whose label covers most. color_profiles: whether photographs are read with theirs, as `DataConfig` has it.
     """
 
     kind: str
@@ -67,6 +67,7 @@ class StageCondition:
     image_channels: int = 3
     classes: ClassLabel | None = None
     class_from: tuple[int, ...] = ()
+    color_profiles: bool = True
     by_class: ClassVar[bool] = False
 
     @property
@@ -111,7 +112,7 @@ class StageCondition:
     def read(self, file: Path, factor: int, size: tuple[int, int] | None, unlabelled: int = -1) -> dict[str, Any]:
         map_file = KINDS[self.kind].file
         if map_file is None:
-            return {"image": files.photograph(file, factor, size, self.image_channels)}
+            return {"image": files.photograph(file, factor, size, self.image_channels, self.color_profiles)}
         return {self.kind: map_file.read(file, factor, size, self.stage.config.in_channels, unlabelled)}
 
     def tokens(self, batch: Mapping[str, Any], size: int, stages: Mapping[str, Any]) -> Int[Array, "{size} ..."]:

@@ -96,6 +96,11 @@ def condition_stage(model: TwoStage, first: FirstStage, second: FirstStage | Non
     return second or (first if isinstance(model.condition, StageCondition) else None)
 
 
+def color_profiles(config: Mapping[str, Any]) -> bool:
+    """Whether the training of a saved configuration read color profiles; a converted model does not say."""
+    return config.get("data", {}).get("color_profiles", True)
+
+
 def two_stage(config: Mapping[str, Any], first_stage: VQGAN, condition_stage: VQGAN | None = None) -> TwoStage:
     """The two-stage model that a saved or composed configuration names, around its networks. Raises ValueError where
     they do not fit."""
@@ -109,7 +114,7 @@ def two_stage(config: Mapping[str, Any], first_stage: VQGAN, condition_stage: VQ
     return TwoStage(
         first_stage=first_stage,
         gpt=GPT(from_dict(GPTConfig, config["transformer"], "config.transformer")),
-        condition=make_condition(condition, first_stage, size, condition_stage),
+        condition=make_condition(condition, first_stage, size, condition_stage, color_profiles(config)),
         grid=first_stage.config.grid(*sides(size)),
         order=config["order"],
         pkeep=float(config["pkeep"]),
