@@ -14,6 +14,7 @@ from taming_jax.data.config import DataConfig
 from taming_jax.data.inspection import read
 from taming_jax.data.pipeline import AS_SET, opened
 from taming_jax.data.pixels import decode
+from taming_jax.data.profiles import profile_of
 from taming_jax.drawing.completion import read_picture
 from taming_jax.page.uploads import check_file
 from taming_jax.quality.images import of_files
@@ -253,6 +254,43 @@ def test_cmyk_with_a_profile_of_another_kind_is_read_without():
     data = encoded(Image.new("CMYK", (8, 8), (0, 200, 200, 0)), "JPEG", icc_profile=WIDE)  # of another kind
     plain = encoded(Image.new("CMYK", (8, 8), (0, 200, 200, 0)), "JPEG")
     np.testing.assert_array_equal(np.asarray(decode(data).rgb), np.asarray(decode(plain).rgb))
+
+
+def cmyk_profile():
+    """A printer's profile, in which inks take light away as in the simplest formula: four axes to Lab, of 16 bits."""
+    steps = np.linspace(0, 1, 9)
+    inks = np.stack(np.meshgrid(*[steps] * 4, indexing="ij"), axis=-1).reshape(-1, 4)
+    rgb = (1 - inks[:, :3]) * (1 - inks[:, 3:])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    to_xyz = np.array([(0.4361, 0.3851, 0.1431), (0.2225, 0.7169, 0.0606), (0.0139, 0.0971, 0.7141)])
+    x, y, z = np.cbrt(linear @ to_xyz.T / [0.9642, 1, 0.8249]).T
+    lab = np.stack([(116 * y - 16) * 652.8, (500 * (x - y) + 128) * 256, (200 * (y - z) + 128) * 256], axis=-1)
+    table = lab.clip(0, 65535).astype(">u2").tobytes()
+    matrix = struct.pack(">9i", *(65536 * (i % 4 == 0) for i in range(9)))
+    line = struct.pack(">HH", 0, 65535)
+    lut = b"mft2" + bytes(4) + bytes([4, 3, 9, 0]) + matrix + struct.pack(">HH", 2, 2) + line * 4 + table + line * 3
+    name = b"desc" + bytes(4) + struct.pack(">I", 5) + b"Inks\0" + bytes(79)
+    place = 128 + 4 + 24
+    head = struct.pack(">I4sI", place + len(name) + len(lut), b"none", 0x02400000) + b"prtrCMYKLab " + bytes(12)
+    head += b"acsp" + bytes(28) + fixed(0.9642, 1.0, 0.8249)
+    tags = b"desc" + struct.pack(">II", place, len(name)) + b"A2B0" + struct.pack(">II", place + len(name), len(lut))
+    return head + bytes(128 - len(head)) + struct.pack(">I", 2) + tags + name + lut
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk_is_read_by_its_profile(kind):
+    for inks in ((0, 200, 200, 0), (250, 10, 30, 60), (0, 0, 0, 200), (90, 90, 90, 0)):
+        options = {"quality": 100} if kind == "JPEG" else {}
+        data = encoded(Image.new("CMYK", (8, 8), inks), kind, icc_profile=cmyk_profile(), **options)
+        c, m, y, k = (1 - ink / 255 for ink in inks)
+        found = np.asarray(decode(data).rgb)[4, 4]
+        np.testing.assert_allclose(found, 255 * k * np.array([c, m, y]), atol=8)
+
+
+def test_a_table_that_a_profile_does_not_hold_takes_no_memory():
+    data = bytearray(cmyk_profile())
+    data[data.index(b"mft2") + 10] = 100  # a hundred steps on four axes
+    assert profile_of(bytes(data)).broken.startswith("damaged")
 
 
 def test_deep_grey_keeps_its_bits_under_a_profile():

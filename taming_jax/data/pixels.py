@@ -195,14 +195,18 @@ def orientation_of(image: Image.Image) -> int:
     try:
         if isinstance(image, TiffImageFile):
             orientation = image.tag_v2.get(0x0112, 1)
+        elif image.format == "JXL":  # which turns itself, whatever its EXIF says
+            orientation = 1
         else:
             if isinstance(image, PngImageFile):
                 image.load()  # it may stand behind the picture, or in a text
             data = image.info.get("exif")
             if data is None and (text := image.info.get("Raw profile type exif")):
                 data = bytes.fromhex("".join(text.split("\n")[3:]))
+            if not data:
+                return 1
             exif = Image.Exif()
-            exif.load(data or b"")
+            exif.load(data)
             orientation = exif.get(0x0112, 1)
     except Exception:  # damaged metadata is no reason to lose the picture
         return 1

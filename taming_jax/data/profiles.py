@@ -5,6 +5,8 @@ name, and leaves the pixels as they are, to the bit. One that cannot be used lea
 """
 
 import io
+import math
+import struct
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -40,9 +42,11 @@ def profile_of(data: bytes) -> Profile:
     mode = _MODES.get(data[16:20], "")
     if len(data) < 132 or data[36:40] != b"acsp" or data[12:16] not in _CLASSES or not mode:
         return Profile("", broken="no profile of a picture")
-    tags = [data[place : place + 4] for place in range(132, min(132 + 12 * 200, len(data)), 12)]
-    if any(tag[:3] == b"D2B" for tag in tags):  # chains of any length, which could take any time
+    tags = [struct.unpack(">4sI", data[i : i + 8]) for i in range(132, min(132 + 12 * 200, len(data) - 11), 12)]
+    if any(name[:3] == b"D2B" for name, _ in tags):  # chains of any length, which could take any time
         return Profile("", broken="of a kind that is not read")
+    if any(_entries(data[place:]) > len(data) for _, place in tags):
+        return Profile("", broken="damaged (a table that it does not hold)")
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
         name = ImageCms.getProfileDescription(profile).strip() or "without a name"
@@ -54,6 +58,16 @@ def profile_of(data: bytes) -> Profile:
     name = "".join(letter for letter in name if letter.isprintable())[:60]
     same = mode != "CMYK" and np.abs(np.asarray(found, np.int16) - np.asarray(colours.convert("RGB"))).max() <= ROUNDING
     return Profile(name, mode, None if same else convert)
+
+
+def _entries(tag: bytes) -> int:
+    """How many numbers the table of colours of a tag claims to have, for which room would be made before it is read."""
+    kind, start = tag[:4], tag[8:11]
+    if kind in (b"mft1", b"mft2") and len(start) == 3:
+        return start[2] ** start[0] * start[1]
+    if kind in (b"mAB ", b"mBA ") and len(tag) >= 28 and (place := int.from_bytes(tag[24:28], "big")):
+        return math.prod(tag[place : place + 16][: start[0]]) * start[1]
+    return 0
 
 
 def changes(data: bytes) -> bool:
