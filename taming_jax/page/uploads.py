@@ -35,10 +35,9 @@ def check_file(file: bytes, endings: tuple[str, ...]) -> str:
     kind = ENDINGS.get(found, "")
     if kind not in (*endings, *(kinds.EXTRA_ENDINGS if kinds.ENDINGS[0] in endings else ())):
         known = [ending for ending in endings if ending in SHOWN]
-        what = f"this is a {kind} file" if kind else "this is no picture that is known"
-        if found and not kind:
-            what = kinds.in_words(found, file[: kinds.START])
-        raise ValueError(f"{what}; expected {', '.join(known)}")
+        what = f"a {kind} file" if kind else "no picture that is known"
+        more = f" ({kinds.in_words(found, file[: kinds.START])})" if found and not kind else ""
+        raise ValueError(f"this is {what}; expected {', '.join(known)}{more}")
     if kind != ".npy":
         try:
             opened(file, lambda image, size: size, max_pixels=MOST_PIXELS)
