@@ -11,23 +11,14 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
 
 from taming_jax.data import channels as channel
 from taming_jax.data.kinds import PICTURES, START, first_bytes, kind_of
 from taming_jax.data.opening import MAX_PIXELS, BrokenImage, WrongChannels, opened, read_array
+from taming_jax.data.orientation import known, orientation_of, stored_again, upright
 from taming_jax.data.profiles import changes
 from taming_jax.data.tiff import stored_bands
 
-_UPRIGHT = {  # the EXIF orientation tag, and what puts such an image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 ANIMATED = "animations or files of several pages, of which the first is taken"
 PROFILE = "pictures whose color profile cannot be used, so that their numbers count as sRGB"
 _LOSSLESS = ("PNG", "TIFF", "BMP", "DIB", "GIF")
@@ -186,42 +177,7 @@ def _bands(source: str | bytes, channels: int, most: int) -> Photo | None:
     if not found:
         return None
     values = channel.of_array(found.values, channels)
-    return _photo(channel.to_images(values), found.orientation if found.orientation in _UPRIGHT else 1)
-
-
-def orientation_of(image: Image.Image) -> int:
-    """The EXIF tag that says how a camera has stored it turned, 1 for not. XMP is not asked: browsers do not turn what
-    it alone says to be turned."""
-    try:
-        if isinstance(image, TiffImageFile):
-            orientation = image.tag_v2.get(0x0112, 1)
-        elif image.format == "JXL":  # which turns itself, whatever its EXIF says
-            orientation = 1
-        else:
-            if isinstance(image, PngImageFile):
-                image.load()  # it may stand behind the picture, or in a text
-            data = image.info.get("exif")
-            if data is None and (text := image.info.get("Raw profile type exif")):
-                data = bytes.fromhex("".join(text.split("\n")[3:]))
-            if not data:
-                return 1
-            exif = Image.Exif()
-            exif.load(data)
-            orientation = exif.get(0x0112, 1)
-    except Exception:  # damaged metadata is no reason to lose the picture
-        return 1
-    return orientation if orientation in _UPRIGHT else 1
-
-
-def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """An image or a map as it is stored in a file, turned as the file's EXIF tag says."""
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-
-
-def stored_again(image: Image.Image, orientation: int) -> Image.Image:
-    """The reverse of `upright`: an upright map turned to the pixels as the photo's file has them."""
-    turns = {**_UPRIGHT, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}  # the others undo themselves
-    return image.transpose(turns[orientation]) if orientation in turns else image
+    return _photo(channel.to_images(values), known(found.orientation))
 
 
 def stored_values(path: str, max_pixels: int = 0) -> tuple[str, np.ndarray]:
