@@ -26,7 +26,7 @@ from taming_jax.data.sources import codes
 from taming_jax.differences import differences
 from taming_jax.experiment import TransformerExperiment
 from taming_jax.files import write_whole
-from taming_jax.settings import from_dict, to_dict
+from taming_jax.settings import as_saved, from_dict, to_dict
 from taming_jax.trained.fingerprint import describe
 from taming_jax.trained.stages import condition_needs, open_stages, with_classes
 from taming_jax.two_stage import TwoStage
@@ -189,7 +189,7 @@ def _keep_plan(plan: dict[str, Any], out: str, write: bool) -> None:
 
 def _fixed(plan: dict[str, Any]) -> dict[str, Any]:
     """What must be the same when a call goes on. Where the networks lie may change; their parameters are compared."""
-    every = to_dict(from_dict(DataConfig, plan["data"]))  # with settings that came later, at their defaults
+    every = to_dict(from_dict(DataConfig, as_saved(plan["data"])))  # with settings that came later, at their defaults
     data = {name: value for name, value in every.items() if name not in HARMLESS}
     return {name: plan[name] for name in ("format", "splits", "tokens_of", "class_names", "object_names")} | {
         "data": data

@@ -76,6 +76,16 @@ def from_dict(cls: type[T], values: Mapping[str, Any], name: str = "config") -> 
         return cls(**fitted)
 
 
+# What settings of the data that came later did before there were any, where files are read.
+BEFORE = {"color_profiles": False}
+
+
+def as_saved(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the data as a training or an encoding has saved them; what they do not name yet is as it was then."""
+    of_files = data.get("source", "demo") not in ("demo", "landscapes", "codes")
+    return {**(BEFORE if of_files else {}), **data}
+
+
 def to_dict(settings: Any) -> dict[str, Any]:
     """The reverse of `from_dict`, ready for JSON."""
     return {key: _plain(value) for key, value in dataclasses.asdict(settings).items()}

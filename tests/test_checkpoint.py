@@ -19,6 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from taming_jax import checkpoint
 from taming_jax.sharding import MeshConfig, make_mesh
+from taming_jax.training.changes import compare
 
 CONFIG = {"kind": "vqgan", "train": {"monitor": "val/nll", "monitor_mode": "min"}}
 
@@ -36,6 +37,19 @@ def workdir(tmp_path_factory):
             train = {"step": jnp.int32(step), "moment": arrays(-step)}
             checkpoints.save(step, params=arrays(step), train=train, config=CONFIG, metrics={"val/nll": loss})
     return folder
+
+
+@pytest.mark.parametrize(
+    ("data", "read"), [({"source": "folder"}, False), ({"source": "demo"}, None), ({"size": 32}, None)]
+)
+def test_an_old_training_reads_its_pictures_as_it_did(tmp_path, data, read):
+    checkpoint.save_model(str(tmp_path), params={"w": np.ones(3)}, config={"kind": "vqgan", "data": data})
+    assert checkpoint.open_saved(str(tmp_path)).config["data"].get("color_profiles") == read
+    now = {"kind": "vqgan", "data": {**data, "color_profiles": True}}
+    changed = compare(checkpoint.load_config(str(tmp_path)), now)["training"]
+    assert changed == (["config.data.color_profiles: saved False, given True"] if read is False else [])
+    checkpoint.save_model(str(tmp_path), params={"w": np.ones(3)}, config=now, step=9)
+    assert checkpoint.load_config(str(tmp_path)) == now
 
 
 def test_newest_and_best_are_kept(workdir):

@@ -141,7 +141,7 @@ def test_the_command_reports_and_draws(tmp_path, capsys):
     told = capsys.readouterr().out
     assert "folder: train 11, validation 4 images; passed over: 1 .doc" in told
     assert "read 15 of 15 images" in told and "9 to 20 pixels" in told and "1 below 16, to be enlarged" in told
-    assert "unreadable: 1 file(s)" in told and "broken.png: UnidentifiedImageError" in told
+    assert "unreadable: 1 file(s)" in told and "broken.png: it is an HTML page, no picture" in told
     assert "1 of the images that were read are of one colour all over" in told and "black.png" in told
     with Image.open(tmp_path / "new/sheet.png") as sheet:
         pixels = np.asarray(sheet)

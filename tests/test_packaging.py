@@ -26,6 +26,8 @@ NOT_IMPORTED = {
     "mkdocstrings": "a plugin of mkdocs",
     "pytest-xdist": "a plugin of pytest",
     "playwright": "by pytest.importorskip, where it is there",
+    "pillow-heif": "by importlib, when such a file is met",
+    "pillow-jxl-plugin": "by importlib, when such a file is met",
     "filelock": "imported by jax, for its cache",
     "setuptools": "builds the wheel",
     "pre-commit": "a program",

@@ -219,7 +219,7 @@ def test_what_is_to_be_completed(painter):
         ({"redraw": b64(b"\1" * 256)}, "nothing of the picture would stay"),
         ({"redraw": b64(b"\2" * 256)}, "2 is not one of the 2"),
         ({"picture": b64(a_file(PHOTO))}, r"the picture has \(40, 24\) pixels"),
-        ({"picture": b64(b"GIF89a")}, "no picture that is known"),
+        ({"picture": b64(b"GIF89a")}, "this is a .gif file; expected .png"),
         ({"base": "gone"}, "not known, or no longer kept"),
         ({"base": 3}, "not known, or no longer kept"),
     ):

@@ -192,6 +192,52 @@ def test_unreadable_images_are_counted_named_and_left_out(folder, tmp_path):
     assert any("1 image(s) cannot be read" in warning for warning in compared.warnings)
 
 
+def varied(place, forms):
+    """Folders of the same twelve pictures, each stored in another form."""
+    rs = np.random.RandomState(3)
+    for i in range(12):
+        grey = rs.randint(0, 256, (6, 8), np.uint8)
+        clear = np.where(rs.rand(6, 8) < 0.4, 0, 255).astype(np.uint8)
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        pictures = {
+            "grey": (Image.fromarray(grey), {}),
+            "deep": (Image.fromarray(grey.astype(np.uint16) * 257), {}),
+            "turned": (Image.fromarray(np.ascontiguousarray(np.rot90(grey))), {"exif": exif}),
+            "on_white": (Image.fromarray(np.where(clear > 0, grey, 255).astype(np.uint8)), {}),
+            "clear": (Image.fromarray(np.dstack([grey, grey, grey, clear])), {}),
+        }
+        for form in forms:
+            (place / form).mkdir(exist_ok=True)
+            image, options = pictures[form]
+            image.save(place / form / f"{i}.png", **options)
+
+
+@pytest.mark.parametrize("forms", [("grey", "deep"), ("grey", "turned"), ("on_white", "clear")])
+def test_pictures_are_measured_as_trainings_read_them(folder, tmp_path, forms):
+    varied(tmp_path, forms)
+    with_all = measuring(folder)
+    found = distance(*(str(tmp_path / form) for form in forms), str(tmp_path / "r.json"), with_all)
+    assert abs(found.figures["fid"]) < 1e-6
+    first, second = (list(of_files(str(tmp_path / form)).read(0, 12)) for form in forms)
+    assert all(np.array_equal(a, b) for a, b in zip(first, second))
+
+
+def test_statistics_of_an_earlier_version_are_used_with_a_note(folder, tmp_path):
+    with_all = measuring(folder)
+    distance(str(folder / "a"), str(folder / "b"), str(tmp_path / "r.json"), with_all, save=True)
+    with np.load(tmp_path / "r.npz") as file:
+        arrays = dict(file)
+    assert "in sRGB" in str(arrays.pop("pictures"))
+    np.savez(tmp_path / "old.npz", **arrays)
+    notes = {}
+    for name in ("r", "old"):
+        found = distance(str(tmp_path / f"{name}.npz"), str(folder / "b"), str(tmp_path / "s.json"), with_all)
+        notes[name] = [note for note in found.warnings if "measured by an earlier version" in note]
+        assert abs(found.figures["fid"]) < 1e-6
+    assert not notes["r"] and "no picture by its EXIF" in notes["old"][0]
+
+
 def test_statistics_go_through_files_of_both_kinds(folder, tmp_path):
     with_all = measuring(folder)
     direct = distance(str(folder / "a"), str(folder / "b"), str(tmp_path / "r.json"), with_all, save=True).figures

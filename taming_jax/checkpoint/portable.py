@@ -14,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from taming_jax.checkpoint.read import FOLDER
 from taming_jax.files import safetensors_arrays
+from taming_jax.settings import as_saved
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 HUB = "hf://"
@@ -50,7 +51,8 @@ def read_config(path: str) -> dict[str, Any]:
             f"{path!r} holds a model of another library; python -m taming_jax.convert makes one of this of those that "
             "it knows."
         )
-    return {name: value for name, value in config.items() if name != "library_name"}
+    config = {name: value for name, value in config.items() if name != "library_name"}
+    return {**config, "data": as_saved(config["data"])} if "data" in config else config
 
 
 def read_params(path: str, dtype: Any = None) -> Any:

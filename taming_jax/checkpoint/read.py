@@ -11,6 +11,7 @@ from etils import epath
 from taming_jax.checkpoint.failures import reading
 from taming_jax.checkpoint.sums import array_sums, by_name, check, text_sum
 from taming_jax.differences import differences
+from taming_jax.settings import as_saved
 
 FOLDER = "checkpoints"
 
@@ -104,7 +105,7 @@ def load_config(workdir: str, step: int | str | None = None, everywhere: bool = 
     with reading(folder, everywhere):
         config = load_json(folder / "config")
         check(saved_sums(folder).get("config"), text_sum(config))
-    return config
+    return {**config, "data": as_saved(config["data"])} if "data" in config else config
 
 
 def load_metrics(workdir: str, step: int | str | None = None) -> dict[str, float]:

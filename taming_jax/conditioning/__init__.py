@@ -59,11 +59,13 @@ def has_stage(config: ConditionConfig) -> bool:
     return config.kind in KINDS and config.stage != "first_stage"
 
 
-def make_condition(config: ConditionConfig, first_stage: VQGAN, size: Size, stage: VQGAN | None = None) -> Condition:
+def make_condition(
+    config: ConditionConfig, first_stage: VQGAN, size: Size, stage: VQGAN | None = None, color_profiles: bool = True
+) -> Condition:
     """The condition that the settings name, for training images of `size`, a side or (height, width) in pixels.
 
-    stage: the network that reads it, where `has_stage`. Raises ValueError for an unknown kind, a missing setting, or
-    parts that do not fit.
+    stage: the network that reads it, where `has_stage`. color_profiles: as in `DataConfig`. Raises ValueError for an
+    unknown kind, a missing setting, or parts that do not fit.
     """
     if config.kind == "none":
         return NoCondition()
@@ -98,7 +100,7 @@ def make_condition(config: ConditionConfig, first_stage: VQGAN, size: Size, stag
                 "(height, width) of that shape."
             )
         parts = (config.kind, network, own, size, config.size, first_stage.config.in_channels)
-        beside = _class_beside(config, network)
+        beside = {**_class_beside(config, network), "color_profiles": color_profiles}
         if config.kind == "low_res":
             if any(side % config.scale for side in sides(size)):
                 raise ValueError(f"config.condition.scale={config.scale} does not divide the images' {size} pixels.")

@@ -42,9 +42,13 @@ class MapFile:
         return cut(values, factor) if size is None else resize(values, size, self.resample)
 
 
-def photograph(file: Path, factor: int, size: tuple[int, int] | None, channels: int = 3) -> np.ndarray:
-    """float32 (H, W, channels) in [-1, 1], resized to `size`, or else cut in the middle to multiples of `factor`."""
-    parts = decode(str(file), channels=channels).parts
+def photograph(
+    file: Path, factor: int, size: tuple[int, int] | None, channels: int = 3, color_profiles: bool = True
+) -> np.ndarray:
+    """float32 (H, W, channels) in [-1, 1], resized to `size`, or else cut in the middle to multiples of `factor`.
+
+    color_profiles: as in `pixels.decode`, as the training of what reads it had it."""
+    parts = decode(str(file), channels=channels, color_profiles=color_profiles).parts
     if size is not None:  # one that the factor does not divide is refused later
         parts = tuple(part.resize(size[::-1], Image.Resampling.BICUBIC) for part in parts)
     whole = to_float(joined([np.asarray(part) for part in parts]))

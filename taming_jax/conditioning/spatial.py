@@ -57,6 +57,7 @@ class StageCondition:
     of the training images in pixels, a side or (height, width); size: as in ConditionConfig. image_channels: of the
     images that are drawn. class_from: labels of the map, one for each class: where no class is given, it is the one
     whose label covers most. missing: values of depth maps for "nothing measured", as the training's data had them.
+    color_profiles: whether photographs are read with theirs, as `DataConfig` has it.
     """
 
     kind: str
@@ -68,6 +69,7 @@ class StageCondition:
     classes: ClassLabel | None = None
     class_from: tuple[int, ...] = ()
     missing: tuple[float, ...] = ()
+    color_profiles: bool = True
     by_class: ClassVar[bool] = False
 
     @property
@@ -112,7 +114,7 @@ class StageCondition:
     def read(self, file: Path, factor: int, size: tuple[int, int] | None, unlabelled: int = -1) -> dict[str, Any]:
         map_file = KINDS[self.kind].file
         if map_file is None:
-            return {"image": files.photograph(file, factor, size, self.image_channels)}
+            return {"image": files.photograph(file, factor, size, self.image_channels, self.color_profiles)}
         channels = self.stage.config.in_channels
         return {self.kind: map_file.read(file, factor, size, channels, unlabelled, self.missing)}
 

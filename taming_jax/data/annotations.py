@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from taming_jax.data.listing import Listing
+from taming_jax.data.opening import BrokenImage, opened
 from taming_jax.data.text import READ, REFUSED, read_text
 
 YES, NO = ("1", "true", "yes", "t", "y"), ("", "0", "-1", "false", "no", "f", "n", "none", "null", "nan")
@@ -85,9 +84,8 @@ def truth(value: Any) -> bool | None:
 def stored_size(path: str) -> tuple[int, int] | None:
     """(width, height) of an image as its file's beginning has them; None for what is no image."""
     try:
-        with Image.open(path) as image:
-            return image.size
-    except Exception:  # damaged files make Pillow raise nearly anything
+        return opened(path, lambda image, size: size, max_pixels=LARGEST_SIDE**2)
+    except BrokenImage:
         return None
 
 

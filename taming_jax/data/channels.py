@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
+from taming_jax.data.kinds import ENDINGS as PICTURES
 from taming_jax.data.opening import BrokenImage, WrongChannels
+from taming_jax.data.profiles import changes, grey_curve, to_srgb
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 VALUES = (".npy", ".tif", ".tiff")
 SLACK = 1e-3  # beyond [-1, 1], by which rounding may take floats
 
@@ -29,23 +30,85 @@ def has_alpha(image: Image.Image) -> bool:
     return image.mode in ALPHA or "transparency" in image.info
 
 
-def rgb(image: Image.Image) -> Image.Image:
-    """Any picture in 8 bits a colour; transparent becomes white."""
-    if image.mode.startswith("I"):  # 16 bit greyscale, which Pillow's own conversion would clip instead of scale
-        image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8))
+def rgb(image: Image.Image, profile: bytes | None = None) -> tuple[Image.Image, str]:
+    """Any picture in 8 bits a colour, transparent become white; and why its colour profile could not be used, or "".
+
+    profile: in which its colours are meant, to be brought to sRGB. Raises BrokenImage for floats beyond [-1, 1].
+    """
+    image, problem = _in_srgb(_eight_bits(image), profile)
     if has_alpha(image):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+    return image.convert("RGB"), problem
 
 
-def of_picture(image: Image.Image) -> np.ndarray:
-    """Its own channels, uint8 or uint16 (H, W, n): grey, grey and alpha, colour, or colour and alpha."""
-    if image.mode.startswith("I"):
-        return np.clip(np.asarray(image), 0, 65535).astype(np.uint16)[..., None]
+def of_picture(image: Image.Image, profile: bytes | None = None) -> tuple[np.ndarray, str]:
+    """Its own channels, uint8 or uint16 (H, W, n): grey, grey and alpha, colour, or colour and alpha; and as `rgb`."""
+    if image.mode[0] in "IF":
+        values = _deep(image)
+        clear = _clear(image, values)
+        problem = ""
+        if profile and changes(profile):
+            curve = grey_curve(profile)
+            values = np.round(np.interp(values / 257, np.arange(256), curve) * 257).astype(np.uint16)
+        parts = [values] if clear is None else [values, np.where(clear, 0, 65535).astype(np.uint16)]
+        return np.stack(parts, axis=-1), problem
+    image, problem = _in_srgb(image, profile)
     if has_alpha(image):
-        return np.asarray(image.convert("RGBA"))
-    return np.asarray(image.convert("L"))[..., None] if image.mode in ("1", "L") else np.asarray(image.convert("RGB"))
+        return np.asarray(image.convert("RGBA")), problem
+    plain = image.convert("L" if image.mode in ("1", "L") else "RGB")
+    return np.atleast_3d(np.asarray(plain)), problem
+
+
+def _in_srgb(image: Image.Image, profile: bytes | None) -> tuple[Image.Image, str]:
+    """A picture of 8 bits in sRGB, as it is where it is that already."""
+    if not profile:
+        return image, ""
+    if not changes(profile):
+        return image, to_srgb(image, profile)[1]
+    alpha = None
+    grey = image.mode in ("1", "L", "LA", "La")
+    if has_alpha(image):
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        image = image.getchannel("R") if grey else image.convert("RGB")
+    elif image.mode != "CMYK":
+        image = image.convert("L" if grey else "RGB")
+    image, problem = to_srgb(image, profile)
+    if alpha is not None:
+        image = image.convert("RGB")
+        image.putalpha(alpha)
+    return image, problem
+
+
+def _deep(image: Image.Image) -> np.ndarray:
+    """uint16 (H, W) of grey with more than 8 bits; floats are those in [-1, 1]. Raises BrokenImage for others."""
+    values = np.asarray(image)
+    if values.dtype.kind == "f":
+        try:
+            values = of_array(values, 1)[..., 0].astype(np.float64).clip(-1, 1)
+        except ValueError as error:
+            raise BrokenImage(str(error)) from error
+        return np.round((values + 1) * 32767.5).astype(np.uint16)
+    return np.clip(values, 0, 65535).astype(np.uint16)
+
+
+def _clear(image: Image.Image, values: np.ndarray) -> np.ndarray | None:
+    """bool (H, W), where deep grey has the one value that is transparent; None where there is no such value."""
+    value = image.info.get("transparency")
+    return values == value if isinstance(value, int) else None
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Deep grey in 8 bits, which Pillow's own conversion would clip instead of scale; others as they are."""
+    if image.mode[0] not in "IF":
+        return image
+    values = _deep(image)
+    clear = _clear(image, values)
+    grey = Image.fromarray((values // 257).astype(np.uint8))
+    if clear is not None:
+        grey.putalpha(Image.fromarray(np.where(clear, 0, 255).astype(np.uint8)))
+    return grey
 
 
 # Of 16 bits Pillow keeps the higher byte; but it can be told to take the lower, or all bytes of a pixel as colours.
@@ -53,7 +116,7 @@ _HALVES = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}
 
 
 def sixteen_bits(image: Image.Image) -> np.ndarray | None:
-    """`of_picture` of a PNG with 16 bits a channel and more than one, not yet decoded; None for others."""
+    """The channels of a PNG with 16 bits in each and more than one, not yet decoded; None for others."""
     if not isinstance(image, PngImageFile) or not image.tile or "transparency" in image.info:
         return None
     kind, file = str(image.tile[0].args), image.fp

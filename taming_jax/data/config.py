@@ -90,7 +90,8 @@ class DataConfig:
         in `path`, those of val_boxes in `val_path`, if that is given. Without val_boxes a part is held out.
 
     channels: of the images: 3 for RGB; 1 grey, 2 grey and alpha, 4 colour and alpha, or as many as .npy and .tif files
-        have, which are read where it is not 3. 16 bits and floats (in [-1, 1]) are then kept.
+        have; the former are read where it is not 3. 16 bits and floats (in [-1, 1]) are then kept.
+    color_profiles: whether pictures with a color profile (ICC), such as Display P3 or Adobe RGB, are brought to sRGB.
     max_pixels: an image or map that decodes to more is left out, as a likely decompression bomb.
     resize: the smaller side of the whole image in pixels, from which `size` is cut; 0: as small as it can be.
     flip, random_crop: augmentation in training; the demo scenes need none. random_scale: how much is cut out is drawn,
@@ -137,6 +138,7 @@ class DataConfig:
     seed: int = 0
     workers: int = 0
     sizes: tuple[int, ...] = ()
+    color_profiles: bool = True
 
     def __post_init__(self) -> None:
         check_known(self, "source", SOURCES)

@@ -23,8 +23,9 @@ class Files:
         paired = tuple(sorted(set(config.annotations) - {"class_label", "crop"}))
         # what the listing does not depend on is set to one value
         key = dataclasses.replace(
-            config, annotations=paired, size=16, sizes=(), resize=0, batch_size=1, seed=0, workers=0, max_pixels=1 << 16
+            config, annotations=paired, size=16, sizes=(), resize=0, batch_size=1, seed=0, workers=0
         )
+        key = dataclasses.replace(key, max_pixels=1 << 16, color_profiles=True)
         self.listing = list_once(find, key, split)
         self.reader = Reader(config, self.listing)
 

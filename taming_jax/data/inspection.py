@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from math import ceil
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -19,11 +19,15 @@ from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig, Needs
 from taming_jax.data.files import Files
 from taming_jax.data.mistakes import spread
+from taming_jax.data.opening import BrokenImage, opened
+from taming_jax.data.pixels import is_array
+from taming_jax.data.profiles import changes, profile_of
 from taming_jax.data.records import Record, Source
 
 MOST, SECONDS = 2000, 7.0  # images of a data set that are read unless told otherwise, and for how long
 HEADERS = 10_000  # files of a split of which the beginning is read
 COLUMNS, TRAIN_ROWS = 6, 2  # of the contact sheet; with one row for validation
+MOST_PIXELS = 1 << 48  # nothing is decoded
 WIDEST = 2400  # pixels of the contact sheet
 
 
@@ -33,7 +37,8 @@ class Reading:
 
     read, of: how many of how many. unreadable: files and why. refused: files at which training would stop, and why.
     sides: smaller sides in pixels of the files whose beginning could be read. flat: images of one colour. labels: in
-    how many label maps each label is.
+    how many label maps each label is. profiles: names of color profiles other than sRGB, among the files whose
+    beginning was read. remarks: what was done to images.
     """
 
     read: int = 0
@@ -43,6 +48,8 @@ class Reading:
     sides: list[int] = dataclasses.field(default_factory=list)
     flat: list[str] = dataclasses.field(default_factory=list)
     labels: Counter[int] = dataclasses.field(default_factory=Counter)
+    profiles: Counter[str] = dataclasses.field(default_factory=Counter)
+    remarks: Counter[str] = dataclasses.field(default_factory=Counter)
 
     def lines(self, data: DataConfig, needs: Needs) -> Iterator[str]:
         """What there is to say, for people."""
@@ -54,6 +61,10 @@ class Reading:
             yield f"smaller sides of {len(sides)} files: {sides[0]} to {sides[-1]} pixels, half of them at least " + (
                 f"{sides[len(sides) // 2]}" + (f"; {small} below {least}, to be enlarged" if small else "")
             )
+        if self.profiles:
+            names = ", ".join(f"{n} {name}" for name, n in self.profiles.most_common(8))
+            yield f"color profiles, converted to sRGB: {names} (of {len(self.sides)} files)"
+        yield from (f"{n} {what}" for what, n in self.remarks.items())
         if self.labels:
             n = pipeline.num_labels(data, needs)
             names = pipeline.label_names(data, needs)
@@ -104,6 +115,7 @@ def read(data: DataConfig, needs: Needs, most: int = 0) -> Reading:
                 elif record["valid"]:
                     _note(found, name, record)
             found.unreadable |= source.problems.unreadable
+            found.remarks.update(source.problems.noted)
     return found
 
 
@@ -127,22 +139,36 @@ def _records(source: Source, most: int, until: float, found: Reading) -> Iterato
 
     with ThreadPoolExecutor(source.config.threads) as pool:
         places = spread(range(len(paths)), HEADERS)
-        sides = dict(zip(places, pool.map(_side, (paths[place] for place in places))))
+        headers = dict(zip(places, pool.map(_header, (paths[place] for place in places))))
+        sides = {place: header.side if header else None for place, header in headers.items()}
         found.sides += filter(None, sides.values())
+        if source.config.color_profiles:
+            found.profiles.update(header.profile for header in headers.values() if header and header.profile)
         first = [place for place, side in sides.items() if side is None][:most]
         rest = np.random.default_rng(0).permutation(len(paths)).tolist()
         chosen = [*first, *(place for place in rest if sides.get(place, 1) is not None)]
         yield from filter(None, pool.map(one, chosen[:most]))
 
 
-def _side(path: str) -> int | None:
-    """The smaller side of an image by the beginning of its file; 0 for arrays, None where it is no image."""
-    if path.endswith(".npy"):
-        return 0
+class _Header(NamedTuple):
+    """What the beginning of a file says: the smaller side, 0 for arrays, and the name of a profile other than sRGB."""
+
+    side: int
+    profile: str = ""
+
+
+def _header(path: str) -> _Header | None:
+    """None where it is no image; the reader will say why."""
+    if is_array(path):
+        return _Header(0)
+
+    def read(image: Image.Image, size: tuple[int, int]) -> _Header:
+        profile = image.info.get("icc_profile")
+        return _Header(min(size), profile_of(profile).name if profile and changes(profile) else "")
+
     try:
-        with Image.open(path) as image:
-            return min(image.size)
-    except Exception:  # the reader will say why
+        return opened(path, read, max_pixels=MOST_PIXELS)
+    except BrokenImage:
         return None
 
 

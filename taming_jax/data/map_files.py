@@ -1,36 +1,30 @@
 """Label maps and depth maps as files: what is read and what is refused, and writing them."""
 
-from pathlib import Path
-
 import numpy as np
 from PIL import Image
 
 from taming_jax.data.depth import filled, holes
 from taming_jax.data.opening import BrokenImage, read_array
-from taming_jax.data.pixels import stored_values
+from taming_jax.data.pixels import is_array, stored_values
 
-LABEL_SUFFIXES = (".png",)
-DEPTH_SUFFIXES = (".png", ".npy")
+LABEL_SUFFIXES = (".png", ".npy", ".tif", ".tiff", ".bmp", ".gif")
+DEPTH_SUFFIXES = (".png", ".npy", ".tif", ".tiff")
 SIZES = (1e-12, 1e12)  # of numbers that are depth
 SMOOTH = 12  # of 255: by how much colours of neighbours differ, in the median
 
 
 def read_label_map(path: str, n_labels: int, unlabelled: int = -1, max_pixels: int = 0) -> np.ndarray:
-    """The labels of a PNG, uint8 (H, W) in [0, n_labels).
+    """The labels of a file, uint8 (H, W) in [0, n_labels).
 
-    The file has at most 8 bits a pixel: grey values, or indices of a palette, which are taken as they are stored,
-    whatever the colours.
+    The file has at most 8 bits a pixel, stored without loss (PNG, TIFF, BMP, GIF): grey values, or indices of a
+    palette, which are taken as they are stored, whatever the colours. Colours that are grey everywhere, and alpha that
+    is opaque everywhere, are as good: many programs save nothing else. Or it is a .npy file with whole numbers (H, W).
     unlabelled: a value of the file that becomes label 0, while all others become one more (255 for COCO-Stuff, which
         has 0..181 and so 183 labels); -1: the values are the labels.
     Raises ValueError naming the file for any other kind of image and for a label that is not below n_labels, and
     BrokenImage for a damaged file.
     """
-    mode, values = stored_values(path, max_pixels)
-    if mode not in ("L", "P"):
-        raise ValueError(
-            f"the label map {path!r} has pixels of the kind {mode!r}; expected a PNG with 8 bits a pixel, grey or "
-            "palette, whose values are the labels (not their colours, not 16 bit, and no JPEG)"
-        )
+    values = _label_array(path) if is_array(path) else _label_picture(path, max_pixels)
     label_of = np.arange(256) + (unlabelled >= 0)
     if unlabelled >= 0:
         label_of[unlabelled] = 0
@@ -43,6 +37,36 @@ def read_label_map(path: str, n_labels: int, unlabelled: int = -1, max_pixels: i
             "`unlabelled` where a value means that there is no label"
         )
     return label_of.astype(np.uint8)[values]
+
+
+def _label_picture(path: str, max_pixels: int) -> np.ndarray:
+    mode, values = stored_values(path, max_pixels)
+    if mode in ("L", "P"):
+        return values
+    why = ""
+    if mode in ("LA", "RGB", "RGBA"):
+        alpha = values[..., -1] if mode.endswith("A") else np.uint8(255)
+        colours = values[..., :-1] if mode.endswith("A") else values
+        if np.all(alpha == 255) and (colours == colours[..., :1]).all():
+            return np.ascontiguousarray(colours[..., 0])
+        why = " that is not opaque everywhere" if np.any(alpha < 255) else " whose colours are not grey"
+    raise ValueError(
+        f"the label map {path!r} has pixels of the kind {mode!r}{why}; expected a PNG with 8 bits a pixel, grey or "
+        "palette, whose values are the labels (not their colours, not 16 bit, and no JPEG)"
+    )
+
+
+def _label_array(path: str) -> np.ndarray:
+    expected = "whole numbers (H, W) from 0 to 255"
+    try:
+        values = read_array(path, expected)
+    except BrokenImage as error:
+        raise BrokenImage(f"its map {path!r}: {error}") from error
+    values = np.squeeze(values, tuple(i for i in (0, values.ndim - 1) if values.ndim == 3 and values.shape[i] == 1)[:1])
+    if values.ndim != 2 or values.dtype.kind not in "biu" or values.min() < 0 or values.max() > 255:
+        what = f" from {values.min():g} to {values.max():g}" if values.dtype.kind != "b" else ""
+        raise ValueError(f"the label map {path!r} holds {values.dtype} {values.shape}{what}; expected {expected}")
+    return values.astype(np.uint8)
 
 
 def read_depth(path: str, max_pixels: int = 0, missing: tuple[float, ...] = ()) -> np.ndarray:
@@ -61,11 +85,12 @@ def measured_depth(path: str, max_pixels: int = 0, missing: tuple[float, ...] = 
     """(the numbers of a file, float64 (H, W); where they are missing, bool (H, W), not everywhere).
 
     The file is a PNG with RGBA, whose four bytes a pixel are one little-endian float32; a grey PNG of at most 16 bits;
-    or a .npy file with (H, W), one more axis of length 1 allowed. A map of one value alone becomes -1 everywhere.
+    a grey TIFF of numbers; or a .npy file with (H, W), one more axis of length 1 allowed. A map of one value alone
+    becomes -1 everywhere.
     Raises ValueError naming the file for another kind of file, such as depth in colours, and BrokenImage for a damaged
     one and for one in which nothing was measured.
     """
-    if Path(path).suffix == ".npy":
+    if is_array(path):
         try:
             depth = read_array(path, "numbers (H, W)")
         except BrokenImage as error:
@@ -83,10 +108,10 @@ def measured_depth(path: str, max_pixels: int = 0, missing: tuple[float, ...] = 
                     "(H, W), or RGBA by taming_jax.data.map_files.write_depth"
                 )
             depth = np.ascontiguousarray(depth).view("<f4")[..., 0]
-        elif mode not in ("L", "I", "I;16"):
+        elif mode not in ("L", "I", "I;16", "F"):
             raise ValueError(
                 f"the depth map {path!r} has pixels of the kind {mode!r}; expected a PNG with RGBA (one float32 a "
-                "pixel) or with grey of 8 or 16 bits, or a .npy file"
+                "pixel) or with grey of 8 or 16 bits, a grey TIFF, or a .npy file"
             )
     depth = depth.astype(np.float64)  # float32 may overflow in the difference
     unmeasured = holes(depth, missing)

@@ -39,7 +39,9 @@ def add_maps(
         files = walk(place, suffixes)
         what_else = Counter({reason: n for reason, n in files.passed_over.items() if reason != AGAIN})  # see `_linked`
         listing.passed_over |= {str(place): what_else}
-        there = {_stem(name): str(place / name) for name in files.names}
+        # of several maps of one name, that of the first kind
+        kinds = [[name for name in files.names if name.lower().endswith(suffix)] for suffix in reversed(suffixes)]
+        there = {_stem(name): str(place / name) for kind in kinds for name in kind}
         above = _folders_above(names, there)
         found = [there.get(_stem(name, above), "") or _linked(place, name, above, suffixes) for name in names]
         stray = len(set(there) - {_stem(name, above) for name in (*names, *every)})
@@ -48,7 +50,7 @@ def add_maps(
             raise ValueError(
                 f"none of the {len(names)} images in {str(root)!r} has a {what} in {str(place)!r}, which has "
                 f"{len(there)} of other names{besides}; for the image {names[0]!r} it should be called "
-                + " or ".join(repr(os.path.splitext(names[0])[0] + suffix) for suffix in suffixes)
+                + " or ".join(repr(os.path.splitext(names[0])[0] + suffix) for suffix in suffixes[:2])
             )
         setattr(listing, field, found)
         listing.note(f"images without a {what}", found.count(""))

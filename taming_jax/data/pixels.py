@@ -10,21 +10,18 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from taming_jax.data import channels as channel
+from taming_jax.data.kinds import PICTURES, START, first_bytes, kind_of
 from taming_jax.data.opening import MAX_PIXELS, BrokenImage, WrongChannels, opened, read_array
+from taming_jax.data.orientation import known, orientation_of, stored_again, upright
+from taming_jax.data.profiles import changes
 from taming_jax.data.tiff import stored_bands
 
-_UPRIGHT = {  # the EXIF orientation tag, and what puts such an image upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+ANIMATED = "animations or files of several pages, of which the first is taken"
+PROFILE = "pictures whose color profile cannot be used, so that their numbers count as sRGB"
+_LOSSLESS = ("PNG", "TIFF", "BMP", "DIB", "GIF")
 _LOSSY, _CONTRAST = ("JPEG", "MPO", "WEBP"), 64  # of 255, below which a mask's two values may be what is lost
 
 
@@ -33,7 +30,7 @@ class Photo(NamedTuple):
 
     parts: an RGB image where there are three channels, else one image for each, see `channels.to_images`.
     width, height: of the upright image in the file's pixels. stored: (width, height) as the file has them, before
-    turning. orientation: the EXIF tag, 1 for none.
+    turning. orientation: the EXIF tag, 1 for none. remarks: what was done to it that people should know.
     """
 
     parts: tuple[Image.Image, ...]
@@ -41,63 +38,112 @@ class Photo(NamedTuple):
     height: int
     stored: tuple[int, int]
     orientation: int
+    remarks: tuple[str, ...] = ()
 
     @property
     def rgb(self) -> Image.Image:
         return self.parts[0]
 
 
-def decode(source: str | bytes, enough: int = 0, channels: int = 3, max_pixels: int = 0) -> Photo:
+def decode(
+    source: str | bytes, enough: int = 0, channels: int = 3, max_pixels: int = 0, color_profiles: bool = True
+) -> Photo:
     """Decodes an image and puts it upright.
 
-    source: a path (JPEG, PNG, WebP, or .npy with uint8 RGB), or the encoded bytes. Greyscale, palette, CMYK, 16 bit,
-        transparency (put on white) and the EXIF orientation are handled; of an animation the first frame is taken.
+    source: a path (of any kind that `kinds` knows, whatever its name; or .npy with uint8 RGB), or the encoded bytes.
+        Greyscale, palette, CMYK, 16 bit, transparency (put on white) and the EXIF orientation are handled; of an
+        animation the first frame is taken.
     enough: a smaller side in pixels that suffices; a large JPEG is then decoded at 1/2, 1/4 or 1/8, which is faster.
         0: the full size.
     channels: other than three are those of `channels.fitted`; .npy (H, W, c) and .tif must have as many, and 16 bits
         and floats, which must lie in [-1, 1], are kept.
     max_pixels: of what is decoded; 0: MAX_PIXELS.
+    color_profiles: whether what a profile in the file says of the colours is brought to sRGB. 16 bits of several
+        channels become 8 by it.
     Raises BrokenImage, saying why, and ValueError for a file of other channels or numbers.
     """
     try:
-        if isinstance(source, str) and source.endswith(".npy"):
+        if isinstance(source, str) and is_array(source):
             return _photo(_of_array(source, channels), 1)
         if channels != 3 and (bands := _bands(source, channels, max_pixels or MAX_PIXELS)):
             return bands
-        values, stored, orientation, turned = opened(
-            source, lambda image, size: _read(image, size, channels), enough=enough, max_pixels=max_pixels
+        found = opened(
+            source,
+            lambda image, size: _read(image, size, channels, color_profiles),
+            enough=enough,
+            max_pixels=max_pixels,
         )
-        parts = channel.to_images(channel.fitted(values, channels)) if isinstance(values, np.ndarray) else (values,)
+        pixels = found.pixels
+        parts = channel.to_images(channel.fitted(pixels, channels)) if isinstance(pixels, np.ndarray) else (pixels,)
     except BrokenImage:
         raise
     except ValueError as error:
         what = f"the image {source!r}" if isinstance(source, str) else "an image"
         wanted = f"; expected the {channels} of config.data.channels" if isinstance(error, WrongChannels) else ""
         raise ValueError(f"{what}: {error}{wanted}") from error
-    return _photo(parts, orientation, stored, turned)
+    return _photo(parts, found.orientation, found.size, found.turned, found.remarks)
 
 
-def _read(
-    image: Image.Image, size: tuple[int, int], channels: int
-) -> tuple[Image.Image | np.ndarray, tuple[int, int], int, bool]:
-    """(pixels, stored size, orientation, whether Pillow has turned them already)."""
-    turned = image.format == "TIFF"  # and then its tag is gone
-    deep = channel.sixteen_bits(image) if channels != 3 else None  # to be read before Pillow decodes it for the tag
+def is_array(path: str) -> bool:
+    """Whether a file is read as .npy: it is called so, and is no picture."""
+    return path.lower().endswith(".npy") and kind_of(first_bytes(path)) not in PICTURES
+
+
+class _Read(NamedTuple):
+    """What was decoded: pixels, the size in the file, the orientation, and whether Pillow has turned them already."""
+
+    pixels: Image.Image | np.ndarray
+    size: tuple[int, int]
+    orientation: int
+    turned: bool
+    remarks: tuple[str, ...]
+
+
+def _read(image: Image.Image, size: tuple[int, int], channels: int, color_profiles: bool) -> _Read:
+    turned = image.format == "TIFF"  # Pillow turns it itself, and then its tag is gone
+    profile = image.info.get("icc_profile") if color_profiles else None
+    remarks = (ANIMATED,) if getattr(image, "is_animated", False) else ()
+    deep = None
+    if channels != 3 and not (profile and changes(profile)):
+        deep = channel.sixteen_bits(image)  # to be read before Pillow decodes it for the tag
+    if isinstance(image, PngImageFile):
+        _scale_transparency(image)
     orientation = orientation_of(image)
     if turned and orientation >= 5:
         size = size[::-1]
+    pixels: Image.Image | np.ndarray
     if channels == 3:
-        return channel.rgb(image), size, orientation, turned
-    return (channel.of_picture(image) if deep is None else deep), size, orientation, turned
+        pixels, problem = channel.rgb(image, profile)
+    else:
+        pixels, problem = (deep, "") if deep is not None else channel.of_picture(image, profile)
+    return _Read(pixels, size, orientation, turned, remarks + ((PROFILE,) if problem else ()))
+
+
+def _scale_transparency(image: PngImageFile) -> None:
+    """The value that is transparent counts as the file has it; it is brought to how Pillow decodes the others."""
+    value, kind = image.info.get("transparency"), str(image.tile[0].args) if image.tile else ""
+    if isinstance(value, tuple) and kind == "RGB;16B":
+        image.info["transparency"] = tuple(part >> 8 for part in value)
+    elif isinstance(value, int) and kind in ("L;2", "L;4"):
+        image.info["transparency"] = value * (85 if kind == "L;2" else 17)
 
 
 def _photo(
-    parts: Sequence[Image.Image], orientation: int, stored: tuple[int, int] | None = None, turned: bool = False
+    parts: Sequence[Image.Image],
+    orientation: int,
+    stored: tuple[int, int] | None = None,
+    turned: bool = False,
+    remarks: tuple[str, ...] = (),
 ) -> Photo:
     stored = stored or parts[0].size
     width, height = stored if orientation < 5 else stored[::-1]
     return Photo(
-        tuple(part if turned else upright(part, orientation) for part in parts), width, height, stored, orientation
+        tuple(part if turned else upright(part, orientation) for part in parts),
+        width,
+        height,
+        stored,
+        orientation,
+        remarks,
     )
 
 
@@ -121,8 +167,9 @@ def _bands(source: str | bytes, channels: int, most: int) -> Photo | None:
     try:
         if isinstance(source, str):
             with open(source, "rb") as file:
-                source = file.read() if (start := file.read(4)) in _TIFF and not file.seek(0) else start
-        found = stored_bands(source, channels, most) if source.startswith(_TIFF) else None
+                start = file.read(START)
+                source = start + file.read() if kind_of(start) == "TIFF" else start
+        found = stored_bands(source, channels, most) if kind_of(source[:START]) == "TIFF" else None
     except (BrokenImage, WrongChannels):
         raise
     except Exception as error:  # as Pillow's decoders
@@ -130,40 +177,29 @@ def _bands(source: str | bytes, channels: int, most: int) -> Photo | None:
     if not found:
         return None
     values = channel.of_array(found.values, channels)
-    return _photo(channel.to_images(values), found.orientation if found.orientation in _UPRIGHT else 1)
-
-
-def orientation_of(image: Image.Image) -> int:
-    """The EXIF tag that says how a camera has stored it turned, 1 for not."""
-    try:
-        orientation = image.getexif().get(0x0112, 1)
-    except Exception:  # damaged metadata is no reason to lose the picture
-        return 1
-    return orientation if orientation in _UPRIGHT else 1
-
-
-def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """An image or a map as it is stored in a file, turned as the file's EXIF tag says."""
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
-
-
-def stored_again(image: Image.Image, orientation: int) -> Image.Image:
-    """The reverse of `upright`: an upright map turned to the pixels as the photo's file has them."""
-    turns = {**_UPRIGHT, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}  # the others undo themselves
-    return image.transpose(turns[orientation]) if orientation in turns else image
+    return _photo(channel.to_images(values), known(found.orientation))
 
 
 def stored_values(path: str, max_pixels: int = 0) -> tuple[str, np.ndarray]:
-    """(what kind of pixels a PNG has, array); a palette's indices are not looked up, and grey of 1, 2 or 4 bits is of
-    the kind "L", with its values as they are stored. Raises BrokenImage."""
+    """(what kind of pixels a file has, array as they are stored); a palette's indices are not looked up, and grey of 1,
+    2 or 4 bits is of the kind "L", with its values as they are stored. What loses some of them is of a kind that names
+    its format. Raises BrokenImage."""
 
     def read(image: Image.Image, size: tuple[int, int]) -> tuple[str, np.ndarray]:
-        if image.format != "PNG":
+        if image.format not in _LOSSLESS:
             return f"{image.mode} ({image.format})", np.asarray(image)
-        bits = {"1": 1, "L;2": 2, "L;4": 4}.get(str(image.tile[0].args)) if image.tile else None  # type: ignore
+        packing = str(image.tile[0].args) if image.tile and image.format == "PNG" else ""  # type: ignore
+        turned = orientation_of(image) if image.format == "TIFF" else 1  # which Pillow undoes
+        bits = {"1": 1, "L;2": 2, "L;4": 4}.get(packing) or (1 if image.mode == "1" else 0)
+        if packing in ("RGB;16B", "RGBA;16B", "LA;16B"):
+            return f"{image.mode};16", np.asarray(image)
         if bits:  # comes out scaled to 0..255, which would be other labels
-            return "L", np.asarray(image.convert("L")) // np.uint8(255 // ((1 << bits) - 1))
-        return image.mode, np.asarray(image)
+            values = np.asarray(image.convert("L")) // np.uint8(255 // ((1 << bits) - 1))
+            return "L", np.asarray(stored_again(Image.fromarray(values), turned))
+        image.load()
+        mode = "I;16" if image.mode.startswith("I;16") else image.mode
+        values = np.asarray(stored_again(image, turned))
+        return mode, values.astype(values.dtype.newbyteorder("="))
 
     try:
         return opened(path, read, max_pixels=max_pixels)

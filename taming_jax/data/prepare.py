@@ -22,7 +22,8 @@ from PIL import Image
 
 from taming_jax.data.found import count, inner_name
 from taming_jax.data.map_files import write_depth, write_label_map
-from taming_jax.data.pixels import BrokenImage, Photo, decode, stored_again
+from taming_jax.data.orientation import stored_again
+from taming_jax.data.pixels import BrokenImage, Photo, decode
 from taming_jax.data.walk import find_images
 from taming_jax.files import whole
 

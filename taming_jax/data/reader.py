@@ -28,7 +28,9 @@ class Reader:
         config = self.config
         try:
             enough = 0 if config.random_scale else 2 * max(*config.sides, config.resize)
-            photo = decode(source, enough, config.channels, config.max_pixels)
+            photo = decode(source, enough, config.channels, config.max_pixels, config.color_profiles)
+            for remark in photo.remarks:
+                self.problems.note(remark, name)
             window = choose_window(
                 photo,
                 config.sides,

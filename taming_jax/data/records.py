@@ -109,6 +109,7 @@ class Problems:
     def __init__(self, found: dict[str, int] | None = None) -> None:
         self._counts = dict(found or {})
         self._files: dict[str, str] = {}  # why each could not be read
+        self._noted: dict[str, set[str]] = {}
         self._lock = threading.Lock()  # many threads read
 
     def skip(self, name: str, error: BrokenImage) -> None:
@@ -125,6 +126,21 @@ class Problems:
                 if kind not in self._counts:
                     log.warning("%d %s; further ones are counted silently", n, kind)
                 self._counts[kind] = self._counts.get(kind, 0) + n
+
+    def note(self, kind: str, name: str) -> None:
+        """A file of which something must be known, once however often it is read."""
+        with self._lock:
+            files = self._noted.setdefault(kind, set())
+            if name not in files:
+                if not files:
+                    log.warning("%s: %s; further ones are counted silently", kind, name)
+                files.add(name)
+
+    @property
+    def noted(self) -> dict[str, int]:
+        """Of how many files something must be known, by what."""
+        with self._lock:
+            return {kind: len(files) for kind, files in self._noted.items()}
 
     @property
     def unreadable(self) -> dict[str, str]:

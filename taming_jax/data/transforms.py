@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 
 from taming_jax.data.channels import joined
-from taming_jax.data.pixels import Photo, decode, upright
+from taming_jax.data.orientation import upright
+from taming_jax.data.pixels import Photo, decode
 
 # by the EXIF orientation: whether x and y change places, and which of them is then counted from the other end
 _UPRIGHT_POINTS = {2: (0, "x"), 3: (0, "xy"), 4: (0, "y"), 5: (1, ""), 6: (1, "x"), 7: (1, "xy"), 8: (1, "y")}

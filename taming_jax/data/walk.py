@@ -9,13 +9,15 @@ from pathlib import Path, PurePath
 from taming_jax.data.channels import PICTURES
 from taming_jax.data.config import DataConfig
 from taming_jax.data.found import AGAIN, BROKEN, CLOSED, NO_SUFFIX, SPECIAL, Found, count, folders_of, why_left_out
+from taming_jax.data.kinds import is_named, why_unreadable
 from taming_jax.data.lists import read_list
 
 SUFFIXES = PICTURES
 
 
 def walk(place: Path, suffixes: tuple[str, ...]) -> Found:
-    """The files below a folder with these (lower-case) suffixes, sorted by name, each real file once.
+    """The files below a folder with these (lower-case) suffixes, sorted by name, each real file once; where pictures
+    are among them also those whose names say nothing, by their first bytes.
 
     Links are followed, after all that is there without them: what was reached already keeps its own name, and a folder
     that links to itself ends there.
@@ -65,7 +67,7 @@ class _Walk:
                     self.links.append(name)
                 elif entry.is_dir(follow_symlinks=False):
                     below.append((name, os.path.join(real, entry.name)))
-                elif not self._wanted(entry.name):
+                elif not is_named(entry.name, os.path.join(real, entry.name), self.suffixes):
                     self.passed_over[_suffix(entry.name)] += 1
                 elif not entry.is_file(follow_symlinks=False):
                     self.passed_over[SPECIAL] += 1
@@ -78,12 +80,12 @@ class _Walk:
     def _link(self, name: str) -> None:
         real = os.path.realpath(self.place / name)
         folder, own_name = os.path.split(real)
-        walked = folder in self.folders and not why_left_out(own_name) and self._wanted(own_name)
+        walked = folder in self.folders and not why_left_out(own_name) and is_named(own_name, real, self.suffixes)
         if _holds(real, self.place):
             self.passed_over[AGAIN] += 1
         elif os.path.isdir(real):
             self._folder(name, real)
-        elif not self._wanted(name):
+        elif not is_named(name, real, self.suffixes):
             self.passed_over[_suffix(name)] += 1
         elif not os.path.exists(real):
             self.passed_over[BROKEN] += 1
@@ -94,9 +96,6 @@ class _Walk:
         else:
             self.targets.add(real)
             self.names.append(name)
-
-    def _wanted(self, name: str) -> bool:
-        return name.lower().endswith(self.suffixes)
 
     def _same(self, number: int, name: str) -> bool:
         """Whether the file is one that was found by another name; numbers alone may be alike on joined file systems."""
@@ -120,7 +119,7 @@ def _holds(real: str, place: Path) -> bool:
 
 
 def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower() or NO_SUFFIX
+    return why_unreadable(name) or NO_SUFFIX
 
 
 def find_images(path: str, root: str = "", suffixes: tuple[str, ...] = SUFFIXES) -> Found:
@@ -129,7 +128,8 @@ def find_images(path: str, root: str = "", suffixes: tuple[str, ...] = SUFFIXES)
     A list file ends in .txt and names one image a line, relative to `root` or, without one, to the list file's folder.
     Raises ValueError where there is nothing to find, or where entries of a list do not exist.
     """
-    expected = f"expected a folder of images ({', '.join(suffixes)}) or a list file (.txt, one image a line)"
+    named = [".jpg", ".png", "..."] if PICTURES[0] in suffixes else suffixes
+    expected = f"expected a folder of images ({', '.join(named)}) or a list file (.txt, one image a line)"
     place = Path(path)
     if not path or not place.exists():
         raise ValueError(f"no such folder or file: {path!r}; {expected}: set `path`")

@@ -57,11 +57,11 @@ def complete(
     return {"given": given, "keep": kept}
 
 
-def read_picture(path: str, factor: int, channels: int = 3) -> np.ndarray:
-    """A picture file as float32 (H, W, channels), cut in the middle to sides that `factor` divides. Raises
-    ValueError."""
+def read_picture(path: str, factor: int, channels: int = 3, color_profiles: bool = True) -> np.ndarray:
+    """A picture file as float32 (H, W, channels), cut in the middle to sides that `factor` divides; color_profiles: as
+    in `pixels.decode`. Raises ValueError."""
     try:
-        return photograph(Path(path), factor, None, channels)
+        return photograph(Path(path), factor, None, channels, color_profiles)
     except (OSError, ValueError) as error:
         raise ValueError(f"the picture {path!r} cannot be read: {error}") from error
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from taming_jax.conditioning import Condition
 from taming_jax.data.found import why_left_out
+from taming_jax.data.kinds import is_named
 
 
 def find_files(path: str, condition: Condition) -> list[Path]:
@@ -16,7 +17,8 @@ def find_files(path: str, condition: Condition) -> list[Path]:
         )
     place = Path(path)
     inside = [file for file in sorted(place.iterdir()) if not why_left_out(file.name)] if place.is_dir() else []
-    files = [file for file in inside or [place] if file.suffix.lower() in condition.suffixes and file.is_file()]
+    wanted = lambda file: file.is_file() and is_named(file.name, str(file), condition.suffixes)
+    files = [file for file in inside or [place] if wanted(file)]
     if not files:
         raise ValueError(
             f"config.sample.condition={path!r} names no file for {name}; expected a file or folder with "

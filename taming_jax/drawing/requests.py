@@ -19,7 +19,7 @@ from taming_jax.experiment import SampleConfig
 from taming_jax.settings import from_dict
 from taming_jax.sharding import make_mesh
 from taming_jax.trained.generator import Generator
-from taming_jax.trained.loading import load_saved, with_missing
+from taming_jax.trained.loading import color_profiles, load_saved, with_missing
 from taming_jax.trained.sampler import Request
 from taming_jax.trained.stages import pictured
 
@@ -69,7 +69,7 @@ def requests(settings: SampleConfig, generator: Generator, saved: Saved) -> Iter
     condition = generator.model.condition
     if (settings.classes and "class_label" not in condition.keys) or (settings.per_class and not condition.by_class):
         raise ValueError("config.sample.classes and per_class need a class-conditional model, and this one is not.")
-    completion, asks = _completion(settings, generator), f"config.sample.size={settings.size}"
+    completion, asks = _completion(settings, generator, saved), f"config.sample.size={settings.size}"
     if completion and not settings.size:
         size = tuple(side * generator.first_stage.config.factor for side in completion["keep"].shape)
         settings = dataclasses.replace(settings, size=size)
@@ -103,12 +103,13 @@ def _wanted(
     return Wanted(request, labels, truth)
 
 
-def _completion(settings: SampleConfig, generator: Generator) -> dict[str, np.ndarray]:
+def _completion(settings: SampleConfig, generator: Generator, saved: Saved) -> dict[str, np.ndarray]:
     """What is there already of each image: of the picture that the settings name, the part that they say."""
     if not settings.complete:
         return {}
     factor = generator.first_stage.config.factor
-    image = read_picture(settings.complete, factor, generator.first_stage.config.in_channels)
+    channels = generator.first_stage.config.in_channels
+    image = read_picture(settings.complete, factor, channels, color_profiles(saved.config))
     keep = read_mask(settings.keep, image, factor) if settings.keep else None
     return complete(generator.first_stage, image, keep, _size(settings))
 

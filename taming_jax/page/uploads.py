@@ -7,11 +7,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from taming_jax.conditioning import Condition
+from taming_jax.data import kinds
 from taming_jax.data.opening import opened
 
 MOST_BYTES = 8 << 20  # of a file
 MOST_PIXELS = 24_000_000  # of a picture that is opened, to be made smaller
-_STARTS = {b"\x89PNG\r\n\x1a\n": ".png", b"\xff\xd8\xff": ".jpg", b"\x93NUMPY": ".npy"}
+ENDINGS = {**kinds.PICTURES, **{kind: ending for ending, kind in reversed(kinds.EXTRA_ENDINGS.items())}, "NPY": ".npy"}
+SHOWN = (".png", ".jpg", ".webp", ".npy")  # of many, those that people are told of
 
 
 def from_base64(text: Any, what: str, most: int = MOST_BYTES) -> bytes:
@@ -26,22 +28,16 @@ def from_base64(text: Any, what: str, most: int = MOST_BYTES) -> bytes:
         raise ValueError(f"{what} is not in base64") from None
 
 
-def kind_of(file: bytes) -> str:
-    """The ending of the name that such a file has, "" for an unknown kind."""
-    if file[:4] == b"RIFF" and file[8:12] == b"WEBP":
-        return ".webp"
-    return next((ending for start, ending in _STARTS.items() if file.startswith(start)), "")
-
-
 def check_file(file: bytes, endings: tuple[str, ...]) -> str:
     """The ending of a file that may be opened: of one of these kinds, and with no more pixels than that. Nothing is
     decoded. Raises ValueError for others."""
-    kind = kind_of(file)
-    if kind not in endings:
-        known = [ending for ending in endings if ending in (".webp", *_STARTS.values())]
-        raise ValueError(
-            f"this is {'no picture that is known' if not kind else f'a {kind} file'}; expected {', '.join(known)}"
-        )
+    found = kinds.kind_of(file[: kinds.START])
+    kind = ENDINGS.get(found, "")
+    if kind not in (*endings, *(kinds.EXTRA_ENDINGS if kinds.ENDINGS[0] in endings else ())):
+        known = [ending for ending in endings if ending in SHOWN]
+        what = f"a {kind} file" if kind else "no picture that is known"
+        more = f" ({kinds.in_words(found, file[: kinds.START])})" if found and not kind else ""
+        raise ValueError(f"this is {what}; expected {', '.join(known)}{more}")
     if kind != ".npy":
         try:
             opened(file, lambda image, size: size, max_pixels=MOST_PIXELS)

@@ -7,17 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from taming_jax import cores
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig, Needs
-from taming_jax.data.opening import BrokenImage, opened
+from taming_jax.data.pixels import decode
+from taming_jax.data.records import Problems
 from taming_jax.data.walk import find_images
 from taming_jax.files import first_line
 from taming_jax.pictures import colours, to_pixels
-
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")  # what pytorch-fid reads, too
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,23 +34,22 @@ class ImageSet:
 
 
 def of_files(path: str) -> ImageSet:
-    """The images below a folder, or in a list file (.txt). Pixels are taken as they are stored, in RGB, without regard
-    to an EXIF orientation: so do pytorch-fid, clean-fid and ADM's evaluator. Raises ValueError where there are none."""
-    found = find_images(path, suffixes=SUFFIXES)
+    """The images below a folder, or in a list file (.txt). They are read as trainings read them: upright, in sRGB, on
+    white; pytorch-fid, clean-fid and ADM's evaluator do none of this. Raises ValueError where there are none."""
+    found = find_images(path)
     files = [str(found.root / name) for name in found.names]
-    pool = ThreadPoolExecutor(cores.allowed())
-    return ImageSet(path, len(files), lambda start, stop: pool.map(_read, files[start:stop]))
+    pool, problems = ThreadPoolExecutor(cores.allowed()), Problems()
 
+    def read(path: str) -> np.ndarray | str:
+        try:
+            photo = decode(path)
+        except ValueError as error:
+            return f"{path}: {first_line(error)}"
+        for remark in photo.remarks:
+            problems.note(remark, path)
+        return np.asarray(photo.rgb)
 
-def _read(path: str) -> np.ndarray | str:
-    try:
-        return opened(path, lambda image, _: _rgb(image))
-    except BrokenImage as error:
-        return f"{path}: {first_line(error)}"
-
-
-def _rgb(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.convert("RGB"))
+    return ImageSet(path, len(files), lambda start, stop: pool.map(read, files[start:stop]))
 
 
 def of_npz(path: str) -> ImageSet:

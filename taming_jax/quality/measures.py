@@ -92,6 +92,12 @@ def _warnings(reference: Statistics, measured: Statistics) -> tuple[str, ...]:
             found.append(f"{name} has no more images than features, so that its covariance is singular.")
         if not statistics.protocol.network:
             found.append(f"{name} does not say with which network and resize it was made.")
+        if statistics.earlier:
+            found.append(
+                f"{name} was measured by an earlier version, which turned no picture by its EXIF, showed what lies "
+                "under transparency, cut 16 bits and passed over color profiles; where its pictures have any of these, "
+                "measure them anew."
+            )
         if statistics.unreadable:
             found.append(f"{name}: {len(statistics.unreadable)} image(s) cannot be read and were left out.")
     return tuple(dict.fromkeys(found))

@@ -37,9 +37,9 @@ def data_of(config: dict[str, Any], path: str, images: str, size: int, batch_siz
     side = size or config.get("size", 0)
     if not side:
         raise ValueError(f"--images={images} needs --size, since {path!r} does not say how large its images are.")
-    channels = config.get("channels", 3)
+    like: dict[str, Any] = {name: config[name] for name in ("channels", "color_profiles") if name in config}
     values = {"source": "folder", "path": images, "val_path": images, "size": side, "batch_size": batch_size}
-    return from_dict(DataConfig, {**values, "channels": channels}, "--images")
+    return from_dict(DataConfig, {**values, **like}, "--images")
 
 
 class ReconstructionMeasure:

@@ -18,6 +18,7 @@ from taming_jax.quality.images import ImageSet, array_names, stored_array
 
 SHOWN = 16  # images of a set that are kept for the sheet
 SPATIAL = "spatial"
+READ = "pictures"  # of the array that says how pictures were read, which earlier versions did otherwise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,8 @@ class Statistics:
 
     n: images that were measured; None where a file does not say. gaussians: by feature. features: the main feature of
     the first of them, float32 (m, d), for what needs pairs; labels: their classes, int (m,). predictions: for the
-    Inception score. unreadable: what was left out, and why. shown: a few of the images, uint8 (H, W, 3).
+    Inception score. unreadable: what was left out, and why. earlier: whether a version of this project measured it
+    that read pictures otherwise. shown: a few of the images, uint8 (H, W, 3).
     """
 
     source: str
@@ -45,6 +47,7 @@ class Statistics:
     labels: np.ndarray | None = None
     predictions: PredictionSums | None = None
     unreadable: tuple[str, ...] = ()
+    earlier: bool = False
     shown: tuple[np.ndarray, ...] = ()
 
 
@@ -228,7 +231,7 @@ def read_statistics(path: str, protocol: Protocol) -> Statistics:
     protocol.check_same(said, path)
     said = dataclasses.replace(said, feature=protocol.feature)  # which their width has shown
     n = int(stored_array(path, "n")) if "n" in names else None
-    return Statistics(path, said, gaussians, n)
+    return Statistics(path, said, gaussians, n, earlier="protocol" in names and READ not in names)
 
 
 def write_statistics(statistics: Statistics, path: str) -> None:
@@ -240,6 +243,8 @@ def write_statistics(statistics: Statistics, path: str) -> None:
         spatial = statistics.gaussians[SPATIAL]
         arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.covariance}
     arrays["protocol"] = np.array(dataclasses.astuple(statistics.protocol))
+    if not statistics.earlier:
+        arrays[READ] = np.array("as in training: upright, in sRGB, transparent on white, 16 bits scaled")
     if statistics.n is not None:
         arrays["n"] = np.array(statistics.n)
     write_npz(path, arrays)

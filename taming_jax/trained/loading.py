@@ -103,6 +103,11 @@ def with_missing(condition: Condition, missing: tuple[float, ...]) -> Condition:
     return dataclasses.replace(condition, missing=missing) if isinstance(condition, StageCondition) else condition
 
 
+def color_profiles(config: Mapping[str, Any]) -> bool:
+    """Whether the training of a saved configuration read color profiles; a converted model does not say."""
+    return config.get("data", {}).get("color_profiles", True)
+
+
 def two_stage(config: Mapping[str, Any], first_stage: VQGAN, condition_stage: VQGAN | None = None) -> TwoStage:
     """The two-stage model that a saved or composed configuration names, around its networks. Raises ValueError where
     they do not fit."""
@@ -117,7 +122,8 @@ def two_stage(config: Mapping[str, Any], first_stage: VQGAN, condition_stage: VQ
         first_stage=first_stage,
         gpt=GPT(from_dict(GPTConfig, config["transformer"], "config.transformer")),
         condition=with_missing(
-            make_condition(condition, first_stage, size, condition_stage), pipeline.missing_depths(config["data"])
+            make_condition(condition, first_stage, size, condition_stage, color_profiles(config)),
+            pipeline.missing_depths(config["data"]),
         ),
         grid=first_stage.config.grid(*sides(size)),
         order=config["order"],

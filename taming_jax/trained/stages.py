@@ -19,7 +19,7 @@ from taming_jax.data.config import DataConfig, Needs
 from taming_jax.data.sources import codes
 from taming_jax.experiment import TransformerExperiment, saved_form
 from taming_jax.models.vqgan import VQGAN
-from taming_jax.settings import from_dict
+from taming_jax.settings import as_saved, from_dict
 from taming_jax.trained.fingerprint import check_codes, codes_digest
 from taming_jax.trained.first_stage import FirstStage
 from taming_jax.trained.loading import condition_stage, two_stage, vqgan_of
@@ -111,7 +111,7 @@ def pictured(data: DataConfig) -> DataConfig:
     """The images that codes were made of, where the data is codes; other data as it is."""
     if data.source != "codes":
         return data
-    source = {**codes.read_info(data.path)["data"], "batch_size": data.batch_size}
+    source = {**as_saved(codes.read_info(data.path)["data"]), "batch_size": data.batch_size}
     return from_dict(DataConfig, source, f"the data of {data.path!r}")
 
 
