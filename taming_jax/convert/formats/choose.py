@@ -16,9 +16,10 @@ from taming_jax.convert.original import convert_checkpoint, export_checkpoint
 from taming_jax.convert.original.settings import Plan
 from taming_jax.convert.reader import ENTRIES, read_state
 from taming_jax.convert.writer import write_checkpoint
-from taming_jax.files import whole
+from taming_jax.files import whole, write_whole
 from taming_jax.models.gpt import GPTConfig
 from taming_jax.models.vqgan import VQGANConfig
+from taming_jax.outputs import check_outputs
 from taming_jax.settings import from_dict, sides
 
 FORMATS = ("original", "latent-diffusion", "llamagen", "diffusers")
@@ -211,7 +212,7 @@ def _to_diffusers(saved: Saved, out: Path) -> Conversion:
     name = memory.get("file", f"{diffusers.STEM}.safetensors")
     with whole(folder) as unfinished:
         unfinished.mkdir(parents=True)
-        (unfinished / diffusers.CONFIG).write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        write_whole(unfinished / diffusers.CONFIG, json.dumps(settings, indent=2, sort_keys=True) + "\n")
         if name.endswith(".bin"):
             write_checkpoint(unfinished / name, state)
         else:
@@ -225,8 +226,7 @@ def _to_diffusers(saved: Saved, out: Path) -> Conversion:
 
 
 def _to_llamagen(saved: Saved, out: Path) -> Conversion:
-    if out.exists():
-        raise ValueError(f"{out} exists already; name another file")
+    check_outputs("--export", {out: lambda path: False})
     notes = []
     if saved.kind == "vqgan":
         network = from_dict(VQGANConfig, saved.config["model"], "config.model")
@@ -242,7 +242,6 @@ def _to_llamagen(saved: Saved, out: Path) -> Conversion:
             if height != width or saved.config["order"] != "row_major":
                 raise ValueError("LlamaGen's transformer draws squares row by row alone")
             notes.append(f"its tokenizer is not in it: --export {saved.path}/{FIRST_STAGE} OUT.pt")
-    out.parent.mkdir(parents=True, exist_ok=True)
     with whole(out) as unfinished:
         write_checkpoint(unfinished, {"model": state})
     return Conversion(saved.kind, str(out), {str(out): ""}, notes, "llamagen")

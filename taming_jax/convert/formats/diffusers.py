@@ -55,7 +55,7 @@ def read_folder(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], Pa
     if not path.is_file():
         raise ValueError(f"{folder} holds no {CONFIG}, so it is no directory of diffusers")
     try:
-        settings = json.loads(path.read_text())
+        settings = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from error
     if not isinstance(settings, dict):
