@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from taming_jax.checkpoint import open_saved
+from taming_jax.checkpoint import has_checkpoint, open_saved
 from taming_jax.files import write_whole
 from taming_jax.names import forgive_output, written
 from taming_jax.outputs import check_outputs, is_text, newest_folder
@@ -77,7 +77,7 @@ def curve(name: str, points: Sequence[tuple[float, float]]) -> str:
 def read_metrics(path: Path) -> dict[str, list[tuple[float, float]]]:
     """name -> [(step, value)] of a metrics.jsonl; cut lines and what is no finite number are passed over."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -95,14 +95,15 @@ def _is_number(value: object) -> bool:
 
 
 def of_training(folder: Path) -> list[str]:
-    """What a working directory holds."""
+    """What a working directory holds, or the folder of a model that was trained elsewhere."""
     saved, metrics = open_saved(str(folder)), read_metrics(folder / "metrics.jsonl")
     logged = [step for points in metrics.values() for step, _ in points if step <= saved.step]
-    times = read_metrics(folder / TIMES) if (folder / TIMES).is_file() else {}
+    times = read_metrics(folder / TIMES)
     took = {step: seconds for step, seconds in times.get(SECONDS, []) if step <= saved.step}
     known = took and max(took) >= max(logged, default=0)  # older versions did not log them
     lasted = f", {max(took.values()) / 60:.1f} minutes" if known else ""
-    parts = [f"<p>Training of kind {text(saved.kind)}, {saved.step} steps{lasted}.</p>"]
+    trained = "Training" if metrics else "Model"
+    parts = [f"<p>{trained} of kind {text(saved.kind)}, {saved.step} steps{lasted}.</p>"]
     drawn = [name for name in metrics if name.split("/")[-1].split("_")[-1] in CURVES and len(metrics[name]) > 1]
     parts += [curve(name, metrics[name]) for name in drawn]
     parts.append(table({name: points[-1][1] for name, points in metrics.items() if name.startswith(("val/", "qual"))}))
@@ -138,7 +139,7 @@ def of_pictures(folder: Path) -> list[str]:
 
 def section(folder: Path) -> str:
     """Raises ValueError where the folder is none that can be shown."""
-    if (folder / "metrics.jsonl").is_file():
+    if (folder / "metrics.jsonl").is_file() or has_checkpoint(str(folder)):
         parts = of_training(folder)
         drawn = Path(newest_folder(folder / "samples"))  # the last call's
         parts += of_pictures(drawn) if drawn.is_dir() else []
