@@ -43,7 +43,7 @@ def check_outputs(option: str, outputs: Mapping[Any, Ours], inputs: Iterable[Pat
             raise ValueError(f"{option}: {str(path)!r} is read by this call, and would be overwritten; choose another")
         if there and not is_ours(path):
             raise ValueError(
-                f"{option}: {str(path)!r} is there already, and was not written by this program, so it stays; "
+                f"{option}: {str(path)!r} is there already, and nothing says that this program wrote it, so it stays; "
                 "move it away, or choose another"
             )
 

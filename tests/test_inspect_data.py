@@ -164,7 +164,7 @@ def test_names_of_any_bytes_end_no_report(tmp_path):
     assert done.returncode == 0 and b"br\\udce9ken.png" in done.stdout and sheet.is_file(), done.stderr[-2000:]
     picture(1).save(sheet)
     before = sheet.read_bytes()
-    with pytest.raises(ValueError, match=r"sheet.png' is there already, and was not written by this program"):
+    with pytest.raises(ValueError, match=r"sheet.png' is there already, and nothing says that this program wrote it"):
         inspect_data(experiment_of(settings_of("folder_vqgan", tmp_path / "x", "small")), str(sheet))
     assert sheet.read_bytes() == before
 

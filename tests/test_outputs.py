@@ -107,7 +107,7 @@ def test_what_cannot_be_written_is_known_before(tmp_path):
         (tmp_path / ("n" * 256), r"cannot be written \(File name too long\)"),
         ("/dev/full/a.json", r"cannot be written \("),
         ("/proc/none/a.json", r"cannot be written \("),
-        (tmp_path / "loose", "is there already, and was not written by this program"),
+        (tmp_path / "loose", "is there already, and nothing says that this program wrote it"),
     ):
         with pytest.raises(ValueError, match=message):
             check_outputs("--out=x", {out: no})

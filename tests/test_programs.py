@@ -173,7 +173,7 @@ def test_pictures_of_earlier_calls_and_of_others_stay(class_dir, tmp_path):
     assert fresh.name == "named_2"
     Image.new("RGB", (8, 8)).save(out / "grid.png")
     theirs = (out / "grid.png").read_bytes()
-    with pytest.raises(ValueError, match=r"sample.out='.*named.*grid.png' is there already, and was not written by"):
+    with pytest.raises(ValueError, match=r"sample.out='.*named.*grid.png' is there already, and nothing says that"):
         draw(named, class_dir)
     (out / "grid.png").unlink()
     (out / "grid.png").mkdir()
@@ -237,7 +237,7 @@ def test_codes_in_use_are_found_and_make_a_smaller_vocabulary(vqgan_dir, tmp_pat
     assert int(generator.sample_ids(4, class_label=1).max()) < len(used)
     for wrong, message in (
         (("--out", str(file / "used.npy")), "cannot be written"),
-        (("--out", str(tmp_path / "mine")), "mine.npy' is there already, and was not written by this program"),
+        (("--out", str(tmp_path / "mine")), "mine.npy' is there already, and nothing says that this program wrote it"),
         (("--out", "used.npy", "--batches", "0"), "--batches=0, but it must be at least 1"),
     ):
         with pytest.raises(SystemExit):

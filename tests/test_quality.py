@@ -283,7 +283,9 @@ def test_a_result_takes_the_place_of_no_other_file(folder, tmp_path, monkeypatch
     for ending in (".json", ".md", ".png", ".npz"):
         mine = tmp_path / "own" / f"r{ending}"
         mine.write_bytes(f"mine {ending}".encode())
-        with pytest.raises(ValueError, match=rf"r\{ending}' is there already, and was not written by this program"):
+        with pytest.raises(
+            ValueError, match=rf"r\{ending}' is there already, and nothing says that this program wrote it"
+        ):
             distance(a, b, str(mine.with_suffix(".json")), all_of, save=True)
         assert mine.read_bytes() == f"mine {ending}".encode()
         mine.unlink()

@@ -114,8 +114,8 @@ def _folder(settings: SampleConfig, workdir: str, fresh: bool, names: Sequence[s
         names = ()
     else:
         out = epath.Path(settings.out)
-    written = [f"{name}{ending}" for name in names for ending in (".png", ".npy", ".gif", "_beside.png")]
-    every = {out / name: pictures.is_ours for name in (GRID, *written)}
+    files = [f"{name}{ending}" for name in names for ending in (".png", ".npy", ".gif", "_beside.png")]
+    every = {out / name: pictures.is_ours for name in (GRID, *files)}
     outputs.check_outputs(option, every, files_read(settings))
     return out
 

@@ -157,7 +157,7 @@ def check_out(out: str, inputs: Iterable[str] = (), more: Sequence[str] = ()) ->
     """Raise ValueError where a result cannot be written under that name, or would take the place of what the evaluation
     reads, or of a file that is no result. more: endings of what is written beside OUT.json, OUT.md and OUT.png."""
     path = Path(out)
-    if path.suffix != ".json" or path.is_dir():
+    if path.suffix != ".json":
         raise ValueError(f"--out={out}: expected the name of a file that ends in .json")
     # A result and its statistics belong together, whichever of the two is read.
     beside = [str(Path(one).with_suffix(ending)) for one in inputs for ending in (".json", ".npz") if Path(one).name]

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import math
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -41,7 +42,7 @@ class Report:
         if tensorboard and all(importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard")):
             from clu import metric_writers  # late: it imports TensorFlow
 
-            self._writer = metric_writers.SummaryWriter(str(self.workdir / "tensorboard"))
+            self._writer = metric_writers.SummaryWriter(os.fsencode(self.workdir / "tensorboard"))
         elif tensorboard:
             logging.info("No TensorBoard files: they need TensorFlow and TensorBoard (pip install -e '.[data]').")
 
