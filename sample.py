@@ -10,7 +10,7 @@ import sys
 
 from ml_collections import ConfigDict
 
-from taming_jax.cli import run
+from taming_jax.cli import is_given, run
 from taming_jax.drawing import drawing, reproduction
 from taming_jax.experiment import SampleConfig
 from taming_jax.settings import from_dict
@@ -36,7 +36,7 @@ def main(config: ConfigDict | None, workdir: str, reproduce: str = "", out: str 
             "--config is the configuration of a first stage; name the second's, such as configs/demo_class.py."
         )
     settings = from_dict(SampleConfig, config.sample.to_dict(), "config.sample")
-    drawing.draw(settings, workdir, config.data.to_dict())
+    drawing.draw(settings, workdir, config.data.to_dict(), fresh=not is_given("sample.out"))
     return True
 
 

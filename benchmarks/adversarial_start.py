@@ -46,7 +46,7 @@ def experiment(schedule: str, seed: int, given: argparse.Namespace) -> VQGANExpe
 
 
 def psnr_by_step(workdir: Path) -> dict[int, float]:
-    lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+    lines = map(json.loads, (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
     return {line["step"]: line["val/psnr"] for line in lines if "val/psnr" in line}
 
 

@@ -213,7 +213,7 @@ def main(arguments: list[str] | None = None) -> None:
     out.mkdir(parents=True, exist_ok=True)
     options = {name: getattr(given, name) for name in ("seconds", "steps", "second_steps", "size", "pictures", "held")}
     file = out / "codebooks.json"
-    before = json.loads(file.read_text()) if file.exists() else {}
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     rows = before["rows"] if before.get("options") == options else []
     rows = [row for row in rows if row["settings"] == settings_of(row["kind"])]  # others are of before a change
     data = {"train": pictures_of(given.size, given.pictures, 0), "val": pictures_of(given.size, given.held, 1)}
@@ -236,9 +236,9 @@ def main(arguments: list[str] | None = None) -> None:
                 rows.append(row)
                 print(json.dumps(row), flush=True)
                 machine = {"device": jax.devices()[0].device_kind, "jax": jax.__version__}
-                file.write_text(json.dumps({"options": options, **machine, "rows": rows}, indent=1))
+                file.write_text(json.dumps({"options": options, **machine, "rows": rows}, indent=1), encoding="utf-8")
                 jax.clear_caches()
-    (out / "codebooks.md").write_text(table(rows))
+    (out / "codebooks.md").write_text(table(rows), encoding="utf-8")
     print(table(rows))
     plot(rows, out / "codebooks.png")
 

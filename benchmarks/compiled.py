@@ -50,7 +50,7 @@ def run(name: str) -> dict[str, Any]:
     """Compile it, and keep what is known. Raises ValueError where the command fails otherwise than for memory."""
     command = [sys.executable, "-m", "taming_jax.compile_for", *RUNS[name]]
     environment = {**os.environ, "LIBTPU_INIT_ARGS": FLAGS}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, encoding="utf-8")
     if result.returncode not in (0, 1) or not result.stdout.strip().endswith("}"):
         raise ValueError(f"{name}: {result.stderr.strip()[-1000:]}")
     return json.loads(result.stdout.splitlines()[-1])
@@ -58,7 +58,7 @@ def run(name: str) -> dict[str, Any]:
 
 def kept() -> dict[str, dict[str, Any]]:
     """name -> {"now": ..., "before": ...}, each as `compile_for` tells it; before: of the code before the mends."""
-    return json.loads(KEPT.read_text())
+    return json.loads(KEPT.read_text(encoding="utf-8"))
 
 
 def table() -> str:
@@ -101,10 +101,12 @@ def main() -> None:
     options = parser.parse_args()
     for name in options.run:
         found = {**kept(), name: {**kept().get(name, {}), "now": run(name)}}
-        KEPT.write_text(json.dumps({key: found[key] for key in RUNS if key in found}, indent=1) + "\n")
+        KEPT.write_text(
+            json.dumps({key: found[key] for key in RUNS if key in found}, indent=1) + "\n", encoding="utf-8"
+        )
     if options.write:
-        before, _, after = split(DOCUMENT.read_text())
-        DOCUMENT.write_text(f"{before}{table()}{after}")
+        before, _, after = split(DOCUMENT.read_text(encoding="utf-8"))
+        DOCUMENT.write_text(f"{before}{table()}{after}", encoding="utf-8")
     print(table(), end="")
 
 

@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         figures[name], overview[name] = measure(name, generator, options, out)
         print(json.dumps({name: figures[name], "seconds_to_train": round(seconds, 1)}), flush=True)
     result = {"device": jax.devices()[0].device_kind, "scenes": options.scenes, "conditions": figures}
-    (out / "conditions.json").write_text(json.dumps(result, indent=2))
+    (out / "conditions.json").write_text(json.dumps(result, indent=2), encoding="utf-8")
     _draw(overview, out / "overview.png")
     print(table(figures))
     return result

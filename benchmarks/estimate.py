@@ -253,8 +253,8 @@ def main() -> None:
     options = parser.parse_args()
     text = tables()
     if options.write:
-        before, _, after = split(DOCUMENT.read_text())
-        DOCUMENT.write_text(f"{before}{text}{after}")
+        before, _, after = split(DOCUMENT.read_text(encoding="utf-8"))
+        DOCUMENT.write_text(f"{before}{text}{after}", encoding="utf-8")
     print(text, end="")
 
 

@@ -40,7 +40,7 @@ def main() -> None:
             result = out / f"{name}_{count}.json"
             options = [*features, "--batch_size", "8", "--out", str(result)]
             run([PROGRAM, *command, *options], out / "logs" / f"{name}_{count}", cache, count, devices=count)
-            found.append(json.loads(result.read_text()))
+            found.append(json.loads(result.read_text(encoding="utf-8")))
         one, two = found
         assert two["protocol"]["processes"] == 2
         for key, value in one.items():

@@ -34,7 +34,7 @@ QUICK = "--xla_backend_optimization_level=0"
 
 
 def history(workdir: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def run(command: list[str], root: Path, name: str, **options) -> Group:

@@ -131,8 +131,8 @@ def share_first_stage(folder: Path, name: str) -> None:
     same = [(path / "model.safetensors").read_bytes() for path in (folder / "first_stage", folder.parent / name)]
     assert same[0] == same[1], "the two models were trained on different first stages"
     shutil.rmtree(folder / "first_stage")
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "first_stage": name}, indent=2) + "\n")
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    (folder / "config.json").write_text(json.dumps({**config, "first_stage": name}, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -162,7 +162,7 @@ def main() -> None:
         "filters": {"maps": BY_MAP, "panoramas": WIDE, "classes": FILTERS},
         "jax": jax.__version__,
     }
-    (given.out / "landscapes.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (given.out / "landscapes.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(figures, indent=2))
     if given.ship:
         for model, name, of, filters in (

@@ -59,7 +59,7 @@ def main() -> None:
     found["cpu_seconds"] = round(time.process_time(), 1)
     print(json.dumps(found))
     if arguments.out:
-        with open(arguments.out, "w") as file:
+        with open(arguments.out, "w", encoding="utf-8") as file:
             json.dump(found, file, indent=1)
     if arguments.picture:
         with open(arguments.picture, "wb") as file:

@@ -57,7 +57,7 @@ class Group:
         start = [sys.executable, "-c", START.format(f"{prepare}\n{PROGRAM}" if prepare else PROGRAM)]
         self.processes = []
         for i in range(count):
-            with (logs / f"{i}.txt").open("w") as log:
+            with (logs / f"{i}.txt").open("w", encoding="utf-8") as log:
                 process = subprocess.Popen(
                     [*start, *map(str, command)],
                     cwd=ROOT,
@@ -89,7 +89,7 @@ class Group:
     def output(self, i: int | None = None) -> str:
         """What process i wrote, or all of them."""
         paths = sorted(self.logs.glob("*.txt")) if i is None else [self.logs / f"{i}.txt"]
-        return "\n".join(path.read_text(errors="replace") for path in paths)
+        return "\n".join(path.read_text(errors="replace", encoding="utf-8") for path in paths)
 
 
 def _free_port() -> int:

@@ -52,7 +52,7 @@ def small(name: str, arg: str, data: dict, steps: int, **sections):
 
 def learned(workdir: str, loss: str) -> tuple[float, float]:
     """Means of a training loss over the first and the last tenth of the steps."""
-    with open(f"{workdir}/metrics.jsonl") as file:
+    with open(f"{workdir}/metrics.jsonl", encoding="utf-8") as file:
         values = [line[loss] for line in map(json.loads, file) if loss in line]
     tenth = max(1, len(values) // 10)
     return sum(values[:tenth]) / tenth, sum(values[-tenth:]) / tenth

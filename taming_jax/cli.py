@@ -19,6 +19,7 @@ from ml_collections import ConfigDict, config_flags
 
 from taming_jax.checkpoint import quiet_orbax
 from taming_jax.memory import out_of_memory
+from taming_jax.names import forgive_output
 
 CONFIG = re.compile(r"^(--?config=)(~.*)")
 NONE = re.compile(r"--config\.([\w.]+)=none$", re.IGNORECASE)  # which the flags of numbers cannot read
@@ -71,21 +72,28 @@ def run(
     Where main returns False, a signal has stopped it, and the exit status is that of a program ended by SIGTERM, so
     that a script does not go on to its next command.
     """
-    config, given = _define(example, options, has_workdir, instead)
+    forgive_output()
+    config, given = _define(example, options, has_workdir)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow only reads files here, and need not narrate it
 
     def parse(argv: list[str]) -> list[str]:
         try:
             plain = [CONFIG.sub(lambda found: found[1] + _home(found[2]), flag) for flag in argv]
-            rest = app.parse_flags_with_usage([flag for flag in plain if not NONE.match(flag)])
+            rest = flags.FLAGS([flag for flag in plain if not NONE.match(flag)])
             for path in (found[1] for flag in argv if (found := NONE.match(flag))):
                 _set_to_none(config.value, path)
             return rest
+        except flags.Error as error:
+            sys.exit(f"error: in the flags: {error}")
         except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
             text = str(error.args[0] if error.args else error).strip().replace("\\n", " ").replace("\\'", "'")
             sys.exit(f"error: in the flags or the configuration file: {text}")
 
     def call(_: list[str]) -> None:
+        if flags.FLAGS["config"].value is None and not (instead and given[instead].value):
+            sys.exit(
+                f"error: give a configuration, such as --config={example}{f', or --{instead}' if instead else ''}."
+            )
         for name in ("absl", "taming_jax"):
             logging.getLogger(name).setLevel(logging.INFO)
         logging.getLogger("jax").setLevel(logging.WARNING)
@@ -119,7 +127,7 @@ def run(
 
 
 def _define(
-    example: str, options: Mapping[str, tuple[Any, str]], has_workdir: bool, instead: str
+    example: str, options: Mapping[str, tuple[Any, str]], has_workdir: bool
 ) -> tuple[flags.FlagHolder, dict[str, flags.FlagHolder]]:
     """The flag of the configuration, and the others by their names."""
     config = config_flags.DEFINE_config_file("config", None, f"A configuration file, such as {example}.")
@@ -127,11 +135,6 @@ def _define(
     if has_workdir:
         help = "For checkpoints, logs and pictures; default: config.workdir."
         given["workdir"] = flags.DEFINE_string("workdir", None, help)
-    if instead:
-        one = lambda values: values["config"] is not None or bool(values[instead])
-        flags.register_multi_flags_validator(["config", instead], one, f"Give --config, or --{instead}.")
-    else:
-        flags.mark_flag_as_required("config")
     return config, given
 
 
@@ -160,6 +163,11 @@ def config_named(workdir: str) -> ConfigDict | None:
             if found.workdir == workdir:
                 return found
     return None
+
+
+def is_given(setting: str) -> bool:
+    """Whether the command line itself has a setting of the configuration, such as "sample.out"."""
+    return "config" in flags.FLAGS and setting in config_flags.get_override_values(flags.FLAGS["config"])
 
 
 def load_config(path: str | os.PathLike[str], argument: str = "") -> ConfigDict:

@@ -14,17 +14,19 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from taming_jax import files, sharding
+from taming_jax import sharding
 from taming_jax.checkpoint import open_saved
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig, Needs
 from taming_jax.models.vqgan import network_input
+from taming_jax.names import forgive_output
 from taming_jax.nn.codes import count_codes
+from taming_jax.outputs import check_outputs
 from taming_jax.settings import from_dict
 from taming_jax.trained.fingerprint import codes_digest
 from taming_jax.trained.first_stage import FirstStage
 from taming_jax.trained.loading import load_first_stage
-from taming_jax.trained.stages import write_list
+from taming_jax.trained.stages import read_list, write_list
 
 
 def count(stage: FirstStage, data: DataConfig, batches: int | None = None) -> np.ndarray:
@@ -45,23 +47,26 @@ def count(stage: FirstStage, data: DataConfig, batches: int | None = None) -> np
     return counts
 
 
-def _writable(path: str) -> epath.Path:
-    """The file that np.save would make of the name. Raises ValueError where nothing can be written there, before
-    counting, which may take hours."""
+def _writable(path: str, data: str | None) -> epath.Path:
+    """The file that np.save makes of the name. Raises ValueError where that cannot be written, before counting, which
+    may take hours."""
     out = epath.Path(path if path.endswith(".npy") else f"{path}.npy")
-    attempt = files.unfinished(out)
-    try:
-        if out.is_dir():
-            raise IsADirectoryError("it is a folder")
-        out.parent.mkdir(parents=True, exist_ok=True)
-        attempt.write_bytes(b"")
-        attempt.unlink()
-    except Exception as error:  # each kind of bucket has its own
-        raise ValueError(f"--out={path}: {str(out)!r} cannot be written ({error}); choose another") from error
+    check_outputs(f"--out={path}", {out: _is_list}, [data or ""])
     return out
 
 
+def _is_list(path: epath.Path) -> bool:
+    """Whether a file holds a list of codes."""
+    try:
+        codes = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return False
+    of_numbers = isinstance(codes, np.ndarray) and codes.ndim == 1 and codes.dtype.kind == "i"
+    return bool(of_numbers and (np.diff(codes) > 0).all())
+
+
 def main(arguments: list[str] | None = None) -> None:
+    forgive_output()
     parser = argparse.ArgumentParser(prog="python -m taming_jax.codes_used", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=os.path.expanduser, required=True, help="working directory of a first stage")
     parser.add_argument(
@@ -75,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         if given.batches is not None and given.batches < 1:
             raise ValueError(f"--batches={given.batches}, but it must be at least 1; leave it out for an epoch")
-        out = _writable(given.out)
+        out = _writable(given.out, given.path)
         saved = open_saved(given.workdir)
         stage, data = load_first_stage(given.workdir, step=saved.step), dict(saved.config.get("data", {}))
         data |= {name: value for name in ("source", "path") if (value := getattr(given, name)) is not None}
@@ -88,9 +93,13 @@ def main(arguments: list[str] | None = None) -> None:
     if not len(used):
         parser.exit(1, f"error: no code occurs {given.min_count} times\n")
     if jax.process_index() == 0:
-        write_list(out, used, codes_digest(saved.load_params()))
         share = counts[used].sum() / counts.sum()
-        print(f"{len(used)} of {len(counts)} codes, {share:.2%} of all tokens, written to {out}")
+        print(f"{len(used)} of {len(counts)} codes, {share:.2%} of all tokens", flush=True)
+        try:
+            write_list(out, used, codes_digest(saved.load_params()))
+        except OSError as error:
+            parser.exit(1, f"error: {error}\n")
+        print(f"Written to {out}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,9 @@ from taming_jax.compiling.programs import Program
 from taming_jax.compiling.target import Target
 from taming_jax.conditioning import has_stage
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
+from taming_jax.files import write_whole
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
+from taming_jax.outputs import Ours, check_outputs, is_json, is_text
 from taming_jax.settings import from_dict
 from taming_jax.trained.loading import vqgan_of
 
@@ -72,6 +74,10 @@ def main(config: Any, slice: str, program: str, save: str, find: bool) -> bool:
 
 def compile_one(settings: dict[str, Any], target: Target, name: str, save: str = "") -> dict[str, Any]:
     """What is known of a program of these settings, as JSON. Raises ValueError for settings that do not fit."""
+    if save:
+        files: dict[Path, Ours] = {Path(save, f"{name}.json"): lambda path: is_json(path, "program", "versions")}
+        files[Path(save, f"{name}.hlo")] = lambda path: is_text(path, "HloModule")
+        check_outputs(f"--save={save}", files)
     program, batch = make_program(settings, target.devices, name)
     counts, text = report.measure(program, target)
     found = {
@@ -87,10 +93,9 @@ def compile_one(settings: dict[str, Any], target: Target, name: str, save: str =
     }
     if save:
         folder = Path(save)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{name}.json").write_text(json.dumps(found, indent=1))
+        write_whole(folder / f"{name}.json", json.dumps(found, indent=1))
         if text:
-            (folder / f"{name}.hlo").write_text(text)
+            write_whole(folder / f"{name}.hlo", text)
     return found
 
 

@@ -26,6 +26,7 @@ from taming_jax.data.sources import codes
 from taming_jax.differences import differences
 from taming_jax.experiment import TransformerExperiment
 from taming_jax.files import write_whole
+from taming_jax.outputs import check_outputs, is_json
 from taming_jax.settings import as_saved, from_dict, to_dict
 from taming_jax.trained.fingerprint import describe
 from taming_jax.trained.stages import condition_needs, open_stages, with_classes
@@ -50,6 +51,8 @@ def encode(experiment: TransformerExperiment, out: str, crops: int = 1, images_p
     do not fit each other, or what `out` already holds, and for an `out` that the processes do not share.
     """
     _check(experiment, out, crops, images_per_shard)
+    ours = {epath.Path(out) / name: lambda path: is_json(path, "format", "splits") for name in (codes.PLAN, codes.INFO)}
+    check_outputs(f"--out={out}", ours)
     process, processes = _this_process()
     experiment = with_classes(experiment)
     mesh = sharding.make_mesh(devices=jax.local_devices())  # each process works for itself
@@ -180,7 +183,7 @@ def _keep_plan(plan: dict[str, Any], out: str, write: bool) -> None:
     if write and not path.exists():
         write_whole(path, json.dumps(plan, indent=1))
     _wait_for([path], SHARED)
-    notes = differences(_fixed(json.loads(path.read_text())), _fixed(plan), "config")
+    notes = differences(_fixed(json.loads(path.read_text(encoding="utf-8"))), _fixed(plan), "config")
     if notes:
         raise ValueError(
             f"{out!r} holds codes made otherwise ({notes}); repeat the call as it was, or choose another --out."

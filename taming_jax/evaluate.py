@@ -19,7 +19,10 @@ from taming_jax.checkpoint import beside, open_saved
 from taming_jax.data.config import DataConfig
 from taming_jax.data.demo.known import KNOWN
 from taming_jax.experiment import SampleConfig
-from taming_jax.pictures import grid
+from taming_jax.files import write_whole
+from taming_jax.names import forgive_output
+from taming_jax.outputs import Ours, check_outputs, is_json, is_text
+from taming_jax.pictures import grid, is_ours, save_grid
 from taming_jax.quality import commands
 from taming_jax.sampling.filters import Filters
 from taming_jax.settings import from_dict
@@ -28,6 +31,8 @@ from taming_jax.trained.generator import Generator
 from taming_jax.trained.loading import load_saved
 from taming_jax.trained.sampler import Request
 from taming_jax.trained.stages import pictured
+
+PICTURES = ("reconstructions", "samples", "completions")  # that the report may have
 
 
 def class_accuracy(generator: Generator, n: int, filters: Filters, batch_size: int, source: str) -> float:
@@ -43,7 +48,7 @@ def class_accuracy(generator: Generator, n: int, filters: Filters, batch_size: i
 
 
 def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str, float]:
-    """Measure the model in `workdir`, write report.json, report.md and grids into `out`, and return the figures.
+    """Measure the model in `workdir`, print the figures, and write report.json, report.md and grids into `out`.
 
     samples: how many to read the class of, 0 for none. Raises ValueError for settings that do not fit, at once.
     """
@@ -57,7 +62,10 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
     first_stage = model.first_stage if isinstance(model, Generator) else model
     sharding.check_batch(batch_size, first_stage.mesh, name="--batch_size")
     folder = epath.Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
+    files: dict[epath.Path, Ours] = {folder / f"{name}.png": is_ours for name in PICTURES}
+    files[folder / "report.json"] = lambda path: is_json(path, "reconstruction/usage")
+    files[folder / "report.md"] = lambda path: is_text(path, "# Report on ")
+    check_outputs(f"--out={out}", files)
     lines = [f"# Report on {workdir}", "", "| measure | value |", "|---|---|"]
 
     measure = FirstStageEvaluation(first_stage.model, data, first_stage.mesh)
@@ -71,16 +79,17 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
         if samples and data.source in KNOWN and model.model.condition.by_class:
             figures["samples/class_read_right"] = class_accuracy(model, samples, filters, batch_size, data.source)
     lines += [f"| {name} | {value:.4f} |" for name, value in figures.items()]
+    print("\n".join(f"{name:32s} {value:10.4f}" for name, value in figures.items()), flush=True)
     for name, (images, labels) in pictures.items():
-        with (folder / f"{name}.png").open("wb") as file:
-            grid(images, columns(data), labels).save(file, format="PNG")
+        save_grid(grid(images, columns(data), labels), folder / f"{name}.png")
         lines += ["", f"## {name.capitalize()}", "", f"![{name}]({name}.png)"]
-    (folder / "report.json").write_text(json.dumps(figures, indent=2))
-    (folder / "report.md").write_text("\n".join(lines) + "\n")
+    write_whole(folder / "report.json", json.dumps(figures, indent=2))
+    write_whole(folder / "report.md", "\n".join(lines) + "\n")
     return figures
 
 
 def main() -> None:
+    forgive_output()
     if sys.argv[1:] and sys.argv[1] in commands.COMMANDS:
         commands.main(sys.argv[1:])
         return
@@ -95,10 +104,9 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         out = arguments.out or beside(arguments.workdir, "report")
-        figures = evaluate(arguments.workdir, out, arguments.samples, arguments.batch_size)
+        evaluate(arguments.workdir, out, arguments.samples, arguments.batch_size)
     except (ValueError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
-    print("\n".join(f"{name:32s} {value:10.4f}" for name, value in figures.items()))
     print(f"The report is {out}/report.md.")
 
 

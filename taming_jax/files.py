@@ -11,6 +11,7 @@ import numpy as np
 from etils import epath
 
 from taming_jax.file_kinds import kind_of
+from taming_jax.names import fitting, written
 
 PathLike = str | os.PathLike[str]
 
@@ -18,7 +19,7 @@ PathLike = str | os.PathLike[str]
 def unfinished(path: PathLike, mark: str = "tmp") -> epath.Path:
     """Where a file or folder stands while it is made: beside its place, hidden, with the same ending."""
     path = epath.Path(path)
-    return path.with_name(f".{path.stem}.{mark}{path.suffix}")
+    return path.with_name(fitting(f".{path.stem}", f".{mark}{path.suffix}"))
 
 
 @contextlib.contextmanager
@@ -27,23 +28,25 @@ def whole(path: PathLike, mark: str = "tmp") -> Iterator[epath.Path]:
 
     So what `path` held stays until there is something better, and a block that fails leaves nothing. What a killed
     process has left is written over by the next. mark: of this process, where several may write the same file.
+    Raises OSError that names `path`, as a full disk alone does not.
     """
     attempt = unfinished(path, mark)
-    _remove(attempt)
     try:
+        _remove(attempt)
         yield attempt
         attempt.replace(path)
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, str(attempt)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         _remove(attempt)
 
 
 def write_whole(path: PathLike, content: bytes | str) -> None:
-    """Write a file as `whole` does."""
+    """Write a file as `whole` does, a text as UTF-8 whatever names are in it."""
     with whole(path) as attempt:
-        if isinstance(content, str):
-            attempt.write_text(content)
-        else:
-            attempt.write_bytes(content)
+        attempt.write_bytes(written(content).encode() if isinstance(content, str) else content)
 
 
 def write_npz(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:

@@ -22,6 +22,8 @@ from taming_jax.data import inspection, pipeline
 from taming_jax.data.config import DataConfig, Needs
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment
 from taming_jax.models.vqgan import VQGAN, VQGANConfig, network_input
+from taming_jax.outputs import check_outputs
+from taming_jax.pictures import is_ours, save_grid
 from taming_jax.settings import from_dict
 from taming_jax.trained.evaluation import FirstStageEvaluation
 from taming_jax.trained.stages import condition_needs, open_stages, pictured, with_classes
@@ -38,6 +40,7 @@ def inspect_data(experiment: VQGANExperiment | TransformerExperiment, out: str, 
     most: images to read, see `inspection.read`. Raises ValueError where training would refuse the data, as late as
     possible: after the report on what there is.
     """
+    check_outputs(f"--out={out}", {out: is_ours}, [experiment.data.path, experiment.data.maps])
     mesh = sharding.make_mesh(devices=jax.local_devices()[:1])  # the training's own may be on another machine
     sharding.check_batch(experiment.data.batch_size, mesh, experiment.optimizer.accumulate)
     if isinstance(experiment, VQGANExperiment):
@@ -63,7 +66,7 @@ def inspect_data(experiment: VQGANExperiment | TransformerExperiment, out: str, 
     for path in lacking:
         print(f"not there yet, and needed for training: {path}")
     try:
-        inspection.save(inspection.contact_sheet(data, needs, draw), out)
+        save_grid(inspection.contact_sheet(data, needs, draw), out)
         print(f"contact sheet: {out}")
     except ValueError as error:
         refusal = refusal or str(error)

@@ -9,13 +9,15 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageDraw, PngImagePlugin
 
+from taming_jax.files import PathLike, whole
 from taming_jax.lettering import lettering
 
 PAD = 4  # pixels around each cell of a grid
 VISIBLE = 96  # smaller pictures are enlarged to at least this many pixels on their longer side
 FONT_SIZE = 12
 LINE = 16  # height of a label
-KEY = "taming_jax"  # of the text in a PNG
+KEY = "taming_jax"  # of the text in a PNG, and what the others name as their software
+SOFTWARE = {"Software": KEY}
 LARGEST = 1 << 20  # characters of it that are read
 FRAMES = 40
 LAST_MS, FRAME_MS = 2000, 80
@@ -95,13 +97,33 @@ def save(image: np.ndarray, path: epath.Path, made: Mapping[str, Any] | None = N
     text = PngImagePlugin.PngInfo()
     if made is not None:
         text.add_text(KEY, json.dumps(made), zip=True)
-    with path.open("wb") as file:
-        Image.fromarray(stored(image).squeeze(-1) if image.shape[-1] == 1 else stored(image)).save(
-            file, format="PNG", pnginfo=text
-        )
+    else:
+        text.add_text("Software", KEY)
+    pixels = Image.fromarray(stored(image).squeeze(-1) if image.shape[-1] == 1 else stored(image))
+    with whole(path) as attempt, attempt.open("wb") as file:
+        pixels.save(file, format="PNG", pnginfo=text)
     if image.shape[-1] not in (1, 3, 4):
-        with path.with_suffix(".npy").open("wb") as file:
+        with whole(path.with_suffix(".npy")) as attempt, attempt.open("wb") as file:
             np.save(file, image)
+
+
+def save_grid(picture: Image.Image, path: PathLike) -> None:
+    """A picture of several as a PNG that says whose it is."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Software", KEY)
+    with whole(path) as attempt, attempt.open("wb") as file:
+        picture.save(file, format="PNG", pnginfo=text)
+
+
+def is_ours(path: epath.Path) -> bool:
+    """Whether a PNG or GIF says that it was written here, or an array lies beside such a PNG."""
+    path = path.with_suffix(".png") if path.suffix == ".npy" else path
+    try:
+        with path.open("rb") as file, Image.open(file) as picture:
+            made = picture.info
+    except Exception:  # of Pillow, for files of any kind
+        return False
+    return KEY in made or made.get("Software") == KEY or made.get("comment") == KEY.encode()
 
 
 def stored(image: np.ndarray) -> np.ndarray:
@@ -132,8 +154,9 @@ def animate(image: np.ndarray, steps: np.ndarray, path: epath.Path) -> None:
     for last in np.unique(np.linspace(-1, steps.max(), FRAMES).astype(int)):
         frames.append(Image.fromarray(np.where(when <= last, pixels, np.uint8(128))))
     times = [FRAME_MS] * (len(frames) - 1) + [LAST_MS]
-    with path.open("wb") as file:
-        frames[0].save(file, format="GIF", save_all=True, append_images=frames[1:], duration=times, loop=0)
+    options = {"duration": times, "loop": 0, "comment": KEY.encode()}
+    with whole(path) as attempt, attempt.open("wb") as file:
+        frames[0].save(file, format="GIF", save_all=True, append_images=frames[1:], **options)
 
 
 def _fit(text: str, width: int, font: Any) -> str:

@@ -64,7 +64,7 @@ def main(folder: Path) -> None:
     found = {}
     for name, program in made.items():
         found[name], text = report.measure(program, target)
-        (folder / f"{name}.hlo").write_text(text)
+        (folder / f"{name}.hlo").write_text(text, encoding="utf-8")
     of_devices = [device.slice_index for device in two.devices.flat]
     print(json.dumps({**found, "slices": of_devices, "hops": hops(sharding.MeshConfig(data=1, fsdp=-1), "v5e:4x4")}))
 

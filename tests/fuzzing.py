@@ -343,9 +343,9 @@ def draw_folder(folder: Path) -> None:
             file = folder / kind / Path(name).with_suffix(".png")
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 4, (32, 48), np.uint8)).save(file)
-    (folder / "maps/labels.txt").write_text("sky\nsea\nland\nman\n")
-    (folder / "classes.txt").write_text("a\nb\n")
-    (folder / "list.txt").write_text("".join(f"photos/{name}\n" for name in names))
+    (folder / "maps/labels.txt").write_text("sky\nsea\nland\nman\n", encoding="utf-8")
+    (folder / "classes.txt").write_text("a\nb\n", encoding="utf-8")
+    (folder / "list.txt").write_text("".join(f"photos/{name}\n" for name in names), encoding="utf-8")
     np.save(folder / "depth.npy", rng.normal(size=(32, 48)))
     np.save(folder / "pose.npy", rng.normal(size=(32, 48, 3)).astype(np.float32))
 
@@ -356,11 +356,11 @@ def draw_sets(folder: Path) -> None:
         for i in range(3):
             Image.new("RGB", (48, 32), (60 * i, 90, 30)).save(folder / place / f"{i}.jpg")
     (folder / "coco/annotations").mkdir()
-    (folder / "coco/annotations/instances_train2017.json").write_text(json.dumps(COCO))
-    (folder / "coco/annotations/person_keypoints_train2017.json").write_text(json.dumps(PEOPLE))
-    (folder / "open/train-annotations-bbox.csv").write_text(LINES)
-    (folder / "open/class-descriptions-boxable.csv").write_text("/m/0,Cat\n/m/1,Dog\n")
-    (folder / "open/categories.txt").write_text("Dog\nCat | /m/1\n")
+    (folder / "coco/annotations/instances_train2017.json").write_text(json.dumps(COCO), encoding="utf-8")
+    (folder / "coco/annotations/person_keypoints_train2017.json").write_text(json.dumps(PEOPLE), encoding="utf-8")
+    (folder / "open/train-annotations-bbox.csv").write_text(LINES, encoding="utf-8")
+    (folder / "open/class-descriptions-boxable.csv").write_text("/m/0,Cat\n/m/1,Dog\n", encoding="utf-8")
+    (folder / "open/categories.txt").write_text("Dog\nCat | /m/1\n", encoding="utf-8")
 
 
 def draw_models(folder: Path) -> None:
@@ -392,7 +392,7 @@ def draw_models(folder: Path) -> None:
     networks = Networks(StageNetworks(config), None, sizes, "row_major", (16, 16))
     state = send(table_of(networks), Brought(flat))
     write_checkpoint(folder / "last.ckpt", {"state_dict": state, "global_step": 7, "epoch": 1})
-    (folder / "project.yaml").write_text(yaml.safe_dump(PROJECT))
+    (folder / "project.yaml").write_text(yaml.safe_dump(PROJECT), encoding="utf-8")
     saved = {"kind": "vqgan", "model": to_dict(config), "data": {"source": "demo"}}
     checkpoint.save_model(str(folder / "run"), params=arrays["first_stage"], config=saved)
 
@@ -494,7 +494,10 @@ class Fuzz:
     def folder_lists(self, rng: random.Random, case: Path, i: int) -> None:
         file = case / rng.choice(("list.txt", "list.txt", "classes.txt", "maps/labels.txt"))
         file.write_bytes(
-            encoded(rng, spoil_text(rng, file.read_text().replace("\n", ",\n" if rng.random() < 0.1 else "\n")))
+            encoded(
+                rng,
+                spoil_text(rng, file.read_text(encoding="utf-8").replace("\n", ",\n" if rng.random() < 0.1 else "\n")),
+            )
         )
         if file.name == "list.txt":
             records_of(DataConfig("folder", path=str(file), size=16, val_share=0.3), i)
@@ -550,7 +553,7 @@ class Fuzz:
         elif kind == 1:
             spoil_names(rng, base)
         else:
-            file.write_bytes(encoded(rng, spoil_text(rng, file.read_text())))
+            file.write_bytes(encoded(rng, spoil_text(rng, file.read_text(encoding="utf-8"))))
         settings = {"categories": str(file)} if file.suffix == ".txt" else {}
         config = DataConfig("open_images", path=str(base), size=16, annotations=("objects", "crop"), **settings)
         records_of(config, i)
@@ -593,7 +596,7 @@ class Fuzz:
             and rng.random() < 0.5
             and file.read_bytes()[:1] == b"{"
         ):
-            file.write_bytes(encoded(rng, json.dumps(spoil_tree(rng, json.loads(file.read_text())))))
+            file.write_bytes(encoded(rng, json.dumps(spoil_tree(rng, json.loads(file.read_text(encoding="utf-8"))))))
         else:
             file.write_bytes(spoil_bytes(rng, file.read_bytes()))
         saved = open_saved(str(case / "run"))

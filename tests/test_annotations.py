@@ -170,7 +170,7 @@ def test_boxes_as_corners_are_refused(tmp_path):
     ],
 )
 def test_files_that_cannot_be_read_are_named(tmp_path, content, message):
-    (coco(tmp_path) / "annotations" / FILE).write_text(content)
+    (coco(tmp_path) / "annotations" / FILE).write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=f"{FILE}.*({message})" if "finds" not in message else message) as caught:
         config = DataConfig("coco_objects", path=str(tmp_path), annotations=("objects",), stuff=False)
         list_once(list_coco_objects, config, "train")
@@ -180,7 +180,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path, content, message):
 def test_stuff_under_the_ids_of_things_is_refused(tmp_path):
     coco(tmp_path)
     stuff = {"annotations": [], "categories": [{"id": 1, "name": "sky"}]}
-    (tmp_path / "annotations/stuff_train2017.json").write_text(json.dumps(stuff))
+    (tmp_path / "annotations/stuff_train2017.json").write_text(json.dumps(stuff), encoding="utf-8")
     with pytest.raises(ValueError, match=r'stuff_train2017.json.*the category 1 is "sky".*is "red"'):
         listed(tmp_path, stuff=True)
 
@@ -188,7 +188,7 @@ def test_stuff_under_the_ids_of_things_is_refused(tmp_path):
 def people(path, found, names=("left_eye", "right_eye")):
     coco(path)
     content = {"annotations": found, "categories": [{"id": 1, "name": "person", "keypoints": names}]}
-    (path / "annotations/person_keypoints_train2017.json").write_text(json.dumps(content))
+    (path / "annotations/person_keypoints_train2017.json").write_text(json.dumps(content), encoding="utf-8")
     return listed(path, annotations=("keypoints",))
 
 
@@ -292,9 +292,9 @@ def test_lists_of_objects_for_sampling(tmp_path):
         f'{{"category": 1, "box": [0, 0, 1, 1{"0" * 400}]}}': "box .* of object 0",
         '{"category": 1, "box": [0, 0, 1, 1], "group": "perhaps"}': 'group of object 0 is "perhaps"',
     }.items():
-        file.write_text(f"[{wrong}]")
+        file.write_text(f"[{wrong}]", encoding="utf-8")
         with pytest.raises(ValueError, match=message):
             condition.parse(condition.read(file, 16, None), 1, (32, 32))
-    file.write_text("[")
+    file.write_text("[", encoding="utf-8")
     with pytest.raises(ValueError, match=r"a.json' is not JSON"):
         condition.read(file, 16, None)

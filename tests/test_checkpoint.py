@@ -93,7 +93,7 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path, content):
     if content:
         folder.mkdir()
     if content == "foreign":
-        (folder / "last.ckpt").write_text("")
+        (folder / "last.ckpt").write_text("", encoding="utf-8")
     if content == "half":  # what a save that was killed leaves
         (folder / "checkpoints" / "4.orbax-checkpoint-tmp-0" / "config").mkdir(parents=True)
     with pytest.raises(ValueError, match="no checkpoint directory" if content is None else "no complete checkpoint"):

@@ -15,10 +15,10 @@ KEPT = ROOT / "benchmarks" / "codebooks.json"
 
 
 def test_the_document_has_the_table_of_the_committed_runs():
-    kept = json.loads(KEPT.read_text())
+    kept = json.loads(KEPT.read_text(encoding="utf-8"))
     options = vars(codebooks.parse([]))
     assert kept["options"] == {name: options[name] for name in kept["options"]}
-    assert codebooks.table(kept["rows"]) in (ROOT / "docs" / "quality.md").read_text()
+    assert codebooks.table(kept["rows"]) in (ROOT / "docs" / "quality.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("codes", codebooks.LEVELS)
@@ -36,7 +36,7 @@ def test_kinds_differ_in_their_codes_alone(codes):
 def test_it_trains_measures_and_goes_on(tmp_path, capsys, monkeypatch):
     quick = ["--steps=2", "--second_steps=2", "--size=32", "--codes=1024", "--pictures=16", "--held=8", "--seeds=1"]
     codebooks.main([*quick, "--kinds=fsq", f"--out={tmp_path}"])
-    (row,) = json.loads((tmp_path / "codebooks.json").read_text())["rows"]
+    (row,) = json.loads((tmp_path / "codebooks.json").read_text(encoding="utf-8"))["rows"]
     assert (row["kind"], row["codes"], row["seed"], row["steps"]) == ("fsq", 1024, 0, 2)
     assert 0 < row["usage"] <= 64 * 8 / 1000 and row["distance"] > 0
     assert row["total_bits"] == pytest.approx(row["bits"] + row["residual_bits"]) and row["bits"] > 0
@@ -48,7 +48,7 @@ def test_it_trains_measures_and_goes_on(tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(codebooks, "first_stage", again)
     codebooks.main([*quick, "--kinds=fsq", f"--out={tmp_path}"])
-    assert json.loads((tmp_path / "codebooks.json").read_text())["rows"] == [row]
+    assert json.loads((tmp_path / "codebooks.json").read_text(encoding="utf-8"))["rows"] == [row]
     monkeypatch.setitem(codebooks.KINDS, "fsq", {"quantizer": "fsq", "ema_decay": 0.9})
     with pytest.raises(AssertionError, match="trained again"):
         codebooks.main([*quick, "--kinds=fsq", f"--out={tmp_path}"])

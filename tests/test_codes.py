@@ -315,7 +315,7 @@ def test_sigterm_ends_it_at_once(monkeypatch):
 
 
 def history(workdir):
-    lines = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return {(line["step"], name): value for line in lines for name, value in line.items()}
 
 

@@ -84,7 +84,7 @@ def test_loops_are_multiplied_out():
     assert costs(module).flops == 15 * 2 * 16**3
 
 
-TEXT = (Path(__file__).parent / "tpu_program.hlo").read_text()
+TEXT = (Path(__file__).parent / "tpu_program.hlo").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("end", "trips", "times"), [("length", {}, 48), ("q", {"walk/while": 7, "while": 2}, 7)])
@@ -194,7 +194,9 @@ def test_find_tells_the_best_first():
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", **variables}
     command = [sys.executable, "-m", "taming_jax.compile_for", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, encoding="utf-8"
+    )
 
 
 def test_mistakes_are_told_in_one_line():
@@ -213,7 +215,7 @@ def tiny(tmp_path_factory) -> tuple[dict, Path]:
     folder = tmp_path_factory.mktemp("programs")
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": path(ROOT, TPU)}
     command = [sys.executable, Path(__file__).parent / "compile_tiny.py", folder]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200, encoding="utf-8")
     assert result.returncode == 0, result.stderr[-2000:]
     return json.loads(result.stdout.splitlines()[-1]), folder
 
@@ -230,7 +232,7 @@ def test_a_tiny_evaluation_for_gpus(tmp_path):
     found = json.loads(result.stdout.splitlines()[-1])
     assert found["fits"] and found["cycles"] is None and found["chips"] == 2 and found["memory_bytes"] == 60e9
     assert "all-gather" in {row["kind"] for row in found["collectives"]}  # the parameters, over fsdp
-    assert "cudnn$fmha" in (tmp_path / "eval.hlo").read_text()
+    assert "cudnn$fmha" in (tmp_path / "eval.hlo").read_text(encoding="utf-8")
 
 
 def path(*folders: Path) -> str:
@@ -260,7 +262,7 @@ def test_no_collective_of_an_evaluation_carries_activations(tiny):
 def test_the_cache_is_updated_in_place(tiny):
     """Of each of the loops over tokens: what is written is a position, and nothing of the cache's size is copied."""
     _, folder = tiny
-    inside = loop_instructions(parse((folder / "second sample.hlo").read_text()))
+    inside = loop_instructions(parse((folder / "second sample.hlo").read_text(encoding="utf-8")))
     cache = 8 * 2 * 64  # numbers of the shortest, for the 8 images at least that a device draws
     assert any(found.opcode == "dynamic-update-slice" for found in inside)
     large = lambda found: any(math.prod(shape.sizes) >= 128 * cache for shape in found.shapes)
@@ -272,7 +274,7 @@ def test_the_cache_is_updated_in_place(tiny):
 def test_what_windows_keep_is_read_and_written_in_place(tiny):
     """Keys and values of 9 columns of windows and an idle one: 256 positions of 256 numbers each."""
     _, folder = tiny
-    module = parse((folder / "second window.hlo").read_text())
+    module = parse((folder / "second window.hlo").read_text(encoding="utf-8"))
     inside, kept = loop_instructions(module), 10 * 256 * 256
     assert any(found.opcode == "dynamic-update-slice" and (10, 1, 256, 256) in sizes(found) for found in inside)
     moved = [found for found in inside if found.opcode in ("copy", "copy-start", "transpose") or is_copy(module, found)]
@@ -283,7 +285,7 @@ def test_what_windows_keep_is_read_and_written_in_place(tiny):
 def test_keys_and_values_come_from_kernels_as_they_lie(tiny):
     """Of the window's kernels of attention, 256 x 256 each, the query's alone has a copy in another layout."""
     _, folder = tiny
-    text = (folder / "second window.hlo").read_text()
+    text = (folder / "second window.hlo").read_text(encoding="utf-8")
     assert "bf16[256,256]" in text and len(re.findall(r"= bf16\[256,256\]\S* copy\(", text)) <= 1
 
 
@@ -294,7 +296,9 @@ def sizes(instruction: Instruction) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("name", ["first train", "first eval", "second train", "second sample"])
 def test_extremes_are_compared_in_float32(tiny, name):
     _, folder = tiny
-    types = re.findall(r"= \((\w+)\[[\d,]*\]\S*, s32\[[\d,]*\]\S*\) reduce\(", (folder / f"{name}.hlo").read_text())
+    types = re.findall(
+        r"= \((\w+)\[[\d,]*\]\S*, s32\[[\d,]*\]\S*\) reduce\(", (folder / f"{name}.hlo").read_text(encoding="utf-8")
+    )
     assert types and set(types) == {"f32"}
 
 
@@ -302,7 +306,7 @@ def test_parameters_are_gathered_within_a_slice(tiny):
     """On two slices of 4 chips; between them only sums travel."""
     found, folder = tiny
     assert found["slices"] == [0] * 4 + [1] * 4
-    text = (folder / "two slices.hlo").read_text()
+    text = (folder / "two slices.hlo").read_text(encoding="utf-8")
     groups = re.findall(r" all-gather(?:-start)?\(.*replica_groups=(\{\{[\d,{}]*\}\})", text)
     assert groups and set(groups) == {"{{0,1,2,3}}"}  # the text is that of one slice
 
@@ -317,7 +321,9 @@ def test_a_program_that_jax_cannot_write_down_is_read_as_the_compiler_wrote_it(t
         def as_text(self):
             raise jax.errors.JaxRuntimeError("INTERNAL: async-update instruction should have 1 operands")
 
-    (tmp_path / "module_0001.jit_small.after_codegen.txt").write_text("small")
-    (tmp_path / "module_0002.jit_step.after_codegen.txt").write_text("the program")
-    (tmp_path / "module_0002.jit_step.after_optimizations.txt").write_text("the program without its costs")
+    (tmp_path / "module_0001.jit_small.after_codegen.txt").write_text("small", encoding="utf-8")
+    (tmp_path / "module_0002.jit_step.after_codegen.txt").write_text("the program", encoding="utf-8")
+    (tmp_path / "module_0002.jit_step.after_optimizations.txt").write_text(
+        "the program without its costs", encoding="utf-8"
+    )
     assert report._text(Unwritable(), tmp_path) == "the program"

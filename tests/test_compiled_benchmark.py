@@ -11,7 +11,7 @@ from taming_jax.compiling import gpus
 
 
 def test_the_document_has_the_table_of_what_is_kept():
-    _, table, _ = compiled.split(compiled.DOCUMENT.read_text())
+    _, table, _ = compiled.split(compiled.DOCUMENT.read_text(encoding="utf-8"))
     assert table == compiled.table(), "run python benchmarks/compiled.py --write"
 
 
@@ -26,5 +26,5 @@ def test_what_is_kept_says_with_what_it_was_compiled():
 
 
 def test_the_flags_are_those_of_the_launch_scripts():
-    script = (compiled.ROOT / "scripts" / "tpu_worker.sh").read_text()
+    script = (compiled.ROOT / "scripts" / "tpu_worker.sh").read_text(encoding="utf-8")
     assert all(flag in script for flag in compiled.FLAGS.split())

@@ -66,7 +66,7 @@ def test_coordinates_of_a_mirrored_crop_are_those_in_the_mirrored_image():
     np.testing.assert_array_equal(condition.picture(mirrored, 2, (8, 8)), condition.picture(plain, 2, (8, 8)))
 
 
-SCENES = json.loads((GOLDENS / "scene_tokens.json").read_text())
+SCENES = json.loads((GOLDENS / "scene_tokens.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("scene", SCENES, ids=range(len(SCENES)))

@@ -33,7 +33,7 @@ def test_real_scenes_obey_and_others_do_not(name, scenes):
 
 
 def test_conditions_go_by_the_names_in_the_document():
-    text = (Path(__file__).parent.parent / "docs" / "conditions.md").read_text()
+    text = (Path(__file__).parent.parent / "docs" / "conditions.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \|.*[≥≤]", text, re.MULTILINE)
     assert rows == list(conditions.TESTS)
     options = conditions.parse([])
@@ -66,7 +66,7 @@ def test_it_trains_measures_and_goes_on(tmp_path, capsys):
     text = capsys.readouterr().out
     assert text.count("training ") == 2 and "| low_res |" in text
     assert {"ceiling", "sample", "wrong", "bar", "met"} <= set(found) and 0 < found["ceiling"] < 2
-    assert json.loads((out / "conditions.json").read_text())["conditions"]["low_res"] == found
+    assert json.loads((out / "conditions.json").read_text(encoding="utf-8"))["conditions"]["low_res"] == found
     for name, rows in (("low_res", 3), ("overview", 2)):
         with Image.open(out / f"{name}.png") as picture:
             assert picture.width > 8 * 96 and picture.height > rows * 96

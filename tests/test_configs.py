@@ -35,7 +35,7 @@ ARGUMENTS["modern_class"] = ("", "lfq18", "tiny", "lfq18,tiny")
 ARGUMENTS["landscapes"] = ("", "class", "panorama")
 ARGUMENTS["landscapes_segmentation"] = ("", "32", "64", "tiny")
 CASES = [(name, arg) for name in NAMES for arg in ARGUMENTS.get(name, ("", "tiny"))]
-COUNTS = json.loads((ROOT / "tests" / "goldens" / "parameter_counts.json").read_text())
+COUNTS = json.loads((ROOT / "tests" / "goldens" / "parameter_counts.json").read_text(encoding="utf-8"))
 
 
 def experiment(name, arg=""):

@@ -47,7 +47,7 @@ def converted(tmp_path_factory, golden):
             folder = tmp_path_factory.mktemp(name)
             tree = {"state_dict": weights(golden(name)), "global_step": 1234, "epoch": 3, "callbacks": {}}
             write_checkpoint(folder / "state.ckpt", tree)
-            (folder / "project.yaml").write_text(yaml.safe_dump(PROJECTS[name]))
+            (folder / "project.yaml").write_text(yaml.safe_dump(PROJECTS[name]), encoding="utf-8")
             convert_checkpoint(folder / "state.ckpt", folder / "out", folder / "project.yaml", check=check_training)
             done[name] = folder
         return done[name] / "out"
@@ -123,7 +123,7 @@ def test_the_way_back_is_exact_and_its_yaml_means_the_same(converted, tmp_path, 
     for key, array in before.items():
         assert after[key].dtype == array.dtype
         np.testing.assert_array_equal(after[key], array)
-    back = yaml.safe_load((tmp_path / "back-project.yaml").read_text())
+    back = yaml.safe_load((tmp_path / "back-project.yaml").read_text(encoding="utf-8"))
     assert translate(back, before).configs == translate(PROJECTS[name], before).configs
 
 
@@ -139,7 +139,7 @@ def random_state(networks, seed=0):
 
 def convert(tmp_path, state, settings, name="made", **options):
     write_checkpoint(tmp_path / f"{name}.ckpt", {"state_dict": state, "global_step": 5})
-    (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(settings))
+    (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     convert_checkpoint(tmp_path / f"{name}.ckpt", tmp_path / name, tmp_path / f"{name}.yaml", **options)
     return str(tmp_path / name)
 
@@ -375,7 +375,7 @@ def test_labels_that_the_original_colours_go_there_and_back(tmp_path):
     state["colorize"] = np.random.RandomState(1).randn(3, 9, 1, 1).astype(np.float32)
     export_checkpoint(convert(tmp_path, state, settings), tmp_path / "back.ckpt")
     np.testing.assert_array_equal(read_state(tmp_path / "back.ckpt")[0]["colorize"], state["colorize"])
-    project_back = yaml.safe_load((tmp_path / "back-project.yaml").read_text())
+    project_back = yaml.safe_load((tmp_path / "back-project.yaml").read_text(encoding="utf-8"))
     assert project_back["model"]["params"]["colorize_nlabels"] == 9
 
 
@@ -404,13 +404,13 @@ def test_a_list_of_used_codes_that_the_transformer_has_no_ids_for(tmp_path):
 def test_a_folder_in_use_is_refused_and_stays_as_it_is(tmp_path, small):
     settings, state = small
     (tmp_path / "made").mkdir()
-    (tmp_path / "made" / "thesis.tex").write_text("x")
+    (tmp_path / "made" / "thesis.tex").write_text("x", encoding="utf-8")
     with pytest.raises(ValueError, match=r"made holds something already \(thesis.tex\); name a new directory"):
         convert(tmp_path, state, settings)
     assert [path.name for path in (tmp_path / "made").iterdir()] == ["thesis.tex"]
     workdir = convert(tmp_path, state, settings, "free")
     export_checkpoint(workdir, tmp_path / "a.ckpt")
-    with pytest.raises(ValueError, match=r"a\.ckpt exists already"):
+    with pytest.raises(ValueError, match=r"a\.ckpt' is there already"):
         export_checkpoint(workdir, tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match="no folder of this machine"):
         convert_checkpoint(tmp_path / "free.ckpt", "gs://bucket/x")
@@ -435,7 +435,7 @@ def test_the_command_prints_digests_and_notes_and_finds_the_configuration(tmp_pa
         (tmp_path / "logs" / name).mkdir(parents=True)
     write_checkpoint(tmp_path / "logs/checkpoints/last.ckpt", state)
     text = yaml.safe_dump({**settings, "lightning": {"trainer": {"gpus": 1}}})
-    (tmp_path / "logs/configs/2020-11-09T13-31-51-project.yaml").write_text(text)
+    (tmp_path / "logs/configs/2020-11-09T13-31-51-project.yaml").write_text(text, encoding="utf-8")
     main([str(tmp_path / "logs/checkpoints/last.ckpt"), str(tmp_path / "out")])
     printed = capsys.readouterr().out
     assert "last.ckpt\n" in printed
@@ -445,7 +445,7 @@ def test_the_command_prints_digests_and_notes_and_finds_the_configuration(tmp_pa
     main(["--export", str(tmp_path / "out"), str(tmp_path / "back.ckpt")])
     assert "back.ckpt (transformer)" in capsys.readouterr().out
     assert set(read_state(tmp_path / "back.ckpt")[0]) == set(state)
-    (tmp_path / "other-project.yaml").write_text("{}")  # of another export in the same folder
+    (tmp_path / "other-project.yaml").write_text("{}", encoding="utf-8")  # of another export in the same folder
     main([str(tmp_path / "back.ckpt"), str(tmp_path / "again")])
     assert "back-project.yaml\n" in capsys.readouterr().out
     (tmp_path / "other-project.yaml").unlink()
@@ -461,7 +461,7 @@ def test_the_command_prints_digests_and_notes_and_finds_the_configuration(tmp_pa
 def test_the_command_ends_with_the_error_alone_and_needs_no_torch():
     program = "import sys; sys.modules['torch'] = None; from taming_jax.convert.__main__ import main; main()"
     command = [sys.executable, "-c", program, str(GOLDENS / "lightning.ckpt"), "out", "--config", "none.yaml"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, encoding="utf-8")
     assert result.returncode == 1
     assert result.stderr.strip() == "error: there is no file none.yaml"
 

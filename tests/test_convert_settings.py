@@ -254,6 +254,6 @@ def test_files_that_are_no_configuration(tmp_path):
         load_project(tmp_path / "none.yaml")
     cases = {"a: [": "is no YAML", "[1, 2]": "must be a mapping", "!!python/object:os.x {}": "is no YAML"}
     for text, message in cases.items():
-        (tmp_path / "a.yaml").write_text(text)
+        (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
         with pytest.raises(ValueError, match=message):
             load_project(tmp_path / "a.yaml")

@@ -30,7 +30,7 @@ def test_parameter_count_of_the_published_one_and_its_logits():
     disc = Discriminator(DiscriminatorConfig())
     image = jax.ShapeDtypeStruct((2, 256, 256, 3), jnp.float32)
     variables = jax.eval_shape(disc.init, jax.random.key(0), image)
-    published = json.loads((GOLDENS / "parameter_counts.json").read_text())
+    published = json.loads((GOLDENS / "parameter_counts.json").read_text(encoding="utf-8"))
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == published["patchgan_3_layers_64"]
     assert jax.eval_shape(disc.apply, variables, image).shape == (2, 30, 30, 1)
 

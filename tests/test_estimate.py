@@ -54,7 +54,7 @@ def test_devices_are_known_by_the_names_that_jax_gives_them():
 
 
 def test_the_document_has_what_the_program_prints():
-    _, tables, _ = estimate.split(estimate.DOCUMENT.read_text())
+    _, tables, _ = estimate.split(estimate.DOCUMENT.read_text(encoding="utf-8"))
     assert tables.strip() == estimate.tables().strip(), "run python benchmarks/estimate.py --write"
     assert tables.count("\n| transformer |") == 2 * len(estimate.SLICES) == tables.count("\n| VQGAN |")
 

@@ -60,7 +60,7 @@ def drawn(class_dir, tmp_path, monkeypatch):
 
 
 def test_samples_are_those_of_the_model_and_their_distance_is_that_of_the_files(drawn, class_dir, tmp_path, capsys):
-    found, images = json.loads(drawn.read_text()), of_npz(str(tmp_path / "for_adm.npz"))
+    found, images = json.loads(drawn.read_text(encoding="utf-8")), of_npz(str(tmp_path / "for_adm.npz"))
     labels = np.arange(N) % 10
     assert images.labels.tolist() == labels.tolist()  # the classes take turns
     model = taming_jax.load(class_dir)
@@ -83,13 +83,15 @@ def test_the_figures_of_each_class(class_dir, tmp_path):
     measuring, out = Measuring(open_features("demo", make_mesh()), 8), tmp_path / "r.json"
     settings = SampleConfig(n=N * 4, batch_size=16)
     samples.samples(class_dir, settings, "train", str(out), measuring, by_class=True)
-    found = json.loads(out.read_text())["by_class"]  # 32 scenes are 3 or 4 a class, of which 4 are needed
+    found = json.loads(out.read_text(encoding="utf-8"))[
+        "by_class"
+    ]  # 32 scenes are 3 or 4 a class, of which 4 are needed
     scenes = pipeline.make_crops(experiment("demo_vqgan").data, "train", 0, 32, 0, 32)
     labels = next(scenes)["class_label"]
     assert found and {int(name) for name in found} == {k for k in range(10) if (labels == k).sum() > 3}
     assert all(row["images"] == (np.arange(N * 4) % 10 == int(name)).sum() for name, row in found.items())
     assert all(row["of_reference"] == (labels == int(name)).sum() for name, row in found.items())
-    assert "| by_class | images |" in out.with_suffix(".md").read_text()
+    assert "| by_class | images |" in out.with_suffix(".md").read_text(encoding="utf-8")
     with pytest.raises(ValueError, match="--by_class needs"):
         samples.samples(class_dir, settings, str(out.with_suffix(".npz")), str(out), measuring, by_class=True)
 
@@ -107,16 +109,16 @@ def test_drawing_that_was_killed_goes_on_and_other_settings_are_refused(class_di
 
     monkeypatch.setattr(model.generator.sampler, "draw", counted)
     with pytest.raises(KeyboardInterrupt):
-        model.draw(tmp_path / "images")
-    images = model.draw(tmp_path / "images")
+        model.draw(model.store(tmp_path / "images"))
+    images = model.draw(model.store(tmp_path / "images"))
     assert parts == [0, 8, 8] and images.n == N  # the first part was there
     whole = np.stack(list(images.read(0, N)))
     monkeypatch.setattr(model.generator.sampler, "draw", draw)
-    np.testing.assert_array_equal(whole, np.stack(list(model.draw(tmp_path / "at_once").read(0, N))))
+    np.testing.assert_array_equal(whole, np.stack(list(model.draw(model.store(tmp_path / "at_once")).read(0, N))))
     np.testing.assert_array_equal(np.stack(list(images.read(6, 10))), whole[6:10])  # over the edge of a part
     other = samples.Model.open(class_dir, SampleConfig(n=N, batch_size=8, seed=2, top_k=5))
     with pytest.raises(ValueError, match=r"drawn with other settings .seed: there 1, now 2"):
-        other.draw(tmp_path / "images")
+        other.store(tmp_path / "images")
     with pytest.raises(ValueError, match="lacks the images from number 99 on"):
         Store(tmp_path / "images").images({0: 8, 99: 1}, "")
 
@@ -172,12 +174,12 @@ def test_the_reconstructions_of_a_folder(vqgan_dir, tmp_path):
     (a, b) = (r[:9].astype(np.float64) for r in rows)
     expected = frechet_distance(a.mean(0), np.cov(a, rowvar=False), b.mean(0), np.cov(b, rowvar=False))
     assert found["rfid"] == pytest.approx(expected, rel=1e-3)
-    assert json.loads(out.read_text())["protocol"]["reference"]["images"] == 9
+    assert json.loads(out.read_text(encoding="utf-8"))["protocol"]["reference"]["images"] == 9
 
 
 def test_the_likelihood_of_the_validation_split(class_dir, tmp_path, monkeypatch):
     run(monkeypatch, "likelihood", class_dir, "--batch_size", 8, "--out", tmp_path / "l.json")
-    found = json.loads((tmp_path / "l.json").read_text())
+    found = json.loads((tmp_path / "l.json").read_text(encoding="utf-8"))
     expected = evaluate.evaluate(class_dir, str(tmp_path / "report"), samples=0, batch_size=8)["transformer/nll"]
     assert found["nll"] == pytest.approx(expected, rel=1e-6)
     per_pixel = found["nll"] / np.log(2) * found["protocol"]["tokens"] / (16 * 16)
@@ -188,19 +190,19 @@ def test_a_sweep_has_a_row_for_each_value_and_a_plot(class_dir, tmp_path, monkey
     out = tmp_path / "sweep.json"
     options = ["--n", N, "--draw_batch", 8, "--reference", "val", "--batch_size", 8, "--out", out]
     run(monkeypatch, "sweep", class_dir, *options, "--top_k", "1,9", "--temperature", "0.5")
-    rows = json.loads(out.read_text())["rows"]
+    rows = json.loads(out.read_text(encoding="utf-8"))["rows"]
     assert [(row["filter"], row["value"]) for row in rows] == [("temperature", 0.5), ("top_k", 1), ("top_k", 9)]
     assert len({row["figures"]["fid"] for row in rows}) == 3
     with Image.open(tmp_path / "sweep.plot.png") as plot:
         assert plot.width > plot.height > 100
-    assert out.with_suffix(".md").read_text().count("| top_k") == 2
+    assert out.with_suffix(".md").read_text(encoding="utf-8").count("| top_k") == 2
     assert "| top_k 9 |" in capsys.readouterr().out
     monkeypatch.setattr(samples.Model, "_draw", lambda *_: pytest.fail("it was drawn already"))
     run(monkeypatch, "sweep", class_dir, *options, "--top_k", "1,9", "--temperature", "0.5")
 
 
 def logged(workdir):
-    lines = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return [(line["step"], line) for line in lines if any(name.startswith("quality/") for name in line)]
 
 
@@ -263,9 +265,11 @@ def test_what_is_swept_is_one_filter_at_a_time():
 def test_results_side_by_side_name_what_was_measured_otherwise(tmp_path, monkeypatch, capsys):
     for name, fid, resize in (("a", 1.5, "clean-fid"), ("b", 2.5, "tensorflow")):
         protocol = {"features": {"resize": resize, "network": "x"}, "seconds": fid, "versions": {"jax": name}}
-        (tmp_path / f"{name}.json").write_text(json.dumps({"fid": fid, "warnings": [], "protocol": protocol}))
+        (tmp_path / f"{name}.json").write_text(
+            json.dumps({"fid": fid, "warnings": [], "protocol": protocol}), encoding="utf-8"
+        )
     run(monkeypatch, "compare", tmp_path / "a.json", tmp_path / "b.json", "--out", tmp_path / "c.md")
-    text = (tmp_path / "c.md").read_text()
+    text = (tmp_path / "c.md").read_text(encoding="utf-8")
     assert "| fid | 1.5 | 2.5 |" in text and '| features.resize | "clean-fid" | "tensorflow" |' in text
     assert "seconds" not in text and "versions" not in text and text in capsys.readouterr().out
     with pytest.raises(ValueError, match="at least two"):

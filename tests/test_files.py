@@ -12,19 +12,19 @@ def test_a_file_has_its_name_only_when_it_is_whole(tmp_path):
     write_whole(path, "old")
     with pytest.raises(KeyboardInterrupt), whole(path) as attempt:
         assert attempt.parent == tmp_path and attempt.suffix == ".json"
-        attempt.write_text("half")
-        assert path.read_text() == "old"
+        attempt.write_text("half", encoding="utf-8")
+        assert path.read_text(encoding="utf-8") == "old"
         raise KeyboardInterrupt
-    assert [file.name for file in tmp_path.iterdir()] == ["info.json"] and path.read_text() == "old"
-    unfinished(path).write_text("what a killed process has left")
+    assert [file.name for file in tmp_path.iterdir()] == ["info.json"] and path.read_text(encoding="utf-8") == "old"
+    unfinished(path).write_text("what a killed process has left", encoding="utf-8")
     write_whole(str(path), b"new")
-    assert [file.name for file in tmp_path.iterdir()] == ["info.json"] and path.read_text() == "new"
+    assert [file.name for file in tmp_path.iterdir()] == ["info.json"] and path.read_text(encoding="utf-8") == "new"
 
 
 def test_a_folder_too(tmp_path):
     left = unfinished(tmp_path / "model")
     left.mkdir()
-    (left / "old").write_text("what a killed process has left")
+    (left / "old").write_text("what a killed process has left", encoding="utf-8")
     with whole(tmp_path / "model") as attempt:
         (attempt / "part").mkdir(parents=True)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
@@ -34,9 +34,9 @@ def test_a_folder_too(tmp_path):
 def test_a_file_that_several_write_is_of_one_of_them(tmp_path):
     path = tmp_path / "map.png"
     with whole(path, mark="1") as one, whole(path, mark="2") as two:
-        one.write_text("one")
-        two.write_text("two")
-    assert [file.name for file in tmp_path.iterdir()] == ["map.png"] and path.read_text() == "one"
+        one.write_text("one", encoding="utf-8")
+        two.write_text("two", encoding="utf-8")
+    assert [file.name for file in tmp_path.iterdir()] == ["map.png"] and path.read_text(encoding="utf-8") == "one"
 
 
 def test_arrays_are_read_and_nothing_else(tmp_path):

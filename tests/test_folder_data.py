@@ -142,26 +142,26 @@ def test_find_images_searches_subfolders_and_ignores_the_rest(tmp_path):
     for name in ("b.JPG", "a/x.png", "a/deep/y.webp", "a/.hidden.png", ".cache/z.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "notes.txt").write_text("no image", encoding="utf-8")
     assert find_images(str(tmp_path))[:2] == (tmp_path, ["a/deep/y.webp", "a/x.png", "b.JPG"])
 
 
 def test_list_file_is_relative_to_itself_or_to_root(tmp_path):
     write(tmp_path / "pictures/one.png", solid(1))
-    (tmp_path / "near.txt").write_text("pictures/one.png\n\n")
+    (tmp_path / "near.txt").write_text("pictures/one.png\n\n", encoding="utf-8")
     assert find_images(str(tmp_path / "near.txt"))[:2] == (tmp_path, ["pictures/one.png"])
     (tmp_path / "lists").mkdir()
-    (tmp_path / "lists/far.txt").write_text("one.png\n")
+    (tmp_path / "lists/far.txt").write_text("one.png\n", encoding="utf-8")
     root = tmp_path / "pictures"
     assert find_images(str(tmp_path / "lists/far.txt"), str(root))[:2] == (root, ["one.png"])
 
 
 def test_nothing_to_find_says_what_was_expected(tmp_path):
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty.txt").write_text("\n")
-    (tmp_path / "wrong.txt").write_text("gone.png\nlost.png\n")
+    (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
+    (tmp_path / "wrong.txt").write_text("gone.png\nlost.png\n", encoding="utf-8")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00\xd8")
-    (tmp_path / "data.csv").write_text("a,b")
+    (tmp_path / "data.csv").write_text("a,b", encoding="utf-8")
     for name, message in {
         "missing": "no such folder or file.*missing.*list file",
         "empty": "no images in the folder",
@@ -205,9 +205,9 @@ def test_classes_come_from_subfolders(tmp_path):
 
 def test_listed_classes_may_have_spaces_in_their_names(tmp_path):
     names = ("cat", "golden", "golden retriever", "n01")
-    (tmp_path / "some.txt").write_text(" golden retriever \nn01 a fish\n")
+    (tmp_path / "some.txt").write_text(" golden retriever \nn01 a fish\n", encoding="utf-8")
     assert choose_classes(str(tmp_path / "some.txt"), names) == ("golden retriever", "n01")
-    (tmp_path / "wrong.txt").write_text("cat\nsilver retriever\n")
+    (tmp_path / "wrong.txt").write_text("cat\nsilver retriever\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"classes that are not there: \['silver retriever'\]"):
         choose_classes(str(tmp_path / "wrong.txt"), names)
 

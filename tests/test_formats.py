@@ -120,7 +120,7 @@ def test_a_directory_of_diffusers(tmp_path, capsys, middle, ending):
     }
     folder = tmp_path / "vqvae"
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     if ending == "bin":
         torch.save(network.state_dict(), folder / "diffusion_pytorch_model.bin")
     else:
@@ -131,7 +131,7 @@ def test_a_directory_of_diffusers(tmp_path, capsys, middle, ending):
     main(["--export", str(tmp_path / "out"), str(tmp_path / "back")])
     file = tmp_path / "back" / f"diffusion_pytorch_model.{ending}"
     same(arrays_of(network), read_state(file)[0])
-    assert json.loads((tmp_path / "back/config.json").read_text()) == settings
+    assert json.loads((tmp_path / "back/config.json").read_text(encoding="utf-8")) == settings
     state = torch.load(file, weights_only=True) if ending == "bin" else None
     state = state or {name: torch.from_numpy(array) for name, array in load_file(file).items()}
     Stage(Diffusers, widths, 1, 6, 5, 40, attended, middle).load_state_dict(state, strict=True)
@@ -148,7 +148,7 @@ def test_attention_of_diffusers_under_its_old_names(tmp_path):
     (tmp_path / "old").mkdir()
     settings = {"block_out_channels": [32, 32], "latent_channels": 4, "num_vq_embeddings": 30}
     settings |= {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-    (tmp_path / "old/config.json").write_text(json.dumps({"_class_name": "VQModel", **settings}))
+    (tmp_path / "old/config.json").write_text(json.dumps({"_class_name": "VQModel", **settings}), encoding="utf-8")
     write_checkpoint(tmp_path / "old/diffusion_pytorch_model.bin", old)
     main([str(tmp_path / "old"), str(tmp_path / "out")])
     numbers_agree(network, tmp_path / "out")
@@ -179,7 +179,9 @@ def test_a_first_stage_of_latent_diffusion(tmp_path, capsys, without):
     ema |= {"model_ema.decay": np.array(0.9999, np.float32), "model_ema.num_updates": np.array(3, np.int32)}
     kind = "VQModel" if without else "VQModelInterface"
     settings = ldm_settings(widths, attended, 4, 4, 40, kind, without=without, **MORE)
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"model": {"base_learning_rate": 4.5e-6, **settings}}))
+    (tmp_path / "config.yaml").write_text(
+        yaml.safe_dump({"model": {"base_learning_rate": 4.5e-6, **settings}}), encoding="utf-8"
+    )
     write_checkpoint(tmp_path / "model.ckpt", {"state_dict": own | ema, "global_step": 9})
     main([str(tmp_path / "model.ckpt"), str(tmp_path / "out")])
     printed = capsys.readouterr().out
@@ -193,7 +195,7 @@ def test_a_first_stage_of_latent_diffusion(tmp_path, capsys, without):
     main(["--export", str(tmp_path / "out"), str(tmp_path / "back.ckpt")])
     same(own, read_state(tmp_path / "back.ckpt")[0])
     build().load_state_dict(torch.load(tmp_path / "back.ckpt", weights_only=True)["state_dict"], strict=True)
-    back = yaml.safe_load((tmp_path / "back-project.yaml").read_text())["model"]
+    back = yaml.safe_load((tmp_path / "back-project.yaml").read_text(encoding="utf-8"))["model"]
     assert back["target"] == settings["target"]
     assert back["params"]["ddconfig"] == settings["params"]["ddconfig"]
     (tmp_path / "back-project.yaml").rename(tmp_path / "again.yaml")
@@ -207,7 +209,7 @@ def test_the_first_stage_out_of_a_latent_diffusion_model(tmp_path, capsys):
     stage = ldm_settings((32, 32), (), 4, 4, 40, "VQModelInterface", without=True)
     whole = {"target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": {"first_stage_config": stage}}
     whole["params"] |= {"timesteps": 1000, "unet_config": {"target": "ldm.modules.x.UNetModel"}}
-    (tmp_path / "project.yaml").write_text(yaml.safe_dump({"model": whole}))
+    (tmp_path / "project.yaml").write_text(yaml.safe_dump({"model": whole}), encoding="utf-8")
     write_checkpoint(tmp_path / "last.ckpt", {"state_dict": below | others})
     main([str(tmp_path / "last.ckpt"), str(tmp_path / "out")])
     assert "2 arrays outside of the first stage" in capsys.readouterr().out
@@ -241,7 +243,7 @@ def drawing(golden, tmp_path_factory):
     network = made(Stage(LlamaGen, (32, 32, 32), 1, 32, 8, 256, (2,), normalized=True))
     torch.save({"model": network.state_dict()}, folder / "vq.pt")
     write_checkpoint(folder / "gpt.pt", {"model": weights(arrays)})
-    (folder / "sizes.yaml").write_text(yaml.safe_dump({"block_size": 64, "n_head": 4}))
+    (folder / "sizes.yaml").write_text(yaml.safe_dump({"block_size": 64, "n_head": 4}), encoding="utf-8")
     main([str(folder / "vq.pt"), str(folder / "vq")])
     command = [str(folder / "gpt.pt"), str(folder / "out"), "--first-stage", str(folder / "vq"), "--n-head", "4"]
     main([*command, "--config", str(folder / "sizes.yaml")])
@@ -284,7 +286,9 @@ def test_grouped_heads_and_half_precision(tmp_path):
     net = Transformer(2, 4, 32, 50, 4, 6, kv_heads=2, hidden=96)
     net = made(net).half()
     torch.save({"module": {f"module.{name}": value for name, value in net.state_dict().items()}}, tmp_path / "c2i.pt")
-    (tmp_path / "sizes.json").write_text(json.dumps({"block_size": 16, "n_layer": 2, "dim": 32, "vocab_size": 50}))
+    (tmp_path / "sizes.json").write_text(
+        json.dumps({"block_size": 16, "n_layer": 2, "dim": 32, "vocab_size": 50}), encoding="utf-8"
+    )
     main([str(tmp_path / "c2i.pt"), str(tmp_path / "out"), "--n-head", "4"])
     model = taming_jax.load(str(tmp_path / "out"))
     config = model.model.config

@@ -48,7 +48,7 @@ def test_it_draws_as_before(saved):
 
 
 def test_the_card_says_data_settings_metrics_and_licence(saved):
-    text = (saved[0] / "README.md").read_text()
+    text = (saved[0] / "README.md").read_text(encoding="utf-8")
     for part in ("license: mit", "library_name: taming_jax", "# small-faces", "Codes drawn at random.", "fid: 2.18"):
         assert part in text
     for part in ("A test.", "- `n_layer`: `3`", "Converted from gpt.pt (llamagen)", "## Licence\n\nmit"):
@@ -62,7 +62,7 @@ def test_a_used_folder_and_foreign_ones_are_refused(saved, tmp_path):
     with pytest.raises(ValueError, match=r"leave the step out"):
         taming_jax.load(str(out), step=3)
     shutil.copytree(out, tmp_path / "foreign")
-    (tmp_path / "foreign/config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    (tmp_path / "foreign/config.json").write_text(json.dumps({"model_type": "gpt2"}), encoding="utf-8")
     with pytest.raises(ValueError, match="holds a model of another library"):
         taming_jax.load(str(tmp_path / "foreign"))
     shutil.copytree(out, tmp_path / "damaged")

@@ -148,6 +148,27 @@ def test_the_command_reports_and_draws(tmp_path, capsys):
     assert pixels.shape[1] == 6 * 100 + 4 and len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1000
 
 
+def test_names_of_any_bytes_end_no_report(tmp_path):
+    """On any terminal, and with a picture of the user's in the place of the contact sheet, not without a word."""
+    for i, folder in enumerate(("Z\udcfcrich", "水山")):
+        photographs(tmp_path / "x" / folder, 6, first=10 * i)
+        (tmp_path / "x" / folder / "br\udce9ken.png").write_bytes(b"<html>")
+    command = [sys.executable, "-m", "taming_jax.inspect_data", "--config=configs/folder_vqgan.py:small"]
+    command += [f"--config.data.path={tmp_path / 'x'}", "--config.data.size=16", "--config.data.batch_size=4"]
+    root = Path(__file__).parent.parent
+    sheet = tmp_path / "sheet.png"
+    run = lambda **more: subprocess.run(
+        [*command, f"--out={sheet}"], cwd=root, capture_output=True, env={**os.environ, **more}, timeout=300
+    )
+    done = run(PYTHONIOENCODING="ascii:strict", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert done.returncode == 0 and b"br\\udce9ken.png" in done.stdout and sheet.is_file(), done.stderr[-2000:]
+    picture(1).save(sheet)
+    before = sheet.read_bytes()
+    with pytest.raises(ValueError, match=r"sheet.png' is there already, and nothing says that this program wrote it"):
+        inspect_data(experiment_of(settings_of("folder_vqgan", tmp_path / "x", "small")), str(sheet))
+    assert sheet.read_bytes() == before
+
+
 def test_a_sample_is_read_of_many_and_what_looks_broken_first(tmp_path, monkeypatch):
     photographs(tmp_path, 20)
     (tmp_path / "zz.png").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
@@ -233,10 +254,12 @@ def test_nothing_readable_no_classes_and_codes_are_refused(tmp_path):
 
 def test_the_home_folder_in_every_flag_of_a_program(tmp_path):
     """`~` behind a `=`, which a shell leaves as it is."""
-    (tmp_path / "mine.py").write_text("from configs.demo_vqgan import get_config\n")
+    (tmp_path / "mine.py").write_text("from configs.demo_vqgan import get_config\n", encoding="utf-8")
     flags = ["--config=~/mine.py:tiny", "--out=~/sheets/first.png", "--config.data.n_train=8", "--config.data.n_val=8"]
     command = [sys.executable, "-m", "taming_jax.inspect_data", *flags, "--read=4"]
     root = Path(__file__).parent.parent
-    ended = subprocess.run(command, env={**os.environ, "HOME": str(tmp_path)}, cwd=root, capture_output=True, text=True)
+    ended = subprocess.run(
+        command, env={**os.environ, "HOME": str(tmp_path)}, cwd=root, capture_output=True, text=True, encoding="utf-8"
+    )
     assert ended.returncode == 0, ended.stderr
     assert (tmp_path / "sheets" / "first.png").is_file() and not (root / "~").exists()

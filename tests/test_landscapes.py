@@ -69,7 +69,9 @@ def test_they_do_not_depend_on_the_instructions_of_the_processor():
         pytest.skip("this processor has no instructions that numpy could do without")
     command = "import sys; sys.path.insert(0, 'tests'); import test_landscapes as t; print(t.digest((48, 80)))"
     environment = {**os.environ, "NPY_DISABLE_CPU_FEATURES": " ".join(found)}
-    run = subprocess.run([sys.executable, "-c", command], env=environment, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", command], env=environment, capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     assert run.stdout.strip() == FIRST[48, 80]
 
 

@@ -19,21 +19,21 @@ def pod(*arguments: str, code: int = 0, **settings: str) -> tuple[list[list[str]
     """(the commands that a dry run prints, each as its words, what it says on stderr)."""
     command = [SCRIPTS / "tpu_pod.sh", "--dry-run", *arguments]
     environment = {"PATH": os.environ["PATH"], **settings}
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, encoding="utf-8")
     assert found.returncode == code, found.stderr
     return [shlex.split(line) for line in found.stdout.splitlines()], found.stderr
 
 
 def stand_in(folder: Path, name: str, text: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+    (folder / name).write_text(f"#!/usr/bin/env bash\n{text}\n", encoding="utf-8")
     (folder / name).chmod(0o755)
 
 
 @pytest.mark.parametrize("script", sorted(path.name for path in SCRIPTS.iterdir()))
 def test_bash_can_read_it(script):
     subprocess.run(["bash", "-n", SCRIPTS / script], check=True, timeout=300)
-    assert "set -euo pipefail" in (SCRIPTS / script).read_text()
+    assert "set -euo pipefail" in (SCRIPTS / script).read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("command", ["create", "copy", "install", "logs", "status", "stop", "clean"])
@@ -65,7 +65,7 @@ def test_train_runs_on_all_workers_with_its_arguments_as_given():
     start = inner.index("scripts/tpu_worker.sh")
     assert inner[start + 1 : start + 6] == ["vqgan", *STAGE, "--workdir=gs://bucket/runs/vqgan"]
     assert inner[start + 6 : start + 8] == [">>", "logs/vqgan.log"]
-    subprocess.run(["bash", "-n"], input=remote, text=True, check=True, timeout=300)
+    subprocess.run(["bash", "-n"], input=remote, text=True, check=True, timeout=300, encoding="utf-8")
     [words], _ = pod("train", "transformer", "--config=c.py", "--workdir=gs://other", **SLICE)
     assert "transformer --config=c.py --workdir=gs://other >> logs/transformer.log" in words[-3]
     [words], _ = pod("train", "encode", "--config=c.py", "--out=gs://codes", **SLICE)
@@ -97,7 +97,7 @@ def test_mistakes_are_named_before_anything_runs(arguments, settings, message):
 def test_a_worker_finds_the_others(tmp_path, endpoints):
     (tmp_path / "scripts").mkdir()
     script = tmp_path / "scripts" / "tpu_worker.sh"
-    script.write_text((SCRIPTS / script.name).read_text())
+    script.write_text((SCRIPTS / script.name).read_text(encoding="utf-8"), encoding="utf-8")
     stand_in(
         tmp_path / "bin", "curl", f'case "${{@: -1}}" in */agent-worker-number) echo 1;; *) echo {endpoints};; esac'
     )
@@ -106,7 +106,9 @@ def test_a_worker_finds_the_others(tmp_path, endpoints):
     environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PORT": "99"}
     for stage, program in (("vqgan", "train_vqgan.py"), ("encode", "-m taming_jax.encode_dataset")):
         command = ["bash", script, stage, "--config=c.py"]
-        found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300)
+        found = subprocess.run(
+            command, env=environment, capture_output=True, text=True, check=True, timeout=300, encoding="utf-8"
+        )
         assert found.stdout == f"10.0.0.4:99 2 1 {program} --config=c.py\n"
 
 
@@ -114,12 +116,14 @@ def test_a_worker_finds_the_others(tmp_path, endpoints):
 def test_a_worker_sets_the_flags_of_the_compiler(tmp_path, setting, windowed):
     (tmp_path / "scripts").mkdir()
     script = tmp_path / "scripts" / "tpu_worker.sh"
-    script.write_text((SCRIPTS / script.name).read_text())
+    script.write_text((SCRIPTS / script.name).read_text(encoding="utf-8"), encoding="utf-8")
     stand_in(tmp_path / "bin", "curl", 'case "${@: -1}" in */agent-worker-number) echo 0;; *) echo a;; esac')
     stand_in(tmp_path / ".venv" / "bin", "python", 'echo "$LIBTPU_INIT_ARGS"')
     environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "LIBTPU_INIT_ARGS": "--mine=1", **setting}
     command = ["bash", script, "vqgan", "--config=c.py"]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300).stdout
+    found = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=True, timeout=300, encoding="utf-8"
+    ).stdout
     flags = found.split()
     assert "--xla_tpu_run_space_to_batch=false" in flags and flags[-1] == "--mine=1"
     assert ("--xla_jf_spmd_threshold_for_windowed_einsum_mib=1000000" in flags) is not windowed
@@ -128,7 +132,7 @@ def test_a_worker_sets_the_flags_of_the_compiler(tmp_path, setting, windowed):
 def gke(*arguments: str, code: int = 0, **settings: str) -> tuple[dict, str]:
     """(the manifest as Kubernetes reads it, what is said on stderr)."""
     command, environment = [SCRIPTS / "gke.sh", *arguments], {"PATH": os.environ["PATH"], **settings}
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, encoding="utf-8")
     assert found.returncode == code, found.stderr
     return yaml.safe_load(found.stdout) or {}, found.stderr
 
@@ -185,7 +189,7 @@ def slurm(tmp_path: Path, training: str, *arguments: str) -> subprocess.Popen:
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "17", "SLURM_GPUS_ON_NODE": "4"}
     environment["SLURM_CPUS_PER_TASK"] = "12"
     command = ["bash", SCRIPTS / "slurm.sbatch", *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True, encoding="utf-8")
 
 
 @pytest.mark.parametrize("status", [0, 1, 143])
@@ -204,11 +208,13 @@ def test_slurm_job_goes_back_into_the_queue_at_its_limit(tmp_path):
         job.send_signal(signal.SIGUSR1)
         output, _ = job.communicate(timeout=300)
     assert (output, job.returncode) == ("saved\n", 143)
-    assert (tmp_path / "requeued").read_text() == "requeue 17\n"
+    assert (tmp_path / "requeued").read_text(encoding="utf-8") == "requeue 17\n"
 
 
 def test_slurm_job_without_a_stage_says_how():
-    job = subprocess.run(["bash", SCRIPTS / "slurm.sbatch", "gan", "x"], capture_output=True, text=True, timeout=300)
+    job = subprocess.run(
+        ["bash", SCRIPTS / "slurm.sbatch", "gan", "x"], capture_output=True, text=True, timeout=300, encoding="utf-8"
+    )
     assert job.returncode == 2 and "vqgan|transformer|encode" in job.stderr
 
 
@@ -217,14 +223,16 @@ def measurements(tmp_path: Path, *arguments: str) -> subprocess.CompletedProcess
     stand_in(tmp_path / "bin", "python", 'echo "$PWD: $*" | tee -a "$SAID"')
     environment = {"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "SAID": str(tmp_path / "said")}
     command = ["bash", MEASUREMENTS, *arguments]
-    return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, encoding="utf-8"
+    )
 
 
 def test_measurements_take_paths_from_where_they_are_started(tmp_path):
     (tmp_path / "photos").mkdir()
     assert measurements(tmp_path, "results.txt", "photos").returncode == 0
-    found = (tmp_path / "results.txt").read_text()
-    for line in (tmp_path / "said").read_text().splitlines():
+    found = (tmp_path / "results.txt").read_text(encoding="utf-8")
+    for line in (tmp_path / "said").read_text(encoding="utf-8").splitlines():
         assert line.startswith(f"{SCRIPTS.parent}: ") and line in found
     assert f"train.py --input {tmp_path}/photos " in found
 

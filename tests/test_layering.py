@@ -37,6 +37,7 @@ TABLE: tuple[tuple[int, tuple[str, ...]], ...] = (
             "taming_jax/data/demo",
         ),
     ),
+    (0, ("taming_jax/names.py", "taming_jax/outputs.py")),
     (1, ("taming_jax/models", "taming_jax/metrics", "taming_jax/data", "taming_jax/checkpoint")),
     (2, ("taming_jax/conditioning", "taming_jax/cli.py", "taming_jax/data/sources")),
     (3, ("taming_jax/data/pipeline.py",)),
@@ -138,7 +139,7 @@ def violations(sources: dict[str, str]) -> list[str]:
 def sources() -> dict[str, str]:
     folders = [path for folder in ("taming_jax", "configs") for path in (ROOT / folder).rglob("*.py")]
     paths = [*folders, *(ROOT / script for script in SCRIPTS)]
-    return {path.relative_to(ROOT).as_posix(): path.read_text() for path in paths}
+    return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
 
 
 def test_a_file_imports_its_own_folder_and_lower_levels_only(sources):
@@ -164,7 +165,7 @@ def layout(page: str) -> list[tuple[int, str]]:
 
 
 def test_the_documentation_shows_the_table():
-    shown = layout((ROOT / "docs" / "layout.md").read_text())
+    shown = layout((ROOT / "docs" / "layout.md").read_text(encoding="utf-8"))
     missing = sorted(set((number, place) for place, number in LEVELS.items()) - set(shown))
     surplus = sorted(set(shown) - {(number, place) for place, number in LEVELS.items()})
     assert not missing, f"docs/layout.md: add rows | level | `file` | its one job | for {missing}"
@@ -222,7 +223,9 @@ import pkgutil, importlib, taming_jax.sampling
 for module in pkgutil.iter_modules(taming_jax.sampling.__path__):
     importlib.import_module(f"taming_jax.sampling.{module.name}")
 """
-    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300, encoding="utf-8"
+    )
     assert result.returncode == 0, result.stderr
 
 
@@ -239,5 +242,5 @@ FILE = re.compile(r"(?<![\w/.-])(?:taming_jax|tests|benchmarks|configs|scripts|d
 
 def test_files_that_the_documentation_names_are_there():
     for page in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")):
-        named = FILE.findall(page.read_text())
+        named = FILE.findall(page.read_text(encoding="utf-8"))
         assert [name for name in named if not (ROOT / name).exists()] == [], page

@@ -84,7 +84,7 @@ def damage(workdir, number):
 
 
 def history(workdir):
-    return [json.loads(line) for line in Path(workdir, "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in Path(workdir, "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def test_the_newest_checkpoint_that_can_be_read_is_taken(tmp_path, caplog):

@@ -163,7 +163,7 @@ def test_the_classifier_of_a_whole_vgg16_is_left_out(tmp_path, sources):
 
 def test_the_command_ends_with_the_error_alone():
     command = [sys.executable, "-m", "taming_jax.convert", "--vgg16", "none.pth", "--lpips", "none.pth"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, encoding="utf-8")
     assert result.returncode == 1
     assert result.stderr.strip() == "error: there is no file none.pth"
 

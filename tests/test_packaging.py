@@ -15,7 +15,7 @@ import yaml
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parent.parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 # Declared, though nothing here imports them.
 NOT_IMPORTED = {
@@ -63,7 +63,7 @@ def imported(*places: str) -> dict[str, str]:
     found = {}
     for place in places:
         for path in (ROOT / place).rglob("*.py") if (ROOT / place).is_dir() else [ROOT / place]:
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
                 if isinstance(node, ast.ImportFrom) and not node.level:
                     names = [node.module]
@@ -101,7 +101,7 @@ def test_what_is_declared_is_imported_or_has_a_reason():
 
 
 def test_requirements_are_those_of_pyproject():
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     listed = {text for line in lines if (text := line.split("#")[0].strip())}
     assert listed == {*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["data"]}
 
@@ -115,20 +115,20 @@ def test_each_kind_of_machine_gets_the_tensorflow_that_is_there_for_it(machine):
 
 
 def test_the_hosted_workflow_and_the_hooks_run_what_make_lint_runs():
-    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["check"]
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))["jobs"]["check"]
     commands = [step["run"].split()[:2] for step in workflow["steps"] if "run" in step]
     assert [command for command in commands if command[0] == "make"] == [["make", "lint"], ["make", "test"]]
     assert f">={workflow['strategy']['matrix']['python'][0]}" == PROJECT["requires-python"]
-    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
     assert all(repository["repo"] == "local" for repository in hooks)  # nothing to fetch
-    made = (ROOT / "Makefile").read_text().replace("$(PY)", ".venv/bin/python").replace(" --check", "")
+    made = (ROOT / "Makefile").read_text(encoding="utf-8").replace("$(PY)", ".venv/bin/python").replace(" --check", "")
     for hook in hooks[0]["hooks"]:
         assert hook["language"] == "system"
         assert hook["entry"].replace(" --force-exclude", "") in made
 
 
 def test_the_changelog_has_this_version():
-    text = (ROOT / "CHANGELOG.md").read_text()
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.findall(r"^## \[(.+?)\]", text, re.MULTILINE)[:2] == ["Unreleased", PROJECT["version"]]
 
 
@@ -141,7 +141,7 @@ def unpacked_wheel(tmp_path_factory):
         shutil.copy(ROOT / name, source)
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
     command = [sys.executable, "-m", "pip", "wheel", *options, "--wheel-dir", str(folder), str(source)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, encoding="utf-8")
     assert result.returncode == 0, result.stderr
     (wheel,) = folder.glob("*.whl")
     shutil.unpack_archive(wheel, folder / "installed", "zip")
@@ -152,7 +152,9 @@ def run_in(folder: Path, wheel: Path, *arguments: str) -> subprocess.CompletedPr
     """Python with the wheel before an editable install of the checkout, and (-P) without the folder it runs in."""
     environment = {**os.environ, "PYTHONPATH": str(wheel), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-P", *arguments]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, encoding="utf-8"
+    )
 
 
 def test_the_wheel_is_what_is_imported(unpacked_wheel, tmp_path):

@@ -306,7 +306,7 @@ def test_an_error_in_the_background_reaches_the_reader():
 
 def run(program, *arguments):
     command = [sys.executable, "-W", "error", "-c", program, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, encoding="utf-8")
 
 
 def test_the_demo_needs_no_tensorflow():

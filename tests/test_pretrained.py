@@ -28,7 +28,7 @@ def by_map():
 def test_they_are_below_12_megabytes_with_cards():
     assert sum(path.stat().st_size for path in PACKAGED.rglob("*")) < 12e6
     for name in PRETRAINED:
-        card = (PACKAGED / name / "README.md").read_text()
+        card = (PACKAGED / name / "README.md").read_text(encoding="utf-8")
         assert "license: mit" in card and f"`{name}`" in card and "Procedural landscapes" in card
 
 

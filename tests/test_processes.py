@@ -37,7 +37,7 @@ def first_stage(tmp_path_factory):
 
 
 def history(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def test_two_processes_train_as_one(first_stage, tmp_path):
@@ -121,7 +121,7 @@ with checkpoint.Checkpoints(sys.argv[1]) as checkpoints:
 
 def test_what_one_process_cannot_read_all_refuse(tmp_path):
     program = tmp_path / "program.py"
-    program.write_text(ONE_READS_DAMAGE)
+    program.write_text(ONE_READS_DAMAGE, encoding="utf-8")
     group = processes.Group([program, tmp_path / "run"], tmp_path / "logs", count=2)
     assert not any(group.wait(300)), group.output()
     for i, reasons in enumerate((["found by another process"] * 2, ["DATA_LOSS: spoiled", "OSError: stale file"])):

@@ -6,6 +6,8 @@ import importlib
 import json
 import logging
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +23,7 @@ import sample
 import taming_jax
 import train_transformer
 import train_vqgan
-from taming_jax import checkpoint, codes_used, evaluate, html_report
+from taming_jax import checkpoint, codes_used, evaluate, html_report, outputs
 from taming_jax.convert.formats import export
 from taming_jax.data import pipeline
 from taming_jax.data.demo.known import KNOWN
@@ -53,7 +55,7 @@ def experiment(name, arg="tiny", **sections):
 
 
 def history(workdir):
-    return [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (Path(workdir) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def pixels(path):
@@ -118,7 +120,7 @@ def test_first_stage_leaves_what_it_should(vqgan_dir):
     assert 0 < measured[-1]["val/usage"] <= 1 and 1 <= measured[-1]["val/perplexity"] <= 64
     assert lines[0]["train/disc_factor"] == 0 and lines[STEPS - 1]["train/g_loss"] != 0
     assert pixels(Path(vqgan_dir) / "images" / f"reconstructions_{STEPS:07d}.png").shape[1] > 100
-    assert "encoder/conv_in" in (Path(vqgan_dir) / "parameters.txt").read_text()
+    assert "encoder/conv_in" in (Path(vqgan_dir) / "parameters.txt").read_text(encoding="utf-8")
 
 
 def test_a_first_stage_is_loaded_knowing_only_its_path(vqgan_dir):
@@ -150,14 +152,35 @@ def test_sampling_writes_pictures_that_can_be_drawn_again(class_dir, tmp_path, c
     assert pixels(out / names[0]).shape == (16, 16, 3)
 
 
-def test_only_the_programs_own_folder_is_emptied(class_dir, tmp_path):
-    theirs, ours = tmp_path / "00099.png", Path(class_dir) / "samples" / "00099.png"
-    ours.parent.mkdir(exist_ok=True)
-    for path in (theirs, ours):
-        path.write_bytes(b"a picture of the user's, or of an earlier call")
-    draw(SampleConfig(n=2, batch_size=2, out=str(tmp_path)), class_dir)
-    draw(SampleConfig(n=2, batch_size=2), class_dir)
-    assert theirs.exists() and not ours.exists()
+def test_pictures_of_earlier_calls_and_of_others_stay(class_dir, tmp_path):
+    """Without a name each call has a folder of its own; in a named one our pictures alone are drawn over."""
+    settings = SampleConfig(n=2, batch_size=2)
+    folders = [draw(settings, class_dir)]
+    (Path(folders[0]) / "20240131_best.png").write_bytes(b"a picture of the user's")
+    before = {path: path.read_bytes() for path in Path(folders[0]).iterdir()}
+    folders += [draw(dataclasses.replace(settings, seed=1), class_dir) for _ in range(2)]
+    assert len({str(folder) for folder in folders}) == 3 and all((folder / "grid.png").exists() for folder in folders)
+    assert {path: path.read_bytes() for path in Path(folders[0]).iterdir()} == before
+    assert str(outputs.newest_folder(Path(class_dir) / "samples")) == str(folders[-1])
+
+    named = dataclasses.replace(settings, out=str(tmp_path / "named"))
+    out = Path(draw(named, class_dir))
+    linked = tmp_path / "liked.png"
+    linked.hardlink_to(next(out.glob("00001*.png")))
+    liked = linked.read_bytes()
+    draw(dataclasses.replace(named, seed=1), class_dir)
+    assert linked.read_bytes() == liked != next(out.glob("00001*.png")).read_bytes()
+    fresh = draw(named, class_dir, fresh=True)
+    assert fresh.name == "named_2"
+    Image.new("RGB", (8, 8)).save(out / "grid.png")
+    theirs = (out / "grid.png").read_bytes()
+    with pytest.raises(ValueError, match=r"sample.out='.*named.*grid.png' is there already, and nothing says that"):
+        draw(named, class_dir)
+    (out / "grid.png").unlink()
+    (out / "grid.png").mkdir()
+    with pytest.raises(ValueError, match=r"grid.png' cannot be written \(it is a folder\)"):
+        draw(named, class_dir)
+    assert len(theirs) and sorted(path.name for path in tmp_path.iterdir()) == ["liked.png", "named", "named_2"]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +199,7 @@ def test_bad_sampling_settings_are_refused(class_dir, settings, message):
 
 def run_notebook(name, first_cell):
     """Execute the code of a notebook, its first cell replaced by settings for the test; its variables at the end."""
-    cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]
+    cells = json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     variables = {}
     for source in (first_cell, *sources[1:]):
@@ -207,6 +230,7 @@ def test_codes_in_use_are_found_and_make_a_smaller_vocabulary(vqgan_dir, tmp_pat
     used = np.load(file)
     said = capsys.readouterr().out
     assert f"{len(used)} of 64 codes" in said and str(file) in said and list(file.parent.iterdir()) == [file]
+    np.save(tmp_path / "mine.npy", np.ones((3, 3)))
     workdir = str(tmp_path / "remapped")
     settings = {"remap": str(file), "transformer": {"vocab_size": max(10, len(used))}}
     assert train_transformer.train_and_evaluate(second_stage(vqgan_dir, **settings), workdir)
@@ -216,6 +240,7 @@ def test_codes_in_use_are_found_and_make_a_smaller_vocabulary(vqgan_dir, tmp_pat
     assert not caplog.records
     for wrong, message in (
         (("--out", str(file / "used.npy")), "cannot be written"),
+        (("--out", str(tmp_path / "mine")), "mine.npy' is there already, and nothing says that this program wrote it"),
         (("--out", "used.npy", "--batches", "0"), "--batches=0, but it must be at least 1"),
     ):
         with pytest.raises(SystemExit):
@@ -293,9 +318,11 @@ def test_sampling_without_a_second_stage_is_refused(vqgan_dir, tmp_path):
 def test_the_report_of_a_second_stage(class_dir, tmp_path):
     figures = evaluate.evaluate(class_dir, str(tmp_path), samples=20, batch_size=8)
     assert {"reconstruction/psnr", "transformer/nll", "samples/class_read_right"} <= set(figures)
-    assert json.loads((tmp_path / "report.json").read_text()) == figures
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8")) == figures
     for name in ("reconstructions", "samples", "completions"):
-        assert (tmp_path / f"{name}.png").exists() and f"{name}.png" in (tmp_path / "report.md").read_text()
+        assert (tmp_path / f"{name}.png").exists() and f"{name}.png" in (tmp_path / "report.md").read_text(
+            encoding="utf-8"
+        )
     logged = [line["val/nll"] for line in history(class_dir) if "val/nll" in line][-1]
     np.testing.assert_allclose(figures["transformer/nll"], logged, rtol=1e-5)
     for settings, message in (({"samples": -1}, "--samples=-1"), ({"batch_size": 6}, "--batch_size=6 .* 8 devices")):
@@ -309,11 +336,11 @@ def test_the_page_about_trainings_and_pictures_holds_everything(vqgan_dir, class
     drawn.mkdir(), results.mkdir(), page.parent.mkdir()
     for name in ("00000", "00001_<b>"):
         Image.new("RGB", (8, 8)).save(drawn / f"{name}.png")
-    (results / "samples.json").write_text(json.dumps({"fid": 1.25, "protocol": {"n": 3}}))
+    (results / "samples.json").write_text(json.dumps({"fid": 1.25, "protocol": {"n": 3}}), encoding="utf-8")
     command = ["html_report", vqgan_dir, class_dir, str(drawn), str(results), "--out", str(page), "--next", "a < b"]
     monkeypatch.setattr(sys, "argv", command)
     html_report.main()
-    text = page.read_text()
+    text = page.read_text(encoding="utf-8")
     assert "open it in a browser" in capsys.readouterr().out
     for part in ("val/psnr: from", "train/loss: from", "<td>fid</td><td>1.25</td>", "2 pictures", "a &lt; b"):
         assert part in text
@@ -322,6 +349,32 @@ def test_the_page_about_trainings_and_pictures_holds_everything(vqgan_dir, class
     with pytest.raises(SystemExit):
         html_report.main()
     assert "holds no training, no results and no pictures" in capsys.readouterr().err
+
+
+def test_the_page_tells_times_and_the_newest_picture_as_they_were_logged(class_dir, tmp_path, monkeypatch):
+    """Not as the times of files are, which a copy changes; and nothing where an older version has logged no times."""
+    copy, page = tmp_path / "Z\udcfcrich", tmp_path / "report.html"
+    shutil.copytree(class_dir, copy)
+    for step, name in ((9, "a"), (10, "samples"), (2, "z")):
+        Image.new("RGB", (8, 8)).save(copy / "images" / f"{name}_{step}.png")
+    for path in sorted(copy.rglob("*"), reverse=True):
+        os.utime(path, (path.stat().st_size, 1e9 - path.stat().st_size))
+    lasting = json.dumps({"seconds": 600.0, "step": checkpoint.open_saved(class_dir).step})
+    said = []
+    for times in (lasting + "\n" + lasting.replace("600.0", "660.0"), '{"seconds": 1.0, "step": 0}', None):
+        (copy / "times.jsonl").unlink(missing_ok=True)
+        if times:
+            (copy / "times.jsonl").write_text(times, encoding="utf-8")
+        monkeypatch.setattr(sys, "argv", ["html_report", str(copy), "--out", str(page)])
+        html_report.main()
+        text = page.read_text(encoding="utf-8")
+        assert "<p>samples_10</p>" in text and r"Z\xfcrich" in text
+        said.append(re.search(r"steps[^<]*", text)[0])
+    assert said == ["steps, 11.0 minutes.", "steps.", "steps."]
+    page.write_text("<html>mine</html>", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        html_report.main()
+    assert page.read_text(encoding="utf-8") == "<html>mine</html>"
 
 
 def test_samples_are_judged_in_batches_of_one_size(monkeypatch):
@@ -511,7 +564,9 @@ def test_a_training_step_compiles_once_for_a_size_and_keeps_its_layout(tmp_path,
 )
 def test_a_bad_command_line_ends_with_an_error_and_no_traceback(arguments, message):
     root = Path(__file__).parent.parent
-    result = subprocess.run([sys.executable, *arguments.split()], cwd=root, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        [sys.executable, *arguments.split()], cwd=root, capture_output=True, text=True, timeout=300, encoding="utf-8"
+    )
     assert result.returncode != 0 and message in result.stderr and "Traceback" not in result.stderr
 
 

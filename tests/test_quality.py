@@ -90,7 +90,7 @@ def test_the_command_writes_what_the_formulas_give(folder, tmp_path, monkeypatch
     arguments = ["distance", str(folder / "a"), str(folder / "b"), "--features", str(folder / "tiny.npz")]
     monkeypatch.setattr(sys, "argv", ["evaluate", *arguments, "--dims", "6", "--resize", resize, "--out", str(out)])
     evaluate.main()
-    found = json.loads(out.read_text())
+    found = json.loads(out.read_text(encoding="utf-8"))
     (a, a_spatial, _), (b, b_spatial, logits) = (expected_features(folder, name, resize) for name in "ab")
     assert found["fid"] == pytest.approx(frechet(a, b), rel=1e-4)
     assert found["sfid"] == pytest.approx(frechet(a_spatial, b_spatial), rel=1e-4)
@@ -106,7 +106,7 @@ def test_the_command_writes_what_the_formulas_give(folder, tmp_path, monkeypatch
     assert (about["reference"]["images"], about["images"]["images"]) == (23, 17)
     assert about["versions"]["jax"] and about["seconds"] > 0 and "8 x cpu" in about["devices"]
     assert any("has 23 images; below 10000" in warning for warning in found["warnings"])
-    assert "| fid |" in out.with_suffix(".md").read_text()
+    assert "| fid |" in out.with_suffix(".md").read_text(encoding="utf-8")
     with Image.open(out.with_suffix(".png")) as sheet:
         assert sheet.width > 8 * 96
     assert "fid " in capsys.readouterr().out
@@ -125,7 +125,7 @@ def test_figures_depend_neither_on_batches_nor_on_devices_nor_on_order(folder, t
         for how in ((1, 0), (8, 8), (8, 16), (1, 5))
     ]
     names = sorted(str(path) for path in (folder / "b").iterdir())
-    (tmp_path / "reversed.txt").write_text("\n".join(names[::-1]))
+    (tmp_path / "reversed.txt").write_text("\n".join(names[::-1]), encoding="utf-8")
     again = distance(str(folder / "a"), str(tmp_path / "reversed.txt"), str(tmp_path / "out.json"), measuring(folder))
     for other in (*found[1:], again.figures):
         assert other == pytest.approx(found[0], rel=1e-6, abs=1e-6)
@@ -184,10 +184,10 @@ def test_unreadable_images_are_counted_named_and_left_out(folder, tmp_path):
     for i in range(12):
         Image.fromarray(np.full((9, 9, 3), 20 * i, np.uint8)).save(tmp_path / f"{i}.png")
     (tmp_path / "3.png").write_bytes(b"no picture")
-    (tmp_path / "note.md").write_text("passed over")
+    (tmp_path / "note.md").write_text("passed over", encoding="utf-8")
     out = tmp_path / "out.json"
     compared = distance(str(folder / "a"), str(tmp_path), str(out), measuring(folder, 8, 8))
-    about = json.loads(out.read_text())["protocol"]["images"]
+    about = json.loads(out.read_text(encoding="utf-8"))["protocol"]["images"]
     assert about["images"] == 11 and about["unreadable"] == 1 and "3.png" in about["named"][0]
     assert any("1 image(s) cannot be read" in warning for warning in compared.warnings)
 
@@ -280,8 +280,8 @@ def test_what_does_not_fit_is_refused_before_anything_is_measured(folder, tmp_pa
     np.savez(tmp_path / "odd.npz", mu=np.zeros(6), sigma=np.eye(5))
     np.savez(tmp_path / "neither.npz", x=np.zeros(3))
     np.savez(tmp_path / "floats.npz", arr_0=np.zeros((3, 4, 4, 3)))
-    (tmp_path / "r2.json").write_text("{}")
-    (tmp_path / "text.npz").write_text("no archive")
+    (tmp_path / "r2.json").write_text("{}", encoding="utf-8")
+    (tmp_path / "text.npz").write_text("no archive", encoding="utf-8")
     other = ["tiny", "0" * 64, "pytorch-fid", "6"]
     np.savez(tmp_path / "other.npz", mu=np.zeros(6), sigma=np.eye(6), protocol=np.array(other), n=5)
     for name, message in {
@@ -313,6 +313,61 @@ def test_what_does_not_fit_is_refused_before_anything_is_measured(folder, tmp_pa
         open_features(str(tmp_path / "gone.npz"), make_mesh())
     with pytest.raises(ValueError, match="no weight file of"):
         open_features(str(tmp_path / "neither.npz"), make_mesh())
+
+
+def command(folder, *arguments):
+    return ["evaluate", "distance", *map(str, arguments), "--features", str(folder / "tiny.npz")]
+
+
+def test_a_result_takes_the_place_of_no_other_file(folder, tmp_path, monkeypatch):
+    """Neither of what is measured, whatever its name, nor of files of the user's; of an earlier result it does."""
+    a, b, all_of = str(folder / "a"), str(folder / "b"), measuring(folder)
+    out = tmp_path / "r.json"
+    distance(a, b, str(out), all_of, save=True)
+    distance(b, a, str(out), all_of, save=True)
+    (tmp_path / "own").mkdir()
+    for ending in (".json", ".md", ".png", ".npz"):
+        mine = tmp_path / "own" / f"r{ending}"
+        mine.write_bytes(f"mine {ending}".encode())
+        with pytest.raises(
+            ValueError, match=rf"r\{ending}' is there already, and nothing says that this program wrote it"
+        ):
+            distance(a, b, str(mine.with_suffix(".json")), all_of, save=True)
+        assert mine.read_bytes() == f"mine {ending}".encode()
+        mine.unlink()
+    (tmp_path / "own" / "link.npz").hardlink_to(tmp_path / "r.npz")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("r.*")}
+    monkeypatch.setattr(statistics, "_prepared", lambda *_: pytest.fail("it has begun"))
+    for reference, result in (
+        (tmp_path / "r.npz", out),
+        (tmp_path / "r.json", out),
+        (tmp_path / "own" / ".." / "r.npz", out),
+        (tmp_path / "r.npz", tmp_path / "own" / "link.json"),
+        (a, folder / "a" / "000.json"),
+    ):
+        with pytest.raises(ValueError, match="is read by this call, and would be overwritten"):
+            distance(str(reference), b, str(result), all_of, save=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("r.*")} == before
+
+
+def test_figures_are_told_where_the_result_cannot_be_written(folder, tmp_path, monkeypatch, capsys):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    for broken in ("write_statistics", "save_grid", "write_whole"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"taming_jax.quality.result.{broken}", full)
+            out = ["--out", str(tmp_path / "r.json"), "--statistics"]
+            patch.setattr(sys, "argv", command(folder, folder / "a", folder / "b", *out))
+            with pytest.raises(SystemExit) as ended:
+                evaluate.main()
+        said = capsys.readouterr()
+        assert ended.value.code == 2 and "fid  " in said.out and "No space left on device" in said.err
+    monkeypatch.setattr(statistics, "_prepared", lambda *_: pytest.fail("it has begun"))
+    monkeypatch.setattr(sys, "argv", command(folder, folder / "a", folder / "b", "--out", "/proc/none/r.json"))
+    with pytest.raises(SystemExit):
+        evaluate.main()
+    assert "--out=/proc/none/r.json: '/proc/none/r.json' cannot be written" in capsys.readouterr().err
 
 
 def test_images_of_an_npz_are_mapped_or_unpacked(tmp_path):

@@ -366,7 +366,9 @@ def test_a_rectangle_through_both_stages_and_sampling(tmp_path):
     assert train_transformer.train_and_evaluate(settings, second)
     saved = checkpoint.open_saved(second).config
     assert saved["data"]["size"] == [24, 40] and saved["transformer"]["block_size"] == 60
-    lines = [json.loads(line) for line in (tmp_path / "second" / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (tmp_path / "second" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [line["step"] for line in lines if "val/nll" in line] == [4]
     with pytest.raises(ValueError, match=r"config.data.size: saved \[24, 40\], given 24"):
         train_transformer.train_and_evaluate(
@@ -384,7 +386,7 @@ def test_a_rectangle_through_both_stages_and_sampling(tmp_path):
     assert np.asarray(Image.open(next(wide.glob("0*.png")))).shape == (24, 48, 3)  # by a sliding window
 
     encode_dataset.encode(settings, codes)
-    info = json.loads(Path(codes, "info.json").read_text())
+    info = json.loads(Path(codes, "info.json").read_text(encoding="utf-8"))
     assert info["grid"] == [6, 10] and info["tokens_of"]["size"] == [24, 40]
     data = dataclasses.replace(settings.data, source="codes", path=codes)
     assert train_transformer.train_and_evaluate(dataclasses.replace(settings, data=data), third)

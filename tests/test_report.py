@@ -12,7 +12,7 @@ from taming_jax.training.report import Report
 
 
 def lines(workdir) -> list[dict]:
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def test_scalars_are_json_lines_that_keep_every_bit(tmp_path):
@@ -21,7 +21,7 @@ def test_scalars_are_json_lines_that_keep_every_bit(tmp_path):
     report.scalars(1, {"loss": loss, "b": 2, "a": np.float32(0.5)})
     report.scalars(np.int64(2), {"psnr": 20.5}, prefix="val")
     report.scalars(3, {"samples/match": 1.0}, prefix="")
-    text = (tmp_path / "new" / "run" / "metrics.jsonl").read_text()
+    text = (tmp_path / "new" / "run" / "metrics.jsonl").read_text(encoding="utf-8")
     first, second, third = text.splitlines()
     assert first == f'{{"step": 1, "train/a": 0.5, "train/b": 2.0, "train/loss": {float(loss)!r}}}'
     assert np.float32(json.loads(first)["train/loss"]) == np.float32(loss)
@@ -32,7 +32,7 @@ def test_scalars_are_json_lines_that_keep_every_bit(tmp_path):
 
 def test_values_that_are_not_finite_are_null_because_json_has_no_word_for_them(tmp_path):
     Report(tmp_path, tensorboard=False).scalars(1, {"x": float("nan"), "y": jnp.inf})
-    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "train/x": null, "train/y": null}\n'
+    assert (tmp_path / "metrics.jsonl").read_text(encoding="utf-8") == '{"step": 1, "train/x": null, "train/y": null}\n'
 
 
 def test_rewind_forgets_what_came_after_the_checkpoint(tmp_path):
@@ -40,7 +40,7 @@ def test_rewind_forgets_what_came_after_the_checkpoint(tmp_path):
     report.rewind(0)  # nothing there yet
     for step in (1, 2, 3, 4):
         report.scalars(step, {"loss": step})
-    with (tmp_path / "metrics.jsonl").open("a") as file:
+    with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
         file.write('{"step": 2, "train/lo')  # killed while writing
     report = Report(tmp_path, tensorboard=False)
     report.rewind(2)
@@ -50,7 +50,7 @@ def test_rewind_forgets_what_came_after_the_checkpoint(tmp_path):
     before = (tmp_path / "metrics.jsonl").read_bytes()
     report.rewind(3)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.jsonl", "times.jsonl"]
 
 
 def test_images_are_png_grids(tmp_path):
@@ -115,7 +115,7 @@ def test_texts_are_files(tmp_path):
     report = Report(tmp_path, tensorboard=False)
     report.text(0, "parameters", "old")
     report.text(0, "parameters", "encoder 3\ndecoder 4")
-    assert (tmp_path / "parameters.txt").read_text() == "encoder 3\ndecoder 4\n"
+    assert (tmp_path / "parameters.txt").read_text(encoding="utf-8") == "encoder 3\ndecoder 4\n"
 
 
 def test_tensorboard_gets_the_same(tmp_path):
@@ -147,10 +147,32 @@ report.scalars(1, {{"loss": 1.0}})
 report.images(1, "samples", [[[[0.0]]]])
 report.close()
 """
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, encoding="utf-8"
+    )
     assert result.returncode == 0, result.stderr
     assert result.stderr.count("No TensorBoard files") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "metrics.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "metrics.jsonl", "times.jsonl"]
+
+
+def test_the_time_of_training_goes_on_where_it_was_resumed(tmp_path, monkeypatch):
+    """Without the time between, and without that of steps that were forgotten."""
+    clock = iter((100.0, 110.0, 130.0, 190.0, 5000.0, 5007.0, 9000.0))
+    monkeypatch.setattr("taming_jax.training.report.time.monotonic", lambda: next(clock))
+    lines = lambda: (tmp_path / "times.jsonl").read_text(encoding="utf-8").splitlines()
+    seconds = lambda: [tuple(json.loads(line).values()) for line in lines()]
+    report = Report(tmp_path, tensorboard=False)
+    for step in (5, 10, 15):
+        report.scalars(step, {"loss": 1.0})
+    assert seconds() == [(10.0, 5), (30.0, 10), (90.0, 15)]
+    report = Report(tmp_path, tensorboard=False)
+    report.rewind(10)
+    report.scalars(15, {"loss": 1.0})
+    assert seconds() == [(10.0, 5), (30.0, 10), (37.0, 15)]
+    (tmp_path / "metrics.jsonl").write_text('{"step": 20, "train/loss": 1.0}\n', encoding="utf-8")  # an older version's
+    report = Report(tmp_path, tensorboard=False)
+    report.scalars(25, {"loss": 1.0})
+    assert len(seconds()) == 3
 
 
 def test_a_with_statement_closes_it(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -313,6 +314,29 @@ def test_held_out_conditions_have_the_training_size(map_workdir, photo):
             list(requests(settings, generator, saved))
 
 
+def test_conditions_of_any_name_are_drawn(map_workdir, tmp_path):
+    """However long, and of any bytes; and what is read is not drawn over."""
+    stems = ["n" * 243, "水" * 80, "Z\udcfcrich\n", "..a", "CON"]
+    for folder in ("maps", "out"):
+        (tmp_path / folder).mkdir()
+    for stem in stems:
+        Image.fromarray(np.zeros((16, 16), np.uint8)).save(tmp_path / "maps" / f"{stem}.png")
+    settings = SampleConfig(
+        n=5, batch_size=2, condition=str(tmp_path / "maps"), animate=True, out=str(tmp_path / "out")
+    )
+    out = Path(draw(settings, map_workdir))
+    found = sorted(path.name for path in out.iterdir())
+    assert len(found) == 5 * 3 + 1 and max(len(os.fsencode(name)) for name in found) <= 220
+    long = next(out.glob("*_n*-????????.png"))
+    assert reproduce(str(long)) and reproduce(str(long))
+    again = {path.name.removeprefix(long.stem) for path in out.glob("*_again*")}
+    assert again == {"_again.png", "_again_2.png"}
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    with pytest.raises(ValueError, match=r"sample.out=.* is read by this call, and would be overwritten"):
+        draw(dataclasses.replace(settings, complete=str(long), keep="top"), map_workdir)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
 def test_pictures_that_cannot_be_drawn_again_say_why(workdir, tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "foreign.png")
     with pytest.raises(ValueError, match="does not say how it was made"):
@@ -340,7 +364,7 @@ def test_pictures_that_cannot_be_drawn_again_say_why(workdir, tmp_path):
         (["--config=configs/demo_class.py", "--out", nowhere], "is --config.sample.out"),
     ):
         command = [sys.executable, "sample.py", *arguments]
-        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, encoding="utf-8")
         assert result.returncode == 1 and "error: " in result.stderr and "Traceback" not in result.stderr
         assert message in result.stderr
 

@@ -32,10 +32,10 @@ def coco(path, annotations, images=None, split="train", stuff=()):
     categories = [{"id": 1, "name": "person"}, {"id": 2, "name": "bicycle"}, {"id": 10, "name": "traffic light"}]
     (path / "annotations").mkdir(exist_ok=True)
     content = {"images": images, "annotations": annotations, "categories": categories}
-    (path / f"annotations/instances_{split}2017.json").write_text(json.dumps(content))
+    (path / f"annotations/instances_{split}2017.json").write_text(json.dumps(content), encoding="utf-8")
     categories = [{"id": 92, "name": "banner"}, {"id": 183, "name": "other"}]
     content = {"annotations": list(stuff), "categories": categories}
-    (path / f"annotations/stuff_{split}2017.json").write_text(json.dumps(content))
+    (path / f"annotations/stuff_{split}2017.json").write_text(json.dumps(content), encoding="utf-8")
 
 
 def annotation(category, box, image=7, **more):
@@ -138,13 +138,13 @@ def test_categories_may_be_chosen(tmp_path):
     coco(tmp_path, [annotation(1, BOXES[1])] * 9, split="val")  # counts nothing: training decides
     val = config(tmp_path, categories="2", stuff=False, min_objects=0, min_visible=0)
     assert next(make_batches(val, "val"))["object_category"].max() == -1
-    (tmp_path / "few.txt").write_text("bicycle | traffic light\n1\n")
+    (tmp_path / "few.txt").write_text("bicycle | traffic light\n1\n", encoding="utf-8")
     cfg = config(tmp_path, categories=str(tmp_path / "few.txt"), stuff=False, flip=False)
     assert object_names(cfg) == ("bicycle", "person")
     wide = config(tmp_path, categories=str(tmp_path / "few.txt"), stuff=False, min_visible=0, size=32)
     batches = make_batches(wide, "train")
     assert {number for _ in range(4) for number in next(batches)["object_category"].flat} == {0, 1, -1}
-    (tmp_path / "wrong.txt").write_text("unicorn\n")
+    (tmp_path / "wrong.txt").write_text("unicorn\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"unknown categories \['unicorn'\]; known: \['bicycle'"):
         object_names(config(tmp_path, categories=str(tmp_path / "wrong.txt"), stuff=False))
     with pytest.raises(ValueError, match="`categories` is 'person'; expected"):
@@ -166,7 +166,7 @@ def test_files_that_do_not_fit(tmp_path):
         '{"images": []}': "not in COCO's format: it must have images, annotations, categories",
         '{"images": [], "categories": [], "annotations": [{"image_id": 1}]}': "an annotation without image_id",
     }.items():
-        file.write_text(content)
+        file.write_text(content, encoding="utf-8")
         with pytest.raises(ValueError, match=f"instances_train2017.json.*{message}"):
             num_examples(config(tmp_path, min_objects=0), "train")
     file.unlink()
@@ -183,7 +183,7 @@ def test_key_points_change_sides_in_a_mirrored_image(tmp_path):
         annotation(1, BOXES[1], keypoints=[v + 40 * (i % 3 == 0) for i, v in enumerate(corners)]),
         annotation(1, BOXES[1], keypoints=[0] * 9),
     ]
-    (tmp_path / "annotations/person_keypoints_train2017.json").write_text(json.dumps(people))
+    (tmp_path / "annotations/person_keypoints_train2017.json").write_text(json.dumps(people), encoding="utf-8")
     batches = make_batches(config(tmp_path, annotations=("keypoints", "crop")), "train")
     seen = set()
     for _ in range(4):
@@ -205,9 +205,9 @@ def test_key_points_change_sides_in_a_mirrored_image(tmp_path):
 def open_images(path, rows):
     columns = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax"
     columns += ",IsOccluded,IsTruncated,IsGroupOf,IsDepiction,IsInside"
-    with (path / "oidv6-train-annotations-bbox.csv").open("w", newline="") as file:
+    with (path / "oidv6-train-annotations-bbox.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([columns.split(","), *rows])
-    (path / "class-descriptions-boxable.csv").write_text("/m/03,Cat\n/m/01,Dog\n/m/02,Tree\n")
+    (path / "class-descriptions-boxable.csv").write_text("/m/03,Cat\n/m/01,Dog\n/m/02,Tree\n", encoding="utf-8")
     for name in ("00aa", "00bb"):
         draw(path / f"train/{name}.jpg")
 
@@ -259,9 +259,9 @@ def test_open_images(tmp_path):
     assert object_names(config(tmp_path, "open_images", categories="1")) == ("Cat",)
     assert num_examples(config(tmp_path, "open_images", annotations=()), "train") == 2
     table = tmp_path / "oidv6-train-annotations-bbox.csv"
-    table.write_text(table.read_text().replace("0.4,", "much,"))
+    table.write_text(table.read_text(encoding="utf-8").replace("0.4,", "much,"), encoding="utf-8")
     with pytest.raises(ValueError, match=r"oidv6-train-annotations-bbox.csv', line 2: could not convert"):
         num_examples(config(tmp_path, "open_images", min_objects=2), "train")
-    table.write_text("ImageID,LabelName\n")
+    table.write_text("ImageID,LabelName\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"lacks the column.*XMin"):
         num_examples(config(tmp_path, "open_images", min_objects=2), "train")

@@ -56,7 +56,7 @@ def test_imagenet_with_validation_folders(imagenet):
     cfg = data("imagenet", imagenet)
     assert class_names(cfg) == ("n01", "n02", "n03")
     assert shown(cfg, "train") == {0: 0, 20: 0, 60: 1, 80: 1, 120: 2, 140: 2} and shown(cfg, "val") == {200: 1, 220: 2}
-    (imagenet / "some.txt").write_text("n03 tench, Tinca tinca\nn01\n")
+    (imagenet / "some.txt").write_text("n03 tench, Tinca tinca\nn01\n", encoding="utf-8")
     some = data("imagenet", imagenet, classes=str(imagenet / "some.txt"))
     assert class_names(some) == ("n01", "n03")
     assert shown(some, "train") == {0: 0, 20: 0, 120: 1, 140: 1} and shown(some, "val") == {220: 1}
@@ -65,7 +65,7 @@ def test_imagenet_with_validation_folders(imagenet):
     for classes in ("rin", "0:2"):
         with pytest.raises(ValueError, match=r"numbers of ImageNet's 1000 classes, but .* has 3 class folders"):
             num_examples(data("imagenet", imagenet, classes=classes), "train")
-    (imagenet / "other.txt").write_text("n09\n")
+    (imagenet / "other.txt").write_text("n09\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"classes that are not there: \['n09'\]"):
         num_examples(data("imagenet", imagenet, classes=str(imagenet / "other.txt")), "val")
     write(imagenet / "val/n04/z.JPEG", 1)
@@ -87,13 +87,13 @@ def test_imagenet_with_flat_validation(imagenet, name, text):
     with pytest.raises(ValueError, match=r"no list tells their classes; expected one of LOC_val_solution.csv"):
         num_examples(data("imagenet", imagenet, val_share=0.1, annotations=("class_label",)), "val")
     assert shown(data("imagenet", imagenet, val_share=0.4), "val") == {200: 0, 220: 0}  # no class is asked for
-    (imagenet / name).write_text(text)
+    (imagenet / name).write_text(text, encoding="utf-8")
     assert shown(data("imagenet", imagenet), "val") == {200: 1, 220: 0}
     assert shown(data("imagenet", imagenet, val_path=str(imagenet / name)), "val") == {200: 1, 220: 0}
-    (imagenet / name).write_text("v1 65\nv2 1\n")
+    (imagenet / name).write_text("v1 65\nv2 1\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"class number 65, with 3 class folders"):
         num_examples(data("imagenet", imagenet, seed=2, val_share=0.2), "val")
-    (imagenet / name).write_text("v3 n01\n")
+    (imagenet / name).write_text("v3 n01\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"1 of the 1 images .* are not in .*v3.JPEG"):
         num_examples(data("imagenet", imagenet, val_share=0.3), "val")
 
@@ -107,7 +107,7 @@ def test_the_animals_of_the_depth_task(tmp_path):
         write(tmp_path / f"train/n{i:04}/a.JPEG", i % 250)
         write(tmp_path / f"depth/train/n{i:04}/a.png", i % 250)
     write(tmp_path / "val/a.JPEG", 7)
-    (tmp_path / "val.txt").write_text("a.JPEG 151\n")
+    (tmp_path / "val.txt").write_text("a.JPEG 151\n", encoding="utf-8")
     cfg = data("imagenet", tmp_path, classes="rin", depths=str(tmp_path / "depth"), annotations=("depth",))
     assert len(class_names(cfg)) == 194 and class_names(cfg)[0] == "n0030"
     assert shown(cfg, "train") == {30: 0, 17: numbers_before(numbers, 267), 146: 193}
@@ -135,12 +135,12 @@ def test_faces(tmp_path):
     assert crops[:, 2:].min() == 24 and crops[:, 0].max() <= 8 and crops.min() >= 0 and len(set(crops[:, 0])) > 1
     assert num_examples(data("ffhq", tmp_path), "train") == 3 and class_names(data("ffhq", tmp_path / "ffhq")) is None
     assert num_examples(data("celebahq", tmp_path / "celebahq", val_share=0.3), "val") == 2
-    (tmp_path / "celebahqtrain.txt").write_text("imgHQ00001.npy\nimgHQ00002.npy\n")
-    (tmp_path / "celebahqvalidation.txt").write_text("imgHQ00005.npy\n")
+    (tmp_path / "celebahqtrain.txt").write_text("imgHQ00001.npy\nimgHQ00002.npy\n", encoding="utf-8")
+    (tmp_path / "celebahqvalidation.txt").write_text("imgHQ00005.npy\n", encoding="utf-8")
     write(tmp_path / "root/a.png", 10)
     write(tmp_path / "root/b.png", 20)
     for part, image in (("train", "b.png"), ("validation", "a.png")):
-        (tmp_path / f"root/ffhq{part}.txt").write_text(image)
+        (tmp_path / f"root/ffhq{part}.txt").write_text(image, encoding="utf-8")
     assert set(shown(data("ffhq", tmp_path / "root"), "train")) == {20}  # no subfolder
     listed = data("celebahq", tmp_path, val_share=0.4)
     assert set(shown(listed, "train")) == {10, 20} and set(shown(listed, "val")) == {50}
@@ -157,7 +157,8 @@ def test_ade20k(tmp_path, layout):
         write(tmp_path / "images" / part / f"{i}.jpg", 20 * i)
         write(tmp_path / ("annotations" if layout == "original" else "segmentations") / part / f"{i}.png", 20 * i + i)
     (tmp_path / "objectInfo150.txt").write_text(
-        "Idx\tRatio\tTrain\tVal\tStuff\tName\n" + "".join(f"{i}\t0.1\t1\t1\t1\tname {i}\n" for i in range(1, 151))
+        "Idx\tRatio\tTrain\tVal\tStuff\tName\n" + "".join(f"{i}\t0.1\t1\t1\t1\tname {i}\n" for i in range(1, 151)),
+        encoding="utf-8",
     )
     cfg = data("ade20k", tmp_path, annotations=("segmentation",), val_share=0.34)
     assert num_labels(cfg) == 151 and label_names(cfg)[:2] == ("unlabelled", "name 1")
@@ -188,7 +189,7 @@ def test_coco_stuff(tmp_path, maps):
     write(base / (maps or "elsewhere") / "val2017/000000000180.png", 182)
     with pytest.raises(ValueError, match=r"000000000180.png' has the value 182, but there are 183 labels and 255"):
         list(make_batches(cfg, "val"))
-    (base / "labels.txt").write_text("0: unlabelled\n1: person\n")
+    (base / "labels.txt").write_text("0: unlabelled\n1: person\n", encoding="utf-8")
     with pytest.raises(ValueError, match="names for 2 labels, but there are 183"):
         num_labels(data("coco_stuff", base, n_labels=0, maps=cfg.maps, val_share=0.1))
     with pytest.raises(ValueError, match=r"no label maps beside the images.*set `maps`"):

@@ -92,7 +92,7 @@ def test_the_ways_in_and_out_agree(outputs, golden):
 
 
 def test_parameter_counts_of_the_published_configurations():
-    published = json.loads((GOLDENS / "parameter_counts.json").read_text())
+    published = json.loads((GOLDENS / "parameter_counts.json").read_text(encoding="utf-8"))
     for name, config in PUBLISHED.items():
         image = jax.ShapeDtypeStruct((1, 256, 256, config.in_channels), jnp.float32)
         params = jax.eval_shape(VQGAN(config).init, jax.random.key(0), image)["params"]

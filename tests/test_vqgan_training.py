@@ -76,7 +76,7 @@ def trained(golden, tmp_path_factory):
     """State and metrics of four steps on the golden batches, from the golden checkpoint after its conversion."""
     folder, images = tmp_path_factory.mktemp("vqgan_f4"), golden("vqgan_f4")
     write_checkpoint(folder / "last.ckpt", {"state_dict": weights(images), "global_step": 0})
-    (folder / "project.yaml").write_text(yaml.safe_dump(PROJECTS["vqgan_f4"]))
+    (folder / "project.yaml").write_text(yaml.safe_dump(PROJECTS["vqgan_f4"]), encoding="utf-8")
     convert_checkpoint(folder / "last.ckpt", folder / "out", folder / "project.yaml")
     config = checkpoint.load_config(str(folder / "out"))
     model = VQGAN(from_dict(VQGANConfig, config["model"]))

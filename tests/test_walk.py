@@ -185,7 +185,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_lists_mean_the_same_however_they_are_written(tmp_path, form):
     write_all(tmp_path, *ENTRIES)
-    (tmp_path / "plain.txt").write_text("\n".join(ENTRIES))
+    (tmp_path / "plain.txt").write_text("\n".join(ENTRIES), encoding="utf-8")
     (tmp_path / "list.txt").write_text(FORMS[form], encoding="utf-8")
     plain, other = (folder_data(tmp_path / f"{name}.txt", val_share=0.25) for name in ("plain", "list"))
     for split in ("train", "val"):
@@ -197,7 +197,7 @@ def test_lists_mean_the_same_however_they_are_written(tmp_path, form):
 def test_lists_may_name_odd_files_but_no_rubbish(tmp_path):
     write_all(tmp_path, "#1.jpg", "back\\slash.jpg", '"q".jpg', ".own/0.jpg", "._1.jpg", "@eaDir/2.jpg", f"{NFC} é.jpg")
     names = ["#1.jpg", "back\\slash.jpg", '"q".jpg', ".own/0.jpg", "._1.jpg", "@eaDir/2.jpg", f"{NFD} é.jpg"]
-    (tmp_path / "list.txt").write_text("\n".join(names))
+    (tmp_path / "list.txt").write_text("\n".join(names), encoding="utf-8")
     found = find_images(str(tmp_path / "list.txt"))
     assert found.names == [*names[:4], f"{NFC} é.jpg"] and found.passed_over == {SERVICES: 2}
 
@@ -205,7 +205,7 @@ def test_lists_may_name_odd_files_but_no_rubbish(tmp_path):
 @pytest.mark.parametrize("line", ["{} 0", "{},cat", "{}\tcat", "7\t1.0\t{}", "{};0;1", "3 {}"])
 def test_further_columns_are_told(tmp_path, line):
     write_all(tmp_path, *ENTRIES)
-    (tmp_path / "list.txt").write_text("\n".join(line.format(name) for name in ENTRIES))
+    (tmp_path / "list.txt").write_text("\n".join(line.format(name) for name in ENTRIES), encoding="utf-8")
     with pytest.raises(ValueError, match=r"8 of the 8 entries .* have further columns.*class is its folder"):
         find_images(str(tmp_path / "list.txt"))
 
@@ -216,7 +216,7 @@ def test_the_folders_that_differ_name_the_classes_of_a_list(tmp_path):
     (tmp_path / "lists").mkdir()
 
     def listed(file, lines, **settings):
-        (tmp_path / file).write_text("\n".join(lines))
+        (tmp_path / file).write_text("\n".join(lines), encoding="utf-8")
         return folder_data(tmp_path / file, **{"val_share": 0.3, "seed": len(file), **settings})
 
     for cfg in (listed("all.txt", names), listed("lists/up.txt", [f"../{name}" for name in names])):
@@ -247,7 +247,7 @@ def test_lists_with_dots_and_absolute_names_find_their_maps(tmp_path):
             (tmp_path / top / name).parent.mkdir(parents=True, exist_ok=True)
             write_label_map(str(tmp_path / top / name), np.zeros((18, 20), np.uint8))
     for file, lines in {"up": [f"../{name}" for name in names], "abs": [str(tmp_path / n) for n in names]}.items():
-        (tmp_path / f"lists/{file}.txt").write_text("\n".join(lines))
+        (tmp_path / f"lists/{file}.txt").write_text("\n".join(lines), encoding="utf-8")
         for maps in ("maps/photos", "bare", "maps"):
             cfg = folder_data(tmp_path / f"lists/{file}.txt", maps=str(tmp_path / maps), n_labels=2, val_share=0)
             cfg = DataConfig(**{**vars(cfg), "annotations": ("segmentation",)})
@@ -364,7 +364,7 @@ def test_folders_of_a_split_are_no_classes(tmp_path, train, val, caplog):
     named = [(name.replace("train", train), number) for name, number in zip(TRAINING, (0, 0, 1))]
     assert paths(cfg, "train", tmp_path) == named and paths(cfg, "val", tmp_path) == [(f"{val}/dog/9.png", 1)]
     lines = "\n".join(find_images(str(tmp_path)).names)
-    (tmp_path / "list.txt").write_text(lines)
+    (tmp_path / "list.txt").write_text(lines, encoding="utf-8")
     listed = folder_data(tmp_path / "list.txt")
     assert paths(listed, "train", tmp_path) == named and class_names(listed) == ("cat", "dog")
 

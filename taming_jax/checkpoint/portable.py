@@ -13,7 +13,7 @@ from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from taming_jax.checkpoint.read import FOLDER
-from taming_jax.files import safetensors_arrays
+from taming_jax.files import safetensors_arrays, write_whole
 from taming_jax.settings import as_saved
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -36,15 +36,15 @@ def write_portable(folder: Path, params: Any, config: Mapping[str, Any], dtype: 
     flat = flatten_dict(jax.device_get(params), sep="/")
     save_file({name: np.ascontiguousarray(array, dtype) for name, array in flat.items()}, folder / WEIGHTS)
     text = json.dumps({"library_name": "taming_jax", **config}, indent=2)
-    (folder / CONFIG).write_text(text + "\n")
+    write_whole(folder / CONFIG, text + "\n")
 
 
 def read_config(path: str) -> dict[str, Any]:
     """The configuration of a model in this form. Raises ValueError where it is none of this project."""
     file = epath.Path(path) / CONFIG
     try:
-        config = json.loads(file.read_text())
-    except (ValueError, UnicodeDecodeError) as error:
+        config = json.loads(file.read_bytes())
+    except ValueError as error:
         raise ValueError(f"{file} is no JSON: {error}") from error
     if not isinstance(config, dict) or config.get("library_name") != "taming_jax" or "kind" not in config:
         raise ValueError(
@@ -121,4 +121,4 @@ def write_card(folder: Path, title: str, config: Mapping[str, Any], card: Card) 
     body += [f"- {name}: {value:.6g}" for name, value in card.metrics.items()] or ["None were measured."]
     body += ["", "## Settings", "", *(f"- `{name}`: `{value!r}`" for name, value in settings.items())]
     body += ["", "## Licence", "", card.licence or "Unknown: ask whoever trained it.", ""]
-    (folder / "README.md").write_text("\n".join([*head, *body]))
+    write_whole(folder / "README.md", "\n".join([*head, *body]))

@@ -67,7 +67,7 @@ def _text(compiled: Any, folder: Path) -> str:
         written = sorted(folder.glob("*after_codegen.txt"), key=lambda file: file.stat().st_size)
         if not written:
             raise
-        return written[-1].read_text()
+        return written[-1].read_text(encoding="utf-8")
 
 
 def _counts(counted: Costs, program: Program, clock: float) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from taming_jax.convert.inception import convert_inception
 from taming_jax.convert.lpips import convert_lpips
 from taming_jax.convert.original.settings import Plan
 from taming_jax.models.discriminator import DiscriminatorConfig
+from taming_jax.names import forgive_output
 from taming_jax.settings import from_dict
 from taming_jax.training.optim import OptimizerConfig
 from taming_jax.training.vqgan_loss import VQGANLossConfig
@@ -106,6 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--dino", type=os.path.expanduser, help="DINOv2's ViT-S, B or L of 14 pixels, without registers"
     )
     parser.add_argument("--out", type=os.path.expanduser, help="file to write; default: weights/ and a name of its own")
+    forgive_output()
     given = parser.parse_args(arguments)
     asked = [job for argument, job in JOBS.items() if getattr(given, argument) is not None]
     if len(asked) != 1 or (given.checkpoint and not given.out_dir):

@@ -13,7 +13,8 @@ from taming_jax import checkpoint
 from taming_jax.convert.array_names import in_line, is_average, one_of
 from taming_jax.convert.reader import read_state
 from taming_jax.file_kinds import kind_of
-from taming_jax.files import read_npz, whole
+from taming_jax.files import read_npz, unfinished, whole
+from taming_jax.outputs import check_outputs
 
 
 @dataclass
@@ -158,4 +159,5 @@ def new_folder(out_dir: str | Path) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         content = ", ".join(sorted(child.name for child in out.iterdir())[:5]) if out.is_dir() else "a file"
         raise ValueError(f"{out} holds something already ({content}); name a new directory")
+    check_outputs(str(out), {unfinished(out, "new"): lambda path: False})
     return out

@@ -9,6 +9,7 @@ from taming_jax.convert.conversion import Conversion, from_torch, read_weights, 
 from taming_jax.files import write_npz
 from taming_jax.models.dinov2 import PATCH, SIDE, SIZES, dinov2_shapes
 from taming_jax.models.weights import differences
+from taming_jax.outputs import check_outputs, is_npz
 
 NAMES = {  # of a layer, in ours and theirs
     "norm1/scale": "norm1.weight",
@@ -100,5 +101,6 @@ def convert_dinov2(path: str | Path, out: str | Path = "") -> Conversion:
     state, digests, notes = read_weights(path, SIGN)
     name, arrays = dinov2_arrays(state, str(path))
     out = out or f"weights/{name}.npz"
+    check_outputs(f"--out={out}", {out: lambda file: is_npz(file, *arrays)}, [path])
     write_npz(out, arrays)
     return Conversion(name, str(out), digests, notes)

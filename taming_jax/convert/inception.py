@@ -9,6 +9,7 @@ from taming_jax.convert.conversion import Conversion, from_torch, read_weights, 
 from taming_jax.files import write_npz
 from taming_jax.models.inception import inception_shapes
 from taming_jax.models.weights import differences
+from taming_jax.outputs import check_outputs, is_npz
 
 SIGN = r"Conv2d_1a_3x3\.conv\.weight"  # an array that it has
 COUNTER = "num_batches_tracked"  # of each normalisation's training, which nothing here reads
@@ -45,6 +46,7 @@ def inception_arrays(source: Mapping[str, np.ndarray], where: str) -> dict[str, 
 
 def convert_inception(path: str | Path, out: str | Path) -> Conversion:
     """Write the weight file `out`. Raises ValueError where the file is missing, damaged, or of another network."""
+    check_outputs(f"--out={out}", {out: lambda path: is_npz(path, *inception_shapes())}, [path])
     state, digests, notes = read_weights(path, SIGN)
     write_npz(out, inception_arrays(state, str(path)))
     return Conversion("Inception-v3 of the FID", str(out), digests, notes)

@@ -8,6 +8,7 @@ import numpy as np
 from taming_jax.convert.conversion import Conversion, read_weights
 from taming_jax.files import write_npz
 from taming_jax.models.lpips import VGG16_WIDTHS, lpips_shapes
+from taming_jax.outputs import check_outputs, is_npz
 
 # torchvision's VGG16 also holds the classifier, which LPIPS does not use.
 CLASSIFIER = {f"classifier.{i}.{kind}" for i in (0, 3, 6) for kind in ("weight", "bias")}
@@ -58,6 +59,7 @@ def convert_lpips(vgg16: str | Path, lpips: str | Path, out: str | Path) -> Conv
 
     Raises ValueError where a file is missing, damaged or foreign, or does not hold exactly the expected arrays.
     """
+    check_outputs(f"--out={out}", {out: lambda path: is_npz(path, *lpips_shapes())}, [vgg16, lpips])
     network, digests, notes = read_weights(vgg16, r"features\.0\.weight")
     layers, more, others = read_weights(lpips, r"lin0\.model\.1\.weight")
     write_npz(out, vgg16_arrays(network, str(vgg16)) | linear_arrays(layers, str(lpips)))

@@ -1,7 +1,6 @@
 """A look at data that trains nothing: what is read of it, in words, and what a network gets, as one picture."""
 
 import dataclasses
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -250,9 +249,3 @@ def _over(image: np.ndarray, drawn: np.ndarray) -> np.ndarray:
     """What is drawn on black, on a darkened image."""
     there = drawn.max(axis=-1, keepdims=True) > -0.95
     return np.where(there, drawn, 0.4 * (image + 1) - 1).astype(np.float32)
-
-
-def save(sheet: Image.Image, path: str) -> None:
-    """As a PNG, in a folder that is made where it is not there."""
-    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-    sheet.save(path, format="PNG")

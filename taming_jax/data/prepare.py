@@ -26,6 +26,7 @@ from taming_jax.data.orientation import stored_again
 from taming_jax.data.pixels import BrokenImage, Photo, decode
 from taming_jax.data.walk import find_images
 from taming_jax.files import whole
+from taming_jax.names import forgive_output
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--side", type=int, default=384, help="torch.hub: smaller side in pixels that the model sees")
     parser.add_argument("--options", default="{}", help='JSON for the model\'s loader, such as {"pretrained": true}')
+    forgive_output()
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

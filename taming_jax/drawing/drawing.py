@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -12,16 +12,19 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from taming_jax import checkpoint, pictures
+from taming_jax import checkpoint, outputs, pictures
 from taming_jax.data.demo.known import known_data
-from taming_jax.drawing.requests import Wanted, open_model, requests
+from taming_jax.drawing.requests import Wanted, files_read, open_model, requests
 from taming_jax.experiment import SampleConfig
+from taming_jax.names import fitting
 from taming_jax.sampling.rejection import Scorer, draw_best, load_scorer, rounds_for
 from taming_jax.settings import to_dict
 from taming_jax.trained.generator import Generator
 from taming_jax.trained.sampler import Request
 
 GRID_MOST = 100  # images in the overview
+LONGEST = 200  # bytes of a picture's name, so that there is room for what is added
+GRID = "grid.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,25 +35,31 @@ class Drawn:
     numbers: np.ndarray
 
 
-def draw(settings: SampleConfig, workdir: str, data: Mapping[str, Any] = MappingProxyType({})) -> epath.Path:
+def draw(
+    settings: SampleConfig, workdir: str, data: Mapping[str, Any] = MappingProxyType({}), fresh: bool = False
+) -> epath.Path:
     """Write single PNGs and a grid, print the rate, and return the folder.
 
-    data: the settings of the data for a model that does not have its own, such as a converted one.
-    Raises ValueError for what cannot be drawn, before anything is removed or drawn.
+    data: the settings of the data for a model that does not have its own, such as a converted one. fresh: the folder is
+    a new one, numbered behind those that are there, as where `settings.out` does not name one; otherwise pictures of
+    earlier calls are overwritten where they have the same names.
+    Raises ValueError for what cannot be drawn or written, before anything is drawn.
     """
     generator, saved, settings = open_model(settings, workdir, data)
     scorer, rounds = load_scorer(settings.scorer) if settings.scorer else None, rounds_for(settings.accept)
     # They are gone through twice, and not kept: with their conditions they may be larger than memory.
     asked, counts, largest = list[tuple[int, int]](), collections.Counter[tuple[int, int]](), dict[Any, Wanted]()
+    names = list[str]()
     for wanted in requests(settings, generator, saved):  # each size is compiled by itself, for its largest request
         pixels = wanted.request.pixels
         counts[pixels] += len(wanted.labels)
         asked.append(pixels)
+        names += [_name(len(names) + i, label) for i, label in enumerate(wanted.labels)]
         largest[pixels] = max(largest.get(pixels, wanted), wanted, key=lambda each: len(each.labels))
     for wanted in largest.values():
         generator.sampler.check(wanted.request)
     n, (commonest, _) = counts.total(), counts.most_common(1)[0]  # a grid has cells of one size
-    out, cells = _folder(settings, workdir), list[tuple[np.ndarray, str]]()
+    out, cells = _folder(settings, workdir, fresh, names), list[tuple[np.ndarray, str]]()
     compiling, started, first = _CompileTime(), time.perf_counter(), 0
     steps = rounds * sum(generator.steps(pixels) for pixels in asked)
     with tqdm(total=steps, unit="step") as progress:
@@ -58,15 +67,16 @@ def draw(settings: SampleConfig, workdir: str, data: Mapping[str, Any] = Mapping
             size = len(largest[wanted.request.pixels].labels)
             drawn = draw_numbered(generator, wanted, size, first, n, progress.update, scorer, rounds)
             made = {"workdir": str(workdir), "number": 0, "of": n, "largest": size, "sample": to_dict(settings)}
-            rows = _write(generator, wanted, drawn, first, made, out, settings.animate)
+            here = [out / name for name in names[first : first + len(wanted.labels)]]
+            rows = _write(generator, wanted, drawn, here, made, settings.animate)
             if wanted.request.pixels == commonest:
                 cells += list(zip(rows, wanted.labels))[: GRID_MOST - len(cells)]
             first += len(wanted.labels)
     seconds = time.perf_counter() - started - compiling.seconds
-    _write_grid(cells, out / "grid.png")
+    _write_grid(cells, out / GRID)
     print(f"{n} images in {seconds:.1f} s: {n / seconds:.2f} images/s (compiling took {compiling.seconds:.1f} s more)")
     together = "all" if len(cells) == n else f"the first {len(cells)} of {commonest[0]} x {commonest[1]} pixels"
-    print(f"Written to {out}, {together} together in {out / 'grid.png'}")
+    print(f"Written to {out}, {together} together in {out / GRID}")
     return out
 
 
@@ -96,14 +106,17 @@ def draw_numbered(
     return Drawn(best.images, first + best.places + best.rounds * total)
 
 
-def _folder(settings: SampleConfig, workdir: str) -> epath.Path:
-    """Where to write. Our own folder holds the images of one call; in the user's nothing is removed."""
-    out = epath.Path(settings.out or checkpoint.beside(workdir, "samples"))
-    out.mkdir(parents=True, exist_ok=True)
-    if not settings.out:
-        for suffix in ("png", "gif", "npy"):
-            for old in out.glob(f"[0-9][0-9][0-9][0-9][0-9]*.{suffix}"):
-                old.unlink()
+def _folder(settings: SampleConfig, workdir: str, fresh: bool, names: Sequence[str]) -> epath.Path:
+    """Where to write pictures of these names: a folder of this call alone, or the one that the user has named."""
+    option = f"config.sample.out={settings.out!r}"
+    if fresh or not settings.out:
+        out = outputs.new_folder(settings.out or checkpoint.beside(workdir, "samples"))
+        names = ()
+    else:
+        out = epath.Path(settings.out)
+    files = [f"{name}{ending}" for name in names for ending in (".png", ".npy", ".gif", "_beside.png")]
+    every = {out / name: pictures.is_ours for name in (GRID, *files)}
+    outputs.check_outputs(option, every, files_read(settings))
     return out
 
 
@@ -111,24 +124,24 @@ def _write(
     generator: Generator,
     wanted: Wanted,
     drawn: Drawn,
-    first: int,
+    paths: Sequence[epath.Path],
     made: Mapping[str, Any],
-    out: epath.Path,
     animated: bool,
 ) -> list[np.ndarray]:
-    """The files of a request's images, numbered from `first` on -> what is shown of each in the grid, (H, W, 3).
+    """The files of a request's images, of these paths without an ending -> what is shown of each in the grid,
+    (H, W, 3).
 
     made: how they were drawn, but for the number of each.
     """
     beside, rows = _beside(generator, wanted, drawn.images), []
     for i, image in enumerate(drawn.images):
-        name = _safe("_".join([f"{first + i:05d}", *wanted.labels[i].split()]))
-        pictures.save(image, out / f"{name}.png", {**made, "number": int(drawn.numbers[i])})
+        folder, name = paths[i].parent, paths[i].name
+        pictures.save(image, folder / f"{name}.png", {**made, "number": int(drawn.numbers[i])})
         if animated:
-            pictures.animate(image, generator.drawing_steps(wanted.request.pixels), out / f"{name}.gif")
+            pictures.animate(image, generator.drawing_steps(wanted.request.pixels), folder / f"{name}.gif")
         rows.append(np.concatenate([images[i] for images in beside], axis=1))
         if len(beside) > 1:
-            pictures.save(rows[-1], out / f"{name}_beside.png")
+            pictures.save(rows[-1], folder / f"{name}_beside.png")
     return rows
 
 
@@ -158,8 +171,7 @@ def _condition(generator: Generator, request: Request, n: int) -> np.ndarray | N
 def _write_grid(cells: list[tuple[np.ndarray, str]], path: epath.Path) -> None:
     labels = [label for _, label in cells]
     picture = pictures.grid(np.stack([image for image, _ in cells]), None, labels if any(labels) else None)
-    with path.open("wb") as file:
-        picture.save(file, format="PNG")
+    pictures.save_grid(picture, path)
 
 
 class _CompileTime:
@@ -174,5 +186,8 @@ class _CompileTime:
             self.seconds += duration_secs
 
 
-def _safe(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "_-" else "" for letter in name)
+def _name(number: int, label: str) -> str:
+    """Of the picture of a number, without an ending: the letters, digits and signs of the label that any file system
+    takes."""
+    name = "_".join([f"{number:05d}", *label.split()])
+    return fitting("".join(letter for letter in name if letter.isalnum() or letter in "_-"), most=LONGEST)

@@ -4,9 +4,9 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from taming_jax import pictures
+from taming_jax import outputs, pictures
 from taming_jax.drawing.drawing import draw_numbered
-from taming_jax.drawing.requests import open_model, requests
+from taming_jax.drawing.requests import files_read, open_model, requests
 from taming_jax.experiment import SampleConfig
 from taming_jax.settings import from_dict
 
@@ -14,7 +14,7 @@ from taming_jax.settings import from_dict
 def reproduce(picture: str, workdir: str = "", out: str = "") -> bool:
     """Draw the image of a PNG that `draw` wrote once more, into the file or folder `out`, and tell whether it is the
     same. workdir: where the model is now, default where it was. The default of `out` is PICTURE_again.png, which also
-    takes the place of the picture itself.
+    takes the place of the picture itself, or where that is there, PICTURE_again_2.png and so on.
 
     What is needed besides - the checkpoint, files of conditions, the data - must still be there. No code that the
     picture names is run: an image that a scorer chose is drawn by its number.
@@ -30,6 +30,11 @@ def reproduce(picture: str, workdir: str = "", out: str = "") -> bool:
     except (KeyError, TypeError) as error:
         raise ValueError(f"{path} does not say all of how it was made: {error} is missing.") from error
     target = _target(path, out)
+    outputs.check_outputs(
+        f"--out={out}",
+        dict.fromkeys((target, target.with_suffix(".npy")), pictures.is_ours),
+        [str(path), *files_read(settings)],
+    )
     generator, saved, settings = open_model(settings, workdir)
     first = 0
     for wanted in requests(settings, generator, saved):
@@ -49,10 +54,9 @@ def reproduce(picture: str, workdir: str = "", out: str = "") -> bool:
 
 
 def _target(path: epath.Path, out: str) -> epath.Path:
-    """The file to write, in a folder that is there."""
+    """The file to write."""
     target = epath.Path(out or path.parent)
     target = target / path.name if target.is_dir() else target
     if target.resolve() == path.resolve():
-        target = path.with_name(f"{path.stem}_again.png")
-    target.parent.mkdir(parents=True, exist_ok=True)
+        return outputs.free_name(path.with_name(f"{path.stem}_again.png"))
     return target

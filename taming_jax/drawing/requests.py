@@ -92,6 +92,11 @@ def requests(settings: SampleConfig, generator: Generator, saved: Saved) -> Iter
         yield dataclasses.replace(wanted, request=dataclasses.replace(wanted.request, given=given, keep=keep))
 
 
+def files_read(settings: SampleConfig) -> list[str]:
+    """The user's files that drawing reads: the picture to complete, its mask, and conditions."""
+    return [path for path in (settings.complete, settings.keep, settings.condition) if path]
+
+
 def _wanted(
     settings: SampleConfig,
     batch: dict[str, np.ndarray],

@@ -9,6 +9,7 @@ import sys
 
 from taming_jax.checkpoint import open_saved, quiet_orbax
 from taming_jax.checkpoint.portable import PACKAGED, PRETRAINED
+from taming_jax.names import forgive_output
 from taming_jax.page.painter import Painter
 from taming_jax.page.server import PageServer
 from taming_jax.trained.loading import load_saved
@@ -26,6 +27,7 @@ def main() -> None:
     )
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 serves whoever reaches this machine")
+    forgive_output()
     arguments = parser.parse_args()
     packaged = [name for name in PRETRAINED if (PACKAGED / name).exists()]
     if not arguments.workdir and not packaged:

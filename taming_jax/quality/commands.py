@@ -4,13 +4,13 @@ import argparse
 import logging
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from taming_jax import sharding
 from taming_jax.checkpoint import open_saved, quiet_orbax
 from taming_jax.experiment import SampleConfig
 from taming_jax.files import write_whole
 from taming_jax.metrics.resizing import RESIZES
+from taming_jax.outputs import check_outputs, is_text
 from taming_jax.quality.comparison import compare_results
 from taming_jax.quality.distance import Measuring, distance
 from taming_jax.quality.features import OWN, open_features
@@ -18,7 +18,7 @@ from taming_jax.quality.likelihood import likelihood
 from taming_jax.quality.measures import Compared
 from taming_jax.quality.reconstruction import reconstruction
 from taming_jax.quality.samples import samples
-from taming_jax.quality.sweep import SWEPT, sweep, table
+from taming_jax.quality.sweep import SWEPT, sweep
 from taming_jax.settings import from_dict
 
 Parser = argparse.ArgumentParser
@@ -141,10 +141,10 @@ def _sweep_options(parser: Parser) -> None:
         parser.add_argument(f"--{name}", type=_numbers, default=[], help="values, with commas between them")
 
 
-def _sweep(given: Given) -> str:
+def _sweep(given: Given) -> None:
     values = {name: getattr(given, name) for name in SWEPT}
     base = _drawn(given, {})
-    return table(sweep(given.workdir, base, values, given.reference, given.out, _measuring(given)))
+    sweep(given.workdir, base, values, given.reference, given.out, _measuring(given))
 
 
 def _compare_options(parser: Parser) -> None:
@@ -152,15 +152,18 @@ def _compare_options(parser: Parser) -> None:
     parser.add_argument("--out", type=HOME, default="", help="a file for the table; default: it is only printed")
 
 
-def _compare(given: Given) -> str:
-    text = compare_results(given.results)
+def _compare(given: Given) -> None:
     if given.out:
-        write_whole(Path(given.out), text)
-    return text
+        ours = {given.out: lambda path: is_text(path, r"\| measure \|")}
+        check_outputs(f"--out={given.out}", ours, given.results)
+    text = compare_results(given.results)
+    print(text, flush=True)
+    if given.out:
+        write_whole(given.out, text)
 
 
 # Name -> (what it does, its options, the command).
-Command = tuple[str, Callable[[Parser], None], Callable[[Given], Compared | str]]
+Command = tuple[str, Callable[[Parser], None], Callable[[Given], Compared | None]]  # each prints its figures
 COMMANDS: Mapping[str, Command] = {
     "distance": ("compare two sets of images: FID and its kin", _distance_options, _distance),
     "samples": ("draw from a second stage, and compare with a reference", _samples_options, _samples),
@@ -181,13 +184,8 @@ def main(arguments: list[str]) -> None:
     logging.getLogger("taming_jax").setLevel(logging.INFO)
     try:
         sharding.start_distributed()
-        found = COMMANDS[given.command][2](given)
+        COMMANDS[given.command][2](given)
     except (ValueError, OSError) as error:
         parser.exit(2, f"error: {error}\n")
-    if isinstance(found, Compared):
-        print("\n".join(f"{name:32s} {value:12.6g}" for name, value in found.figures.items()))
-        print("\n".join(f"warning: {warning}" for warning in found.warnings))
-    else:
-        print(found)
     if given.out:
         print(f"The result is {given.out}.")

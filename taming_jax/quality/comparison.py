@@ -14,7 +14,7 @@ PASSING = ("command", "began", "seconds", "versions.", "devices", "processes", "
 def read_result(path: str) -> dict[str, Any]:
     """Raises ValueError for a file that is no result."""
     try:
-        found = json.loads(Path(path).read_text())
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
         if isinstance(found, dict) and isinstance(found["protocol"], dict):
             return found
     except (OSError, ValueError, KeyError) as error:

@@ -5,8 +5,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from taming_jax import sharding
 from taming_jax.quality.features import Features
 from taming_jax.quality.images import ImageSet, array_names, of_npz, open_images
@@ -19,7 +17,6 @@ from taming_jax.quality.statistics import (
     gather,
     is_statistics,
     read_statistics,
-    write_statistics,
 )
 
 KEEP = 10_000  # images whose features stay in memory, for what needs pairs; as many as ADM's reference batches have
@@ -88,7 +85,7 @@ def open_set(path: str, measuring: Measuring) -> Opened:
 
 def _statistics_of(path: str) -> str:
     try:
-        return str(Path(path).parent / json.loads(Path(path).read_text())["protocol"]["statistics"])
+        return str(Path(path).parent / json.loads(Path(path).read_text(encoding="utf-8"))["protocol"]["statistics"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no result that has its statistics beside it ({type(error).__name__})") from error
 
@@ -99,7 +96,7 @@ def distance(a: str, b: str, out: str, measuring: Measuring, save: bool = False,
     Raises ValueError for what does not fit together, before anything is measured.
     """
     clock = Clock()
-    check_out(out)
+    check_out(out, [a, b], [".npz"] * save)
     opened = [open_set(path, measuring) for path in (a, b)]
     reference, measured = (found.measure(measuring) for found in opened)
     compared = compare(reference, measured, seed)
@@ -110,16 +107,7 @@ def distance(a: str, b: str, out: str, measuring: Measuring, save: bool = False,
         "features": measuring.protocol(),
         **compared.details,
     }
-    if save:
-        protocol |= keep_statistics(measured, out)
     picture = sheet({"reference": reference.shown, "measured": measured.shown})
-    write_result(out, compared.figures, compared.warnings, {**protocol, **environment(clock)}, picture)
+    protocol |= environment(clock)
+    write_result(out, compared.figures, compared.warnings, protocol, picture, measured if save else None)
     return compared
-
-
-def keep_statistics(statistics: Statistics, out: str) -> dict[str, str]:
-    """For the protocol: the file of the statistics, which the first process writes beside a result."""
-    path = Path(out).with_suffix(".npz")
-    if jax.process_index() == 0:
-        write_statistics(statistics, str(path))
-    return {"statistics": path.name}

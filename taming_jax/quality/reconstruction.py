@@ -13,7 +13,7 @@ from taming_jax.data.config import DataConfig
 from taming_jax.metrics.states import FirstStageMetrics
 from taming_jax.models.lpips import load_lpips
 from taming_jax.pictures import colours, to_pixels
-from taming_jax.quality.distance import Measuring, keep_statistics
+from taming_jax.quality.distance import Measuring
 from taming_jax.quality.measures import Compared, compare
 from taming_jax.quality.result import Clock, check_out, checkpoint_of, described, environment, sheet, write_result
 from taming_jax.quality.statistics import Gathering, Statistics
@@ -81,7 +81,7 @@ def reconstruction(
     images, size: see `data_of`. lpips: weights for LPIPS, "" for none. The FID of the reconstructions is rfid.
     """
     clock = Clock()
-    check_out(out)
+    check_out(out, [images, lpips], [".npz"])
     saved = open_saved(workdir, step or None)
     loaded = load_saved(saved, mesh=measuring.features.mesh)
     first_stage = loaded.first_stage if isinstance(loaded, Generator) else loaded
@@ -103,7 +103,6 @@ def reconstruction(
         "lpips": lpips or None,
         **compared.details,
     }
-    protocol |= keep_statistics(fake, out)
     picture = sheet({"original": real.shown[:8], "reconstruction": fake.shown[:8]})
-    write_result(out, figures, compared.warnings, {**protocol, **environment(clock)}, picture)
+    write_result(out, figures, compared.warnings, {**protocol, **environment(clock)}, picture, fake)
     return Compared(figures, compared.warnings, compared.details)

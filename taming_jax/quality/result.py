@@ -7,7 +7,7 @@ import math
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import jax
 import numpy as np
 from PIL import Image
 
+from taming_jax import outputs
 from taming_jax.checkpoint.sums import array_sums, text_sum
-from taming_jax.files import whole, write_whole
-from taming_jax.pictures import grid
-from taming_jax.quality.statistics import Statistics
+from taming_jax.files import write_whole
+from taming_jax.pictures import grid, is_ours, save_grid
+from taming_jax.quality.statistics import Statistics, write_statistics
 
 CELL, COLUMNS = 96, 8  # of the sheet
 NAMED = 100  # unreadable files that a result names
@@ -119,26 +120,46 @@ def write_result(
     warnings: Sequence[str],
     protocol: Mapping[str, Any],
     picture: Image.Image | None = None,
+    statistics: Statistics | None = None,
 ) -> None:
-    """OUT.json, OUT.md and, where there is something to see, OUT.png; by the first process alone."""
+    """Print the figures, and then write OUT.json, OUT.md and, where they are there, OUT.png and OUT.npz; by the first
+    process alone. So what was measured is known also where nothing can be written any more."""
     if jax.process_index():
         return
+    for name, value in figures.items():
+        if isinstance(value, (int, float)):
+            print(f"{name:32s} {value:12.6g}")
+    print(*(f"warning: {warning}" for warning in warnings), sep="\n", flush=True)
     path = Path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
     strict = {name: None if isinstance(x, float) and not math.isfinite(x) else x for name, x in figures.items()}
+    if statistics is not None:
+        write_statistics(statistics, str(path.with_suffix(".npz")))
+        protocol = {**protocol, "statistics": path.with_suffix(".npz").name}
     text = table(strict, warnings, protocol)
     if picture is not None:
-        with whole(path.with_suffix(".png")) as unfinished, unfinished.open("wb") as file:
-            picture.save(file, format="PNG")
+        save_grid(picture, path.with_suffix(".png"))
         text = text.replace("## Protocol", f"![images]({path.with_suffix('.png').name})\n\n## Protocol", 1)
     write_whole(path.with_suffix(".md"), f"# {path.stem}\n\n{text}")
     content = {**strict, "warnings": list(warnings), "protocol": dict(protocol)}
     write_whole(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def check_out(out: str) -> None:
-    """Raise ValueError where a result cannot be written under that name."""
+OURS: Mapping[str, outputs.Ours] = {  # the files of a result by their endings
+    ".json": lambda path: outputs.is_json(path, "protocol", "warnings"),
+    ".md": lambda path: outputs.is_text(path, r"# .*\n\n\| (measure|filter) \|"),
+    ".png": is_ours,
+    ".npz": lambda path: outputs.is_npz(path, "mu", "sigma", "protocol"),
+    ".plot.png": is_ours,
+}
+
+
+def check_out(out: str, inputs: Iterable[str] = (), more: Sequence[str] = ()) -> None:
+    """Raise ValueError where a result cannot be written under that name, or would take the place of what the evaluation
+    reads, or of a file that is no result. more: endings of what is written beside OUT.json, OUT.md and OUT.png."""
     path = Path(out)
-    if path.suffix != ".json" or path.is_dir():
+    if path.suffix != ".json":
         raise ValueError(f"--out={out}: expected the name of a file that ends in .json")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    # A result and its statistics belong together, whichever of the two is read.
+    beside = [str(Path(one).with_suffix(ending)) for one in inputs for ending in (".json", ".npz") if Path(one).name]
+    files = {path.with_suffix(ending): OURS[ending] for ending in (".json", ".md", ".png", *more)}
+    outputs.check_outputs(f"--out={out}", files, [*inputs, *beside])

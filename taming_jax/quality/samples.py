@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 from tqdm import tqdm
 
 from taming_jax.checkpoint import Saved
@@ -15,8 +16,9 @@ from taming_jax.data.demo.known import known_data
 from taming_jax.drawing.requests import Wanted, open_model, requests
 from taming_jax.experiment import SampleConfig
 from taming_jax.files import write_npz
+from taming_jax.outputs import check_outputs, is_npz
 from taming_jax.pictures import colours, to_pixels
-from taming_jax.quality.distance import Measuring, Opened, keep_statistics, open_set
+from taming_jax.quality.distance import Measuring, Opened, open_set
 from taming_jax.quality.images import ImageSet, of_data
 from taming_jax.quality.measures import Compared, compare, compare_by_class
 from taming_jax.quality.result import Clock, check_out, checkpoint_of, described, environment, sheet, write_result
@@ -27,6 +29,7 @@ from taming_jax.trained.generator import Generator
 from taming_jax.trained.sampler import Request
 from taming_jax.trained.stages import pictured
 
+EXPORTED = "drawn_by_taming_jax"  # an array beside the exported ones, which says whose they are
 ROUNDING = "to the nearest of 256, x -> round((x + 1) * 127.5)"  # ADM's sampler rounds down
 KEPT_SETTINGS = ("seed", "temperature", "top_k", "top_p", "guidance", "guidance_schedule", "batch_size", "step")
 
@@ -71,11 +74,14 @@ class Model:
         condition = self.generator.model.condition
         return np.arange(self.settings.n) % (condition.vocabulary if condition.by_class else 1)
 
-    def draw(self, folder: Path) -> ImageSet:
-        """The images, drawn where `folder` does not have them yet."""
+    def store(self, folder: Path) -> Store:
+        """A folder for the images. Raises ValueError where it has something else."""
         here = {"checkpoint": self.checkpoint()["sum"], **{k: to_dict(self.settings)[k] for k in KEPT_SETTINGS}}
+        return Store.open(folder, here, jax.process_index() == 0)
+
+    def draw(self, store: Store) -> ImageSet:
+        """The images, drawn where `store` does not have them yet."""
         is_main = jax.process_index() == 0
-        store = Store.open(folder, here, is_main)
         counts: dict[int, int] = {}
         first = 0
         with tqdm(total=self.settings.n, unit="image", desc="drawing") as progress:
@@ -116,7 +122,12 @@ def export_npz(images: ImageSet, path: str) -> None:
     """Images of one size as ADM's evaluator takes them: arr_0 uint8 (n, H, W, 3), and arr_1 their classes where they
     have any."""
     pixels = np.stack([x for x in images.read(0, images.n) if not isinstance(x, str)])
-    write_npz(path, {"arr_0": pixels} if images.labels is None else {"arr_0": pixels, "arr_1": images.labels})
+    arrays = {"arr_0": pixels} if images.labels is None else {"arr_0": pixels, "arr_1": images.labels}
+    write_npz(path, {**arrays, EXPORTED: np.array(True)})
+
+
+def _is_exported(path: epath.Path) -> bool:
+    return is_npz(path, "arr_0", EXPORTED)
 
 
 def measured_samples(
@@ -157,7 +168,9 @@ def samples(
     stay in OUT_images. export: an npz for them, "" for none. by_class: also the figures of each class. Raises
     ValueError before anything is drawn."""
     clock = Clock()
-    check_out(out)
+    check_out(out, [reference], [".npz"])
+    if export:
+        check_outputs(f"--export-npz={export}", {export: _is_exported}, [reference])
     if settings.n < 2:
         raise ValueError(f"--n={settings.n}: a distance needs at least 2 images.")
     model = Model.open(workdir, settings)
@@ -168,21 +181,21 @@ def samples(
         raise ValueError(
             "--by_class needs a model of classes, and a reference with them: train, val, or npz with arr_1."
         )
+    store = model.store(images_folder(out))
     real = opened.measure(measuring)
-    images = model.draw(images_folder(out))
+    images = model.draw(store)
     compared, statistics = measured_samples(model, images, real, measuring)
     protocol = {"measured": "samples", "reference": described(real), "images": described(statistics)}
     protocol |= protocol_of(model, measuring, compared.details)
-    protocol |= keep_statistics(statistics, out)
     if export:
         protocol["exported"] = export
-        if jax.process_index() == 0:
-            export_npz(images, export)
     figures: dict[str, Any] = dict(compared.figures)
     if by_class:
         figures["by_class"] = compare_by_class(real, statistics)
     picture = sheet({"reference": real.shown, "samples": statistics.shown})
-    write_result(out, figures, compared.warnings, {**protocol, **environment(clock)}, picture)
+    write_result(out, figures, compared.warnings, {**protocol, **environment(clock)}, picture, statistics)
+    if export and jax.process_index() == 0:
+        export_npz(images, export)
     return compared
 
 

@@ -27,7 +27,7 @@ class Store:
         path = folder / SETTINGS
         if path.exists():
             try:
-                found = json.loads(path.read_text())
+                found = json.loads(path.read_text(encoding="utf-8"))
             except ValueError as error:
                 raise ValueError(f"{path} is damaged; remove the folder to draw anew") from error
             different = sorted(k for k in found.keys() | settings.keys() if found.get(k) != settings.get(k))
@@ -36,6 +36,10 @@ class Store:
                 raise ValueError(
                     f"{folder} holds images drawn with other settings ({said}); remove it, or choose another --out"
                 )
+        elif writes and folder.is_dir() and any(folder.iterdir()):
+            raise ValueError(
+                f"{folder} holds no drawn images, but something else; move it away, or choose another --out"
+            )
         elif writes:
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(path, json.dumps(settings, indent=2))

@@ -10,6 +10,7 @@ import jax
 
 from taming_jax.experiment import SampleConfig
 from taming_jax.files import whole, write_whole
+from taming_jax.pictures import SOFTWARE
 from taming_jax.quality.distance import Measuring
 from taming_jax.quality.measures import Compared
 from taming_jax.quality.result import Clock, check_out, described, environment, sheet, write_result
@@ -48,7 +49,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
             axes[i, j].set(xlabel=name, title=measure, xscale="log" if name == "top_k" else "linear")
             axes[i, j].grid(alpha=0.3)
     with whole(path) as unfinished, unfinished.open("wb") as file:
-        figure.savefig(file, format="png", dpi=110)
+        figure.savefig(file, format="png", dpi=110, metadata=SOFTWARE)
 
 
 def sweep(
@@ -65,7 +66,7 @@ def sweep(
     Raises ValueError, also where matplotlib is missing, before anything is drawn.
     """
     clock = Clock()
-    check_out(out)
+    check_out(out, [reference], [".plot.png"])
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("the plot of a sweep needs matplotlib: pip install 'taming-jax[plots]'")
     if base.n < 2:
@@ -75,16 +76,18 @@ def sweep(
     models = [(name, value, dataclasses.replace(model, settings=_with_step(s, model))) for name, value, s in settings]
     for _, _, one in models:
         one.generator.sampler.check(next(one.wanted()).request)
+    stores = [one.store(images_folder(out) / f"{name}_{value:g}") for name, value, one in models]
     real = open_reference(reference, model.saved, measuring).measure(measuring)
     rows: list[dict[str, Any]] = []
     pictures, compared = {}, Compared({}, (), {})
-    for name, value, one in models:
-        images = one.draw(images_folder(out) / f"{name}_{value:g}")
+    for (name, value, one), store in zip(models, stores):
+        images = one.draw(store)
         compared, statistics = measured_samples(one, images, real, measuring)
         rows.append({"filter": name, "value": value, "figures": dict(compared.figures)})
         pictures[f"{name} {value:g}"] = statistics.shown[:8]
     protocol = {"measured": "sweep", "reference": described(real), **protocol_of(model, measuring, compared.details)}
     if jax.process_index() == 0:
+        print(table(rows), flush=True)
         plot(rows, Path(out).with_suffix(".plot.png"))
     write_result(out, {"rows": rows}, compared.warnings, {**protocol, **environment(clock)}, sheet(pictures))
     if jax.process_index() == 0:

@@ -51,7 +51,7 @@ def outputs(name: str, folder: Path) -> State:
         after = state_of(folder / "after_training.ckpt")
         arrays |= {f"after/{key}": value for key, value in after.items() if TRAINED[name].match(key)}
     if (folder / "train_history.json").exists():
-        steps = json.loads((folder / "train_history.json").read_text())
+        steps = json.loads((folder / "train_history.json").read_text(encoding="utf-8"))
         arrays |= {f"history/{key}": np.array([step[key] for step in steps], np.float32) for key in steps[0]}
     return arrays
 

@@ -15,9 +15,10 @@ from taming_jax.convert.formats import diffusers, llamagen_tokenizer, llamagen_t
 from taming_jax.convert.formats.memory import recalled
 from taming_jax.convert.original import export_checkpoint
 from taming_jax.convert.writer import write_checkpoint
-from taming_jax.files import whole
+from taming_jax.files import whole, write_whole
 from taming_jax.models.gpt import GPTConfig
 from taming_jax.models.vqgan import VQGANConfig
+from taming_jax.outputs import check_outputs
 from taming_jax.settings import from_dict, sides
 
 FORMATS = ("original", "latent-diffusion", "llamagen", "diffusers", "vqgan-jax")
@@ -107,8 +108,7 @@ def _write_folder(
     folder = new_folder(out)
     with whole(folder) as unfinished:
         unfinished.mkdir(parents=True)
-        text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
-        (unfinished / diffusers.CONFIG).write_text(text, encoding="utf-8")
+        write_whole(unfinished / diffusers.CONFIG, json.dumps(settings, indent=2, sort_keys=True) + "\n")
         write(Path(unfinished / name))
         if folder.exists():
             folder.rmdir()
@@ -117,8 +117,7 @@ def _write_folder(
 
 
 def _to_llamagen(saved: Saved, out: Path) -> Conversion:
-    if out.exists():
-        raise ValueError(f"{out} exists already; name another file")
+    check_outputs("--export", {out: lambda path: False})
     notes = []
     if saved.kind == "vqgan":
         network, _ = _stage_of(saved, "llamagen", "LlamaGen's tokenizer")
@@ -134,7 +133,6 @@ def _to_llamagen(saved: Saved, out: Path) -> Conversion:
             if height != width or saved.config["order"] != "row_major":
                 raise ValueError("LlamaGen's transformer draws squares row by row alone")
             notes.append(f"its tokenizer is not in it: --export {saved.path}/{FIRST_STAGE} OUT.pt")
-    out.parent.mkdir(parents=True, exist_ok=True)
     with whole(out) as unfinished:
         write_checkpoint(unfinished, {"model": state})
     return Conversion(saved.kind, str(out), {str(out): ""}, notes)

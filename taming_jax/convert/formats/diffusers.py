@@ -43,7 +43,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"a model of diffusers needs its {CONFIG}; there is none at {path}: name it with --config")
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON: {str(error)[:200]}") from error
     if not isinstance(settings, dict):

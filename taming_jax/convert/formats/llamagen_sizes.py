@@ -84,7 +84,7 @@ def _beside(file: Path) -> dict[str, Any]:
     """The sizes in a JSON or YAML file; nothing where it is another kind of file."""
     try:
         if file.suffix == ".json":
-            return _numbers(json.loads(file.read_text())) if file.stat().st_size < 1 << 20 else {}
+            return _numbers(json.loads(file.read_bytes())) if file.stat().st_size < 1 << 20 else {}
         return _numbers(load_project(file))
     except (ValueError, OSError, UnicodeDecodeError):
         return {}

@@ -1,6 +1,6 @@
 """Models of this project as checkpoints that the original loads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from taming_jax.models.discriminator import DiscriminatorConfig
 from taming_jax.models.gpt import GPTConfig, unstack_layers
 from taming_jax.models.lpips import load_lpips
 from taming_jax.models.vqgan import VQGANConfig
+from taming_jax.outputs import check_outputs
 from taming_jax.settings import from_dict, sides
 
 
@@ -77,17 +78,12 @@ def _colours(network: VQGANConfig, config: Mapping[str, Any]) -> int:
     return len(kept[0]) if kept else 0
 
 
-def _write_files(out: Path, tree: dict, project: dict, remaps: Mapping[str, tuple[int, ...]]) -> list[str]:
+def _write_files(paths: Sequence[Path], tree: dict, project: dict, remaps: Mapping[str, tuple[int, ...]]) -> list[str]:
     import yaml
 
-    paths = [out, out.with_name(f"{out.stem}-project.yaml"), *map(Path, remaps)]
-    for path in paths:
-        if path.exists():
-            raise ValueError(f"{path} exists already; name another file")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with whole(out) as unfinished:
+    with whole(paths[0]) as unfinished:
         write_checkpoint(unfinished, tree)
-        paths[1].write_text(yaml.safe_dump(project, sort_keys=False))
+        paths[1].write_text(yaml.safe_dump(project, sort_keys=False), encoding="utf-8")
         for path, codes in remaps.items():
             np.save(path, np.asarray(codes, np.int64))
     return [str(path) for path in paths]
@@ -116,6 +112,8 @@ def export_checkpoint(
     networks, brought = _load(parts)
     codes = _remapped(networks)
     remaps = {folder: str(out.with_name("-".join(filter(None, (out.stem, folder, "remap.npy"))))) for folder in codes}
+    paths = [out, out.with_name(f"{out.stem}-project.yaml"), *map(Path, remaps.values())]
+    check_outputs("--export", dict.fromkeys(paths, lambda path: False))
     notes: list[str] = []
     project = project_of(networks, {folder: part.config for folder, part in parts.items()}, remaps, notes, ldm)
     state = send(table_of(networks), brought)
@@ -130,6 +128,6 @@ def export_checkpoint(
     tree = {"epoch": saved.config.get("original", {}).get("epoch", 0), "global_step": saved.step}
     tree |= {"pytorch-lightning_version": "1.0.8", "callbacks": {}, "optimizer_states": [], "lr_schedulers": []}
     tree["state_dict"] = state
-    written = _write_files(out, tree, project, {remaps[folder]: used for folder, used in codes.items()})
+    written = _write_files(paths, tree, project, {remaps[folder]: used for folder, used in codes.items()})
     digests = {path: checked_sha256(path) for path in written}
     return Conversion(saved.kind, str(out), digests, notes, "latent-diffusion" if ldm else "original")

@@ -12,6 +12,7 @@ from taming_jax.convert.original.first_stage import CONTENT_KEYS, first_stage
 from taming_jax.convert.original.images import data_size, training_side
 from taming_jax.convert.original.names import FIRST, TRANSFORMER, Networks
 from taming_jax.convert.yaml_node import Node, target
+from taming_jax.data.text import read_text
 from taming_jax.models.gpt import GPTConfig
 from taming_jax.nn import orders
 from taming_jax.settings import from_dict, to_dict
@@ -48,8 +49,8 @@ def load_project(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     try:
-        project = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        project = yaml.safe_load(read_text(path))
+    except yaml.YAMLError as error:
         raise ValueError(f"{path} is no YAML: {str(error).splitlines()[0]}") from error
     if not isinstance(project, dict):
         raise ValueError(f"{path} is no project.yaml: it must be a mapping with `model` in it")

@@ -59,7 +59,7 @@ def read_info(folder: str) -> dict[str, Any]:
             + " (`python -m taming_jax.encode_dataset`)"
         )
     try:
-        info = json.loads(path.read_text())
+        info = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is damaged ({error}); remove it and encode again") from error
     if not isinstance(info, dict) or info.get("format") != FORMAT:
