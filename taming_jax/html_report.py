@@ -6,6 +6,11 @@ A folder is the working directory of a training, a folder of drawn pictures, or 
 The page is a single file; it needs nothing else, and nothing in it runs.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from taming_jax.stopping import listen
+
+    listen()
+
 import argparse
 import base64
 import html
@@ -14,8 +19,10 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from taming_jax import stopping
 from taming_jax.checkpoint import open_saved
 from taming_jax.files import write_whole
+from taming_jax.program import readable_errors, run_to_its_end
 
 MOST_PICTURES = 6  # of a folder without an overview
 CURVES = ("loss", "nll", "l1", "psnr", "fid", "rfid", "accuracy")  # the ends of the names that are drawn
@@ -134,10 +141,8 @@ def main() -> None:
     parser.add_argument("--title", default="What was trained and drawn", help="[%(default)s]")
     parser.add_argument("--next", default="", help="what to do next, at the end, as it is to be typed")
     given = parser.parse_args()
-    try:
+    with readable_errors(2), stopping.telling(lambda: "no page is written"):
         sections = [section(Path(folder)) for folder in given.folders]
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
     if given.next:
         sections.append(f"<h2>Next</h2><pre>{html.escape(given.next)}</pre>")
     title = html.escape(given.title)
@@ -148,4 +153,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_to_its_end(main)

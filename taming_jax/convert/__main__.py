@@ -10,11 +10,16 @@ CHECKPOINT is of the original (CompVis/taming-transformers), of latent-diffusion
 which, its arrays tell.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from taming_jax.stopping import listen
+
+    listen()
+
 import argparse
 import os
-import sys
 from collections.abc import Callable
 
+from taming_jax import stopping
 from taming_jax.checkpoint import quiet_orbax
 from taming_jax.convert import formats
 from taming_jax.convert.conversion import Conversion
@@ -23,6 +28,7 @@ from taming_jax.convert.inception import convert_inception
 from taming_jax.convert.lpips import convert_lpips
 from taming_jax.convert.original.settings import Plan
 from taming_jax.models.discriminator import DiscriminatorConfig
+from taming_jax.program import readable_errors, run_to_its_end
 from taming_jax.settings import from_dict
 from taming_jax.training.optim import OptimizerConfig
 from taming_jax.training.vqgan_loss import VQGANLossConfig
@@ -111,10 +117,8 @@ def main(arguments: list[str] | None = None) -> None:
     if given.vgg16 and not given.lpips:
         parser.error("--vgg16 needs --lpips")
     quiet_orbax()
-    try:
+    with readable_errors(), stopping.telling(lambda: "nothing is written"):
         done = asked[0](given)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
     for path, digest in done.digests.items():
         print(f"{digest}  {path}")
     for note in done.notes:
@@ -125,4 +129,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_to_its_end(main)

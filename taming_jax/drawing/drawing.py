@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from taming_jax import pictures
+from taming_jax import pictures, stopping
 from taming_jax.data.demo.known import known_data
 from taming_jax.drawing.requests import Wanted, open_model, requests
 from taming_jax.experiment import SampleConfig
@@ -53,7 +53,8 @@ def draw(settings: SampleConfig, workdir: str, data: Mapping[str, Any] = Mapping
     out, cells = _folder(settings, workdir), list[tuple[np.ndarray, str]]()
     compiling, started, first = _CompileTime(), time.perf_counter(), 0
     steps = rounds * sum(generator.steps(pixels) for pixels in asked)
-    with tqdm(total=steps, unit="step") as progress:
+    said = lambda: f"{first} of {n} pictures written to {out}"
+    with stopping.telling(said), tqdm(total=steps, unit="step") as progress:
         for wanted in requests(settings, generator, saved):
             size = len(largest[wanted.request.pixels].labels)
             drawn = draw_numbered(generator, wanted, size, first, n, progress.update, scorer, rounds)

@@ -6,11 +6,12 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from taming_jax import sharding
+from taming_jax import sharding, stopping
 from taming_jax.checkpoint import open_saved, quiet_orbax
 from taming_jax.experiment import SampleConfig
 from taming_jax.files import write_whole
 from taming_jax.metrics.resizing import RESIZES
+from taming_jax.program import readable_errors
 from taming_jax.quality.comparison import compare_results
 from taming_jax.quality.distance import Measuring, distance
 from taming_jax.quality.features import OWN, open_features
@@ -179,11 +180,10 @@ def main(arguments: list[str]) -> None:
         options(commands.add_parser(name, help=help, description=help.capitalize() + "."))
     given = parser.parse_args(arguments)
     logging.getLogger("taming_jax").setLevel(logging.INFO)
-    try:
+    with readable_errors(2), stopping.telling(lambda: "there is no result yet"):
         sharding.start_distributed()
+        stopping.take()
         found = COMMANDS[given.command][2](given)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
     if isinstance(found, Compared):
         print("\n".join(f"{name:32s} {value:12.6g}" for name, value in found.figures.items()))
         print("\n".join(f"warning: {warning}" for warning in found.warnings))
