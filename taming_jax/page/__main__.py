@@ -3,42 +3,44 @@
 python -m taming_jax.page [--workdir DIR [DIR ...]] [--port=8080] [--host=127.0.0.1] [--origin=https://OUTER.NAME ...]
 """
 
-from __future__ import annotations
+if __name__ == "__main__":  # before the imports, which take seconds
+    from taming_jax.stopping import listen as listen_to_signals
+
+    listen_to_signals()
 
 import argparse
 import os
-import socket
 import threading
-from queue import SimpleQueue
-from typing import TYPE_CHECKING
+import time
 
+from taming_jax import stopping
+from taming_jax.checkpoint import open_saved, quiet_orbax
+from taming_jax.checkpoint.portable import PACKAGED, PRETRAINED
 from taming_jax.page import folders
-from taming_jax.page.ending import leave, on_signal
 from taming_jax.page.listening import addresses, listen
+from taming_jax.page.painter import Painter
+from taming_jax.page.server import PageServer
 from taming_jax.page.visitors import Visitors
-
-if TYPE_CHECKING:
-    from taming_jax.page.server import PageServer
+from taming_jax.program import readable_errors, run_to_its_end
+from taming_jax.trained.loading import load_saved
 
 
 def main() -> None:
-    on_signal(leave)
-    parser = _parser()
-    arguments = parser.parse_args()
-    try:
+    arguments = _parser().parse_args()
+    with readable_errors(2), stopping.telling(lambda: "nothing was served yet"):
         listening = listen(arguments.host, arguments.port)
         visitors = Visitors(listening.getsockname()[0], arguments.origin)
         folders.remove_left()
-        server = _server(arguments.workdir, listening, visitors)  # what takes long comes last
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
+        server = PageServer(_painters(arguments.workdir), listening, visitors)  # what takes long comes last
     print(f"{' or '.join([*addresses(listening), *visitors.addresses])}  (Ctrl-C ends it)", flush=True)
-    came: SimpleQueue[int] = SimpleQueue()  # what a signal may be put into at any moment
-    on_signal(came.put)
     threading.Thread(target=server.serve_forever, name="serving", daemon=True).start()
-    number = came.get()
-    on_signal(leave)  # a second one waits for nothing
-    leave(number, server.end())
+    with stopping.undoing(folders.remove_all), stopping.telling(server.unfinished):
+        try:
+            while True:  # other threads draw and answer; a signal is heard even where one of them has caught it
+                time.sleep(1)
+        except stopping.Stopped as stopped:
+            stopped.said = server.end()
+            raise
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -72,14 +74,7 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _server(workdirs: list[str] | None, listening: socket.socket, visitors: Visitors) -> PageServer:
-    """With the models loaded. JAX is imported here, so that what can be said without it is said at once."""
-    from taming_jax.checkpoint import open_saved, quiet_orbax
-    from taming_jax.checkpoint.portable import PACKAGED, PRETRAINED
-    from taming_jax.page.painter import Painter
-    from taming_jax.page.server import PageServer
-    from taming_jax.trained.loading import load_saved
-
+def _painters(workdirs: list[str] | None) -> list[Painter]:
     packaged = [name for name in PRETRAINED if (PACKAGED / name).exists()]
     if not workdirs and not packaged:
         raise ValueError("this package carries no model; name the directory of a second stage with --workdir")
@@ -88,8 +83,8 @@ def _server(workdirs: list[str] | None, listening: socket.socket, visitors: Visi
     for path in workdirs or packaged:
         saved = open_saved(path)
         painters.append(Painter(load_saved(saved, to_draw=True), saved, path))
-    return PageServer(painters, listening, visitors)
+    return painters
 
 
 if __name__ == "__main__":
-    main()
+    run_to_its_end(main)

@@ -91,22 +91,27 @@ class Queue:
             if drawing.state == "waiting":
                 drawing.state = "cancelled"
 
-    def end(self, why: str, seconds: float) -> tuple[bool, int]:
-        """Draw nothing more. Those that wait have failed, for that reason, and so has the one that is being drawn, for
-        whose next step this waits, so long at most. Whether there was one, and how many waited."""
+    def unfinished(self) -> tuple[int, int]:
+        """How many are being drawn, and wait."""
+        with self._changed:
+            states = [drawing.state for drawing in self._drawings.values()]
+        return states.count("drawing"), states.count("waiting")
+
+    def end(self, why: str, seconds: float) -> bool:
+        """Draw nothing more. Those that wait have failed, for this reason, and so has the one that is being drawn, for
+        whose next step this waits, so long at most. Whether there were any."""
         with self._changed:
             self._ended = why
             left = [drawing for drawing in self._drawings.values() if not drawing.over]
-            waiting = [drawing for drawing in left if drawing.state == "waiting"]
-            for drawing in waiting:
-                drawing.error, drawing.state = why, "failed"
             for drawing in left:
                 drawing.unwanted.set()
+                if drawing.state == "waiting":
+                    drawing.error, drawing.state = why, "failed"
             self._changed.wait_for(lambda: all(drawing.over for drawing in left), seconds)
             for drawing in left:
                 if not drawing.over:
                     drawing.error, drawing.state = why, "failed"
-        return len(left) > len(waiting), len(waiting)
+        return bool(left)
 
     def _forget(self) -> None:
         """The oldest that are over, where there are too many."""
@@ -148,7 +153,8 @@ class Queue:
             except Exception as raised:  # one picture that cannot be drawn must not end the page
                 error, state = told(raised), "failed"
             with self._changed:
-                drawing.error, drawing.state = error, state
+                if not drawing.over:  # the page may have ended around it
+                    drawing.error, drawing.state = error, state
                 self._changed.notify_all()
 
 

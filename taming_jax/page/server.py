@@ -27,7 +27,7 @@ from taming_jax.page.visitors import Visitors
 log = logging.getLogger(__name__)
 
 SECONDS = 30  # that a client may keep a thread waiting
-LAST_STEP, LAST_ANSWERS = 2.0, 1.0  # seconds for the picture that is drawn and for who asks for it, when the page ends
+LAST_STEP, LAST_ANSWERS = 1.5, 0.7  # seconds for the picture that is drawn and for who asks for it, when the page ends
 MOST_BODY = 16 << 20  # bytes of a request
 MOST_BODIES = 128 << 20  # of all requests that are being read
 STATIC = {  # path -> (file, kind)
@@ -65,15 +65,19 @@ class PageServer(ThreadingHTTPServer):
         scripts = re.findall(rb"<script>(.*?)</script>", self.static["/"][0], re.DOTALL)
         self.security = _security(scripts, [str(origin) for origin in self.visitors.origins])
 
+    def unfinished(self) -> str:
+        drawn, waited = self.queue.unfinished()
+        parts = ["a picture was being drawn"] * drawn + [f"{waited} waited"] * bool(waited)
+        return " and ".join(parts) or "nothing was being drawn"
+
     def end(self) -> str:
-        """Draw nothing more, tell who waits, and close. What was not finished, in words that go on from "ended"."""
-        drawn, waited = self.queue.end("The page was ended.", LAST_STEP)
-        if drawn or waited:
-            time.sleep(LAST_ANSWERS)  # they ask again and again, and hear of it
+        """Draw nothing more, tell who waits, and close; in few seconds. Says what was not finished."""
+        said = self.unfinished()
+        if self.queue.end("The page was ended.", LAST_STEP):
+            time.sleep(LAST_ANSWERS)  # who waits asks again and again, and hears of it
         self.shutdown()
         self.server_close()
-        unfinished = ["a picture was being drawn"] * drawn + [f"{waited} waited"] * bool(waited)
-        return f" while {' and '.join(unfinished)}" if unfinished else ""
+        return said
 
     @contextlib.contextmanager
     def room(self, length: int) -> Iterator[None]:
