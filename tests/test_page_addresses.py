@@ -181,7 +181,11 @@ def test_what_a_browser_says_is_from_elsewhere_is_refused(site):
     visitors = Visitors("127.0.0.1")
     with pytest.raises(ValueError, match=site.lower()):
         check(visitors, Host="localhost", Sec_Fetch_Site=site)
-    check(visitors, opens=True, Host="localhost", Sec_Fetch_Site=site)  # a link to the page
+    check(
+        visitors, opens=True, Host="localhost", Sec_Fetch_Site=site, Origin="https://chat.example"
+    )  # a link to the page
+    with pytest.raises(ValueError, match="does not answer to the name"):
+        check(visitors, opens=True, Host="evil.example", Sec_Fetch_Site=site)
     for own in ("same-origin", "none"):
         check(visitors, Host="localhost", Sec_Fetch_Site=own)
 

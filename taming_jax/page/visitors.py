@@ -50,8 +50,8 @@ class Visitors:
     def check(self, headers: Message, target: SplitResult, opens: bool) -> None:
         """Raises ValueError for what a page of elsewhere asks, by its own scripts or by a name that it made lead here.
 
-        target: what stands in the request's first line. opens: whether it asks for the page alone, to which others may
-        have links.
+        target: what stands in the request's first line. opens: whether it asks for the page and its scripts alone, to
+        which others may have links, and which say what is wrong where a proxy makes the origin another one.
         """
         host, port = _split(_single(headers, "Host"), "the request's Host")
         if target.netloc and _split(target.netloc, "the request's address") != (host, port):
@@ -62,10 +62,12 @@ class Visitors:
                 f"this page does not answer to the name {host!r}: where it is your own for it, start the page with "
                 f"--origin={scheme}://{_single(headers, 'Host')}, as the browser's address line begins"
             )
+        if opens:
+            return
         if headers.get_all("Origin"):
             self._check_origin(_single(headers, "Origin"), host, port)
         site = headers.get("Sec-Fetch-Site", "none").lower()
-        if not opens and site not in ("none", "same-origin"):
+        if site not in ("none", "same-origin"):
             raise ValueError(f"requests come from the page itself only; the browser says that this one is {site}")
 
     def _knows(self, host: str) -> bool:
