@@ -6,6 +6,11 @@ python sample.py --reproduce=PICTURE.png [--workdir=DIR] [--out=FILE]
 Every single picture holds the settings, checkpoint and number by which the second command draws it again.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from taming_jax.stopping import listen
+
+    listen()
+
 import sys
 
 from ml_collections import ConfigDict

@@ -3,6 +3,11 @@
 python train_transformer.py --config=configs/demo_class.py [--workdir=DIR] [--config.a.b=value]
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from taming_jax.stopping import listen
+
+    listen()
+
 import dataclasses
 
 import jax
@@ -12,6 +17,7 @@ from taming_jax import sharding
 from taming_jax.cli import run
 from taming_jax.data import pipeline
 from taming_jax.experiment import TransformerExperiment, saved_form
+from taming_jax.lease import Lease, held
 from taming_jax.quality.in_training import second_stage_hooks
 from taming_jax.settings import from_dict
 from taming_jax.trained.evaluation import GeneratorEvaluation, hooks
@@ -23,6 +29,11 @@ from taming_jax.training.report import Report
 
 def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     """Train to the end, or go on where a checkpoint in `workdir` left off; False where a signal stopped it."""
+    with held(workdir, "training") as lease:
+        return _train(experiment, workdir, lease)
+
+
+def _train(experiment: TransformerExperiment, workdir: str, lease: Lease) -> bool:
     mesh = sharding.make_mesh(experiment.mesh)
     data = experiment.data
     sharding.check_batch(data.batch_size, mesh, experiment.optimizer.accumulate)
@@ -52,6 +63,7 @@ def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
             workdir=workdir,
             mesh=mesh,
             report=report,
+            lease=lease,
         )
     return finished
 

@@ -3,6 +3,11 @@
 python train_vqgan.py --config=configs/demo_vqgan.py [--workdir=DIR] [--config.a.b=value]
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from taming_jax.stopping import listen
+
+    listen()
+
 import jax
 from ml_collections import ConfigDict
 
@@ -10,6 +15,7 @@ from taming_jax import sharding
 from taming_jax.cli import run
 from taming_jax.data import pipeline
 from taming_jax.experiment import VQGANExperiment, saved_form
+from taming_jax.lease import Lease, held
 from taming_jax.models.feature_discriminator import load_network
 from taming_jax.models.lpips import load_lpips
 from taming_jax.quality.in_training import first_stage_hooks
@@ -21,6 +27,11 @@ from taming_jax.training.report import Report
 
 def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
     """Train to the end, or go on where a checkpoint in `workdir` left off; False where a signal stopped it."""
+    with held(workdir, "training") as lease:
+        return _train(experiment, workdir, lease)
+
+
+def _train(experiment: VQGANExperiment, workdir: str, lease: Lease) -> bool:
     mesh = sharding.make_mesh(experiment.mesh)
     data, needs, loss = experiment.data, experiment.needs, experiment.loss
     sharding.check_batch(data.batch_size, mesh, experiment.optimizer.accumulate)
@@ -45,6 +56,7 @@ def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
             workdir=workdir,
             mesh=mesh,
             report=report,
+            lease=lease,
         )
     return finished
 

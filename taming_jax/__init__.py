@@ -1,6 +1,7 @@
 """taming_jax: VQGAN and transformer image synthesis (Esser, Rombach, Ommer, CVPR 2021) in JAX."""
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
     from taming_jax.trained.generator import Generator
     from taming_jax.trained.loading import load
     from taming_jax.trained.token_model import TokenModel
+
+# TensorFlow only reads files here, and need not narrate it. It looks when it is imported, which nothing above does.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 _HOMES = {"FirstStage": "first_stage", "Generator": "generator", "TokenModel": "token_model", "load": "loading"}
 __all__ = ["FirstStage", "Generator", "TokenModel", "load"]

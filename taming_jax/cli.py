@@ -6,20 +6,19 @@ import importlib.util
 import logging
 import os
 import re
+import signal
 import sys
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import jax
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
+from taming_jax import stopping
 from taming_jax.checkpoint import quiet_orbax
-from taming_jax.memory import out_of_memory
-from taming_jax.names import forgive_output
+from taming_jax.program import log_beside_bars, readable_errors, run_to_its_end
 
 CONFIG = re.compile(r"^(--?config=)(~.*)")
 NONE = re.compile(r"--config\.([\w.]+)=none$", re.IGNORECASE)  # which the flags of numbers cannot read
@@ -69,12 +68,10 @@ def run(
     has_workdir: False for a program without `--workdir`, whose main is not given one.
     instead: the option that may be given in place of `--config`; config is then None, and workdir "" by default.
 
-    Where main returns False, a signal has stopped it, and the exit status is that of a program ended by SIGTERM, so
-    that a script does not go on to its next command.
+    Where main returns False, a signal has stopped it, and the exit status is that of a program ended by it, so that a
+    script does not go on to its next command; where the signal came to another process, as for SIGTERM.
     """
-    forgive_output()
     config, given = _define(example, options, has_workdir)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # TensorFlow only reads files here, and need not narrate it
 
     def parse(argv: list[str]) -> list[str]:
         try:
@@ -94,6 +91,7 @@ def run(
             sys.exit(
                 f"error: give a configuration, such as --config={example}{f', or --{instead}' if instead else ''}."
             )
+        log_beside_bars()  # in place of what absl has begun with
         for name in ("absl", "taming_jax"):
             logging.getLogger(name).setLevel(logging.INFO)
         logging.getLogger("jax").setLevel(logging.WARNING)
@@ -105,25 +103,12 @@ def run(
         arguments = {name: _home(flag.value) for name, flag in given.items()}
         if has_workdir:
             arguments["workdir"] = arguments["workdir"] or _home(folder)
-        try:
+        with readable_errors():
             finished = main(config.value, **arguments)
-        except (ValueError, FloatingPointError, OSError) as error:
-            _end(f"error: {error}")
-        except Exception as error:
-            if words := out_of_memory(error):
-                _end(f"error: {words}")
-            if not _several():
-                raise
-            traceback.print_exc()
-            _end(
-                f"error: {type(error).__name__}, see above. Where it says that a connection was closed or timed out, "
-                "another process has ended, and its log says why. The same command on all of them goes on from the "
-                "newest complete checkpoint."
-            )
-        if not finished:
-            sys.exit(143)
+        if not finished and not stopping.received():
+            sys.exit(128 + signal.SIGTERM)
 
-    app.run(call, flags_parser=parse)
+    run_to_its_end(lambda: app.run(call, flags_parser=parse))
 
 
 def _define(
@@ -190,16 +175,3 @@ def _set_to_none(config: ConfigDict, path: str) -> None:
 def _home(value: Any) -> Any:
     """A flag's value, where `~` at its beginning, which a shell leaves alone behind a `=`, is the home folder."""
     return os.path.expanduser(value) if isinstance(value, str) else value
-
-
-def _several() -> bool:
-    """Whether this is one of several processes."""
-    return jax.distributed.is_initialized() and jax.process_count() > 1
-
-
-def _end(message: str) -> None:
-    """End the program with a message, and without waiting for other processes, which may wait for this one."""
-    if _several():
-        print(message, file=sys.stderr, flush=True)
-        os._exit(1)
-    sys.exit(message)

@@ -5,6 +5,11 @@ python -m taming_jax.codes_used --workdir=runs/vqgan --out=used.npy [--source=fo
 The list is for `--config.remap=used.npy` of train_transformer.py, with this first stage and no other.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from taming_jax.stopping import listen
+
+    listen()
+
 import argparse
 import os
 from typing import Any
@@ -14,14 +19,14 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from taming_jax import sharding
+from taming_jax import sharding, stopping
 from taming_jax.checkpoint import open_saved
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig, Needs
 from taming_jax.models.vqgan import network_input
-from taming_jax.names import forgive_output
 from taming_jax.nn.codes import count_codes
 from taming_jax.outputs import check_outputs
+from taming_jax.program import readable_errors, run_to_its_end
 from taming_jax.settings import from_dict
 from taming_jax.trained.fingerprint import codes_digest
 from taming_jax.trained.first_stage import FirstStage
@@ -58,15 +63,13 @@ def _writable(path: str, data: str | None) -> epath.Path:
 def _is_list(path: epath.Path) -> bool:
     """Whether a file holds a list of codes."""
     try:
-        codes = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        read_list(str(path))
+    except ValueError:
         return False
-    of_numbers = isinstance(codes, np.ndarray) and codes.ndim == 1 and codes.dtype.kind == "i"
-    return bool(of_numbers and (np.diff(codes) > 0).all())
+    return True
 
 
 def main(arguments: list[str] | None = None) -> None:
-    forgive_output()
     parser = argparse.ArgumentParser(prog="python -m taming_jax.codes_used", description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=os.path.expanduser, required=True, help="working directory of a first stage")
     parser.add_argument(
@@ -77,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batches", type=int, help="how many to look at; default: an epoch")
     parser.add_argument("--min_count", type=int, default=1, help="codes that occur less often are left out")
     given = parser.parse_args(arguments)
-    try:
+    with readable_errors(), stopping.telling(lambda: "no list is written"):
         if given.batches is not None and given.batches < 1:
             raise ValueError(f"--batches={given.batches}, but it must be at least 1; leave it out for an epoch")
         out = _writable(given.out, given.path)
@@ -87,8 +90,6 @@ def main(arguments: list[str] | None = None) -> None:
         if not (saved.trained_here or given.source):
             raise ValueError(f"{given.workdir!r} was not trained here; say with --source and --path what to look at.")
         counts = count(stage, from_dict(DataConfig, data, "config.data"), given.batches)
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"error: {error}\n")
     used = np.flatnonzero(counts >= given.min_count).astype(np.int32)
     if not len(used):
         parser.exit(1, f"error: no code occurs {given.min_count} times\n")
@@ -103,4 +104,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_to_its_end(main)

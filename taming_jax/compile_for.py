@@ -10,6 +10,11 @@ and tells the best first. The last line is JSON. The exit status is 1 where the 
 memory.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from taming_jax.stopping import listen
+
+    listen()
+
 import importlib.metadata
 import json
 import os
@@ -19,7 +24,7 @@ from typing import Any
 
 import jax
 
-from taming_jax import checkpoint, sharding
+from taming_jax import checkpoint, sharding, stopping
 from taming_jax.cli import config_named, run
 from taming_jax.compiling import gpus, programs, report, search, slices
 from taming_jax.compiling.programs import Program
@@ -57,19 +62,24 @@ def main(config: Any, slice: str, program: str, save: str, find: bool) -> bool:
         )
     target = gpus.target(slice) if gpus.known(slice) else slices.target(slice)
     settings = config.to_dict()
+    with stopping.telling(lambda: "it was still compiling"):
+        fits = _compile(settings, target, program, save, find)
+    if not fits:
+        sys.exit(DOES_NOT_FIT)
+    return True
+
+
+def _compile(settings: dict[str, Any], target: Target, program: str, save: str, find: bool) -> bool:
+    """Print what is found; whether it fits."""
     if find:
         found = search.find(settings, lambda changed: compile_one(changed, target, program), print)
         print("\nThe best first:", *map(search.line, found), sep="\n")
         print(json.dumps(found))
-        fits = any(row["fits"] for row in found)
-    else:
-        one = compile_one(settings, target, program, save)
-        print(report.table(one))
-        print(json.dumps(one))
-        fits = one["fits"]
-    if not fits:
-        sys.exit(DOES_NOT_FIT)
-    return True
+        return any(row["fits"] for row in found)
+    one = compile_one(settings, target, program, save)
+    print(report.table(one))
+    print(json.dumps(one))
+    return one["fits"]
 
 
 def compile_one(settings: dict[str, Any], target: Target, name: str, save: str = "") -> dict[str, Any]:

@@ -6,10 +6,15 @@ The configuration is that of the second stage's training, which then runs with `
 --config.data.path=DIR`. A call that was stopped is repeated as it was, and goes on. Several hosts share the work.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from taming_jax.stopping import listen
+
+    listen()
+
+import contextlib
 import json
 import logging
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,13 +24,14 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from taming_jax import sharding
+from taming_jax import sharding, stopping
 from taming_jax.data import pipeline
 from taming_jax.data.config import DataConfig, Needs
 from taming_jax.data.sources import codes
 from taming_jax.differences import differences
 from taming_jax.experiment import TransformerExperiment
 from taming_jax.files import write_whole
+from taming_jax.lease import held
 from taming_jax.outputs import check_outputs, is_json
 from taming_jax.settings import as_saved, from_dict, to_dict
 from taming_jax.trained.fingerprint import describe
@@ -54,6 +60,13 @@ def encode(experiment: TransformerExperiment, out: str, crops: int = 1, images_p
     ours = {epath.Path(out) / name: lambda path: is_json(path, "format", "splits") for name in (codes.PLAN, codes.INFO)}
     check_outputs(f"--out={out}", ours)
     process, processes = _this_process()
+    with held(out, "encoding", together=False) if process == 0 else contextlib.nullcontext():
+        return _encode(experiment, out, crops, images_per_shard, process, processes)
+
+
+def _encode(
+    experiment: TransformerExperiment, out: str, crops: int, images_per_shard: int, process: int, processes: int
+) -> dict[str, Any]:
     experiment = with_classes(experiment)
     mesh = sharding.make_mesh(devices=jax.local_devices())  # each process works for itself
     stages = open_stages(experiment, "", mesh)
@@ -69,7 +82,9 @@ def encode(experiment: TransformerExperiment, out: str, crops: int = 1, images_p
     tokens = jax.jit(lambda stages, batch: _tokens(model, stages, batch))
     size = max(1, data.batch_size // processes)
     total = sum(part.stop - part.start for part in mine)
-    with tqdm(total=total, unit="image", mininterval=1.0, disable=process != 0) as progress:
+    there = lambda: sum(part.file.exists() for part in parts)
+    said = lambda: f"{there()} of {len(parts)} files are in {out}, and the same command goes on from there"
+    with stopping.telling(said), tqdm(total=total, unit="image", mininterval=1.0, disable=process != 0) as progress:
         for part in mine:
             batches = pipeline.make_crops(data, part.split, part.start, part.stop, part.crop, size, needs)
             rows = _rows(batches, part, lambda batch: tokens(stages.params, sharding.put_whole(batch, mesh)))
@@ -236,8 +251,7 @@ def _finish(plan: dict[str, Any], out: str) -> None:
 def main(config: Any, out: str, crops: int, images_per_shard: int) -> bool:
     experiment = from_dict(TransformerExperiment, config.to_dict())
     sharding.start_distributed(experiment.train.heartbeat_timeout)
-    # JAX now only notes SIGTERM, for training to save. Files here have their name when they are whole: end at once.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    stopping.take()  # files here have their name when they are whole: end at once
     info = encode(experiment, out, crops, images_per_shard)
     if jax.process_index() == 0:
         for split, sizes in info["splits"].items():

@@ -6,6 +6,11 @@ python -m taming_jax.evaluate distance A B --features weights/inception_fid.npz 
 The second form has further commands, see docs/quality.md.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from taming_jax.stopping import listen
+
+    listen()
+
 import argparse
 import json
 import os
@@ -14,15 +19,15 @@ import sys
 import numpy as np
 from etils import epath
 
-from taming_jax import sharding
+from taming_jax import sharding, stopping
 from taming_jax.checkpoint import beside, open_saved
 from taming_jax.data.config import DataConfig
 from taming_jax.data.demo.known import KNOWN
 from taming_jax.experiment import SampleConfig
 from taming_jax.files import write_whole
-from taming_jax.names import forgive_output
 from taming_jax.outputs import Ours, check_outputs, is_json, is_text
 from taming_jax.pictures import grid, is_ours, save_grid
+from taming_jax.program import readable_errors, run_to_its_end
 from taming_jax.quality import commands
 from taming_jax.sampling.filters import Filters
 from taming_jax.settings import from_dict
@@ -89,7 +94,6 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
 
 
 def main() -> None:
-    forgive_output()
     if sys.argv[1:] and sys.argv[1] in commands.COMMANDS:
         commands.main(sys.argv[1:])
         return
@@ -102,13 +106,11 @@ def main() -> None:
     )
     parser.add_argument("--batch_size", type=int, default=64, help="images at once")
     arguments = parser.parse_args()
-    try:
+    with readable_errors(2), stopping.telling(lambda: "there is no report yet"):
         out = arguments.out or beside(arguments.workdir, "report")
         evaluate(arguments.workdir, out, arguments.samples, arguments.batch_size)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
     print(f"The report is {out}/report.md.")
 
 
 if __name__ == "__main__":
-    main()
+    run_to_its_end(main)

@@ -6,6 +6,11 @@ A folder is the working directory of a training, a folder of drawn pictures, or 
 The page is a single file; it needs nothing else, and nothing in it runs.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from taming_jax.stopping import listen
+
+    listen()
+
 import argparse
 import base64
 import html
@@ -16,10 +21,12 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from taming_jax import stopping
 from taming_jax.checkpoint import has_checkpoint, open_saved
 from taming_jax.files import write_whole
-from taming_jax.names import forgive_output, written
+from taming_jax.names import written
 from taming_jax.outputs import check_outputs, is_text, newest_folder
+from taming_jax.program import readable_errors, run_to_its_end
 from taming_jax.training.report import SECONDS, TIMES
 
 MOST_PICTURES = 6  # of a folder without an overview
@@ -159,13 +166,10 @@ def main() -> None:
     parser.add_argument("--out", type=os.path.expanduser, default="report.html", help="[%(default)s]")
     parser.add_argument("--title", default="What was trained and drawn", help="[%(default)s]")
     parser.add_argument("--next", default="", help="what to do next, at the end, as it is to be typed")
-    forgive_output()
     given = parser.parse_args()
-    try:
+    with readable_errors(2), stopping.telling(lambda: "no page is written"):
         check_outputs(f"--out={given.out}", {given.out: lambda path: is_text(path, re.escape(HEAD))})
         sections = [section(Path(folder)) for folder in given.folders]
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
     if given.next:
         sections.append(f"<h2>Next</h2><pre>{text(given.next)}</pre>")
     title = text(given.title)
@@ -179,4 +183,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_to_its_end(main)

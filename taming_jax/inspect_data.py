@@ -6,6 +6,11 @@ The configuration is that of a first or of a second stage. Nothing is trained; a
 there yet. Ends with status 1 where training would refuse the data.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from taming_jax.stopping import listen
+
+    listen()
+
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from taming_jax import sharding
+from taming_jax import sharding, stopping
 from taming_jax.checkpoint import has_checkpoint
 from taming_jax.conditioning import ConditionConfig, has_stage, make_condition
 from taming_jax.conditioning.spatial import KINDS
@@ -124,7 +129,8 @@ def main(config: Any, out: str, read: int) -> bool:
     level = log.level
     log.setLevel(logging.ERROR)  # the report has it all
     try:
-        inspect_data(from_dict(kind, config.to_dict()), out, read)
+        with stopping.telling(lambda: "no contact sheet is written"):
+            inspect_data(from_dict(kind, config.to_dict()), out, read)
     finally:
         log.setLevel(level)
     return True

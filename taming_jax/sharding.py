@@ -14,11 +14,8 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from taming_jax import joining
 from taming_jax.settings import check
-
-HOSTS = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-# What JAX reads of a process that srun has started. A shell within salloc or a batch file has only some of it.
-SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 
 AXES = ("data", "fsdp", "tensor")
 TPU_TILE = 8  # rows
@@ -38,42 +35,15 @@ RULES: tuple[tuple[str, P], ...] = (
 STACKED = re.compile(r"(^|/)blocks/")  # parameters of all layers in one array, the layer first
 
 
-def _in_slurm_step(environment: Mapping[str, str]) -> bool:
-    """Whether srun has started this process as one of several."""
-    if any(name not in environment for name in SLURM):
-        return False
-    # salloc may start its one shell by srun, with the job's number of tasks in SLURM_NTASKS
-    return min(int(environment[name]) for name in ("SLURM_NTASKS", "SLURM_STEP_NUM_TASKS") if name in environment) > 1
-
-
-def _in_slice(environment: Mapping[str, str]) -> bool:
-    """Whether this is one of several hosts of TPUs, of one slice or of several."""
-    slices = environment.get("MEGASCALE_NUM_SLICES", "")
-    return "," in environment.get("TPU_WORKER_HOSTNAMES", "") or (slices.isdecimal() and int(slices) > 1)
-
-
 def start_distributed(heartbeat_timeout: int = 100) -> None:
     """Join the other processes where the environment says that there are any; a single process does nothing.
 
     heartbeat_timeout: seconds after which one that does not answer counts as dead, and the others end.
-    Looks for JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, a TPU pod slice or several, or srun with
-    more than one task. To be called before any other use of JAX. Raises ValueError where only some of the three are
-    set.
+    Looks for JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, a TPU pod slice or several, srun with more
+    than one task, and what mpirun, mpiexec and torchrun set. To be called before any other use of JAX. Raises
+    ValueError where the environment does not say enough; ends the program where the others do not come.
     """
-    environment = os.environ
-    missing = [name for name in HOSTS if name not in environment]
-    if not missing:
-        jax.distributed.initialize(
-            environment["JAX_COORDINATOR_ADDRESS"],
-            num_processes=int(environment["JAX_NUM_PROCESSES"]),
-            process_id=int(environment["JAX_PROCESS_ID"]),
-            heartbeat_timeout_seconds=heartbeat_timeout,
-        )
-    elif len(missing) < len(HOSTS):
-        given = ", ".join(name for name in HOSTS if name not in missing)
-        raise ValueError(f"{given} given, but not {', '.join(missing)}: set all three for several processes, or none")
-    elif _in_slice(environment) or _in_slurm_step(environment):
-        jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat_timeout)
+    joining.join(os.environ, heartbeat_timeout)
     if jax.process_index() > 0:
         logging.disable(logging.INFO)  # the first process tells what happens; warnings are each one's own
 

@@ -38,6 +38,7 @@ TABLE: tuple[tuple[int, tuple[str, ...]], ...] = (
         ),
     ),
     (0, ("taming_jax/names.py", "taming_jax/outputs.py")),
+    (0, ("taming_jax/stopping.py", "taming_jax/program.py", "taming_jax/lease.py", "taming_jax/joining.py")),
     (1, ("taming_jax/models", "taming_jax/metrics", "taming_jax/data", "taming_jax/checkpoint")),
     (2, ("taming_jax/conditioning", "taming_jax/cli.py", "taming_jax/data/sources")),
     (3, ("taming_jax/data/pipeline.py",)),

@@ -23,6 +23,7 @@ from taming_jax.training import loop
 from taming_jax.training.changes import compare
 from taming_jax.training.optim import OptimizerConfig, make_optimizer
 from taming_jax.training.report import Report
+from taming_jax.training.stop import Stop
 
 FIRST = saved_form(from_dict(VQGANExperiment, demo_vqgan.get_config().to_dict()))
 SECOND = saved_form(from_dict(TransformerExperiment, demo_class.get_config().to_dict()))
@@ -172,10 +173,10 @@ def test_the_report_is_left_open_for_who_opened_it(tmp_path, monkeypatch):
 def test_a_signal_before_the_first_step_of_a_resumed_training_ends_it(tmp_path, monkeypatch):
     train(tmp_path)
     asked = []
-    monkeypatch.setattr(loop._StopSignal, "requested", lambda self, number: asked.append(number) or number == 1)
+    monkeypatch.setattr(Stop, "requested", lambda self, number: asked.append(number) or number == 1)
     state, finished = train(tmp_path, steps=8)
     assert not finished and int(state.step) == 6 and asked == [1]
-    monkeypatch.setattr(loop._StopSignal, "requested", lambda self, number: asked.append(number) or number == 7)
+    monkeypatch.setattr(Stop, "requested", lambda self, number: asked.append(number) or number == 7)
     state, finished = train(tmp_path, steps=8)  # while the step was compiled
     assert not finished and int(state.step) == 7 and asked == [1, 1, 6, 7]
 

@@ -108,6 +108,11 @@ class StageCondition:
         return file.suffixes if file else suffixes(self.image_channels)
 
     @property
+    def photographs(self) -> bool:
+        """Whether the files are pictures in colours, which may be made smaller and still say the same."""
+        return KINDS[self.kind].file is None and self.image_channels == 3
+
+    @property
     def label_maps(self) -> bool:
         return KINDS[self.kind].file is files.LABEL_MAP
 

@@ -10,11 +10,16 @@ CHECKPOINT is a file, a folder with one, or the index of several: of the origina
 latent-diffusion, LlamaGen, diffusers or vqgan-jax (Flax); which, its arrays tell.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from taming_jax.stopping import listen
+
+    listen()
+
 import argparse
 import os
-import sys
 from collections.abc import Callable
 
+from taming_jax import stopping
 from taming_jax.checkpoint import quiet_orbax
 from taming_jax.convert import formats
 from taming_jax.convert.conversion import Conversion
@@ -23,7 +28,7 @@ from taming_jax.convert.inception import convert_inception
 from taming_jax.convert.lpips import convert_lpips
 from taming_jax.convert.original.settings import Plan
 from taming_jax.models.discriminator import DiscriminatorConfig
-from taming_jax.names import forgive_output
+from taming_jax.program import readable_errors, run_to_its_end
 from taming_jax.settings import from_dict
 from taming_jax.training.optim import OptimizerConfig
 from taming_jax.training.vqgan_loss import VQGANLossConfig
@@ -107,7 +112,6 @@ def main(arguments: list[str] | None = None) -> None:
         "--dino", type=os.path.expanduser, help="DINOv2's ViT-S, B or L of 14 pixels, without registers"
     )
     parser.add_argument("--out", type=os.path.expanduser, help="file to write; default: weights/ and a name of its own")
-    forgive_output()
     given = parser.parse_args(arguments)
     asked = [job for argument, job in JOBS.items() if getattr(given, argument) is not None]
     if len(asked) != 1 or (given.checkpoint and not given.out_dir):
@@ -115,10 +119,8 @@ def main(arguments: list[str] | None = None) -> None:
     if given.vgg16 and not given.lpips:
         parser.error("--vgg16 needs --lpips")
     quiet_orbax()
-    try:
+    with readable_errors(), stopping.telling(lambda: "nothing is written"):
         done = asked[0](given)
-    except (ValueError, OSError, MemoryError) as error:
-        sys.exit(f"error: {str(error) or 'there is not enough memory for it'}")
     for path, digest in done.digests.items():
         print(f"{digest}  {path}")
     for note in done.notes:
@@ -129,4 +131,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_to_its_end(main)

@@ -8,6 +8,11 @@ name, below MAPS: depth as an RGBA PNG, one float32 a pixel, labels as an 8-bit 
 so a run that was stopped goes on.
 """
 
+if __name__ == "__main__":  # before the imports, which take seconds
+    from taming_jax.stopping import listen
+
+    listen()
+
 import argparse
 import importlib
 import json
@@ -20,13 +25,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from taming_jax import stopping
 from taming_jax.data.found import count, inner_name
 from taming_jax.data.map_files import write_depth, write_label_map
 from taming_jax.data.orientation import stored_again
 from taming_jax.data.pixels import BrokenImage, Photo, decode
 from taming_jax.data.walk import find_images
 from taming_jax.files import whole
-from taming_jax.names import forgive_output
+from taming_jax.program import log_beside_bars, readable_errors, run_to_its_end
 
 log = logging.getLogger(__name__)
 
@@ -174,16 +180,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", required=True)
     parser.add_argument("--side", type=int, default=384, help="torch.hub: smaller side in pixels that the model sees")
     parser.add_argument("--options", default="{}", help='JSON for the model\'s loader, such as {"pretrained": true}')
-    forgive_output()
     args = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
+    log_beside_bars()
+    log.setLevel(logging.INFO)
+    written = lambda: f"the maps that are done are in {args.out}, and the same command goes on from there"
+    with readable_errors(), stopping.telling(written):
         model = load_model(args.task, args.model, args.side, json.loads(args.options))
         counts = prepare(args.task, args.images, args.out, model)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
     print(", ".join(f"{n} {what}" for what, n in counts.items()))
 
 
 if __name__ == "__main__":
-    main()
+    run_to_its_end(main)

@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
-from taming_jax import checkpoint, outputs, pictures
+from taming_jax import checkpoint, outputs, pictures, stopping
 from taming_jax.data.demo.known import known_data
 from taming_jax.drawing.requests import Wanted, files_read, open_model, requests
 from taming_jax.experiment import SampleConfig
@@ -62,7 +62,8 @@ def draw(
     out, cells = _folder(settings, workdir, fresh, names), list[tuple[np.ndarray, str]]()
     compiling, started, first = _CompileTime(), time.perf_counter(), 0
     steps = rounds * sum(generator.steps(pixels) for pixels in asked)
-    with tqdm(total=steps, unit="step") as progress:
+    said = lambda: f"{first} of {n} pictures written to {out}"
+    with stopping.telling(said), tqdm(total=steps, unit="step") as progress:
         for wanted in requests(settings, generator, saved):
             size = len(largest[wanted.request.pixels].labels)
             drawn = draw_numbered(generator, wanted, size, first, n, progress.update, scorer, rounds)

@@ -4,7 +4,6 @@ import dataclasses
 import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from taming_jax.data import pipeline
 from taming_jax.data.demo.known import known_data
 from taming_jax.drawing.requests import Wanted, requests
 from taming_jax.experiment import SampleConfig
-from taming_jax.page import recipe
+from taming_jax.page import folders, recipe
 from taming_jax.page.preview import Preview, png
 from taming_jax.sampling.window import check_window
 from taming_jax.settings import to_dict
@@ -26,6 +25,7 @@ from taming_jax.trained.generator import Generator
 
 MOST_PIXELS = 1 << 21  # of all pictures that are drawn together
 MOST_SIDE = 1 << 13
+FIRST_MAP = 91  # the seed of the map to begin with, of which the package's model draws a good picture
 FILTERS = ("temperature", "top_k", "top_p", "guidance")
 
 
@@ -122,12 +122,14 @@ class Painter:
             "kind": kind,
             "labels": [{"name": n, "colour": c} for n, c in zip(self.names, self.colours.tolist())],
             "examples": self._examples is not None,
+            "first_map": FIRST_MAP,
             "classes": (self.classes or [str(i) for i in range(of_class.vocabulary)]) if of_class else [],
             "class_from_map": self.class_from_map,
             "categories": categories if n_objects else [],
             "most_objects": getattr(condition, "max_objects", 0),
             "scale": getattr(condition, "scale", 1),
             "files": condition.suffixes,
+            "photographs": isinstance(condition, StageCondition) and condition.photographs,
             "code": self.code,
             "factor": self.factor,
             "sides": self.generator.training_pixels,
@@ -170,8 +172,7 @@ class Painter:
         self, asked: Asked, progress: Callable[[int], None], show: Callable[[list[bytes]], None]
     ) -> tuple[list[bytes], Drawn]:
         """The pictures, as PNGs that know how they were made. show: gets what is there of them again and again."""
-        with TemporaryDirectory(prefix="taming_jax_page_") as name:
-            folder = Path(name)
+        with folders.folder() as folder:
             for file, content in asked.files.items():
                 (folder / file).write_bytes(content)
             try:

@@ -59,18 +59,21 @@ class Queue:
         self._draw, self._most, self._kept, self._kept_bytes = draw, waiting, kept, kept_bytes
         self._drawings: dict[str, Drawing] = {}
         self._changed = threading.Condition()
+        self._ended = ""  # why nothing more is drawn
         threading.Thread(target=self._work, name="drawing", daemon=True).start()
 
     def add(self, asked: Any, steps: int) -> Drawing:
         """Raises Full."""
         drawing = Drawing(asked, steps)
         with self._changed:
+            if self._ended:
+                raise Full(self._ended)
             waiting = sum(other.state == "waiting" for other in self._drawings.values())
             if waiting >= self._most:
                 raise Full(f"{waiting} pictures are waiting already; try again later")
             self._drawings[drawing.name] = drawing
             self._forget()
-            self._changed.notify()
+            self._changed.notify_all()
         return drawing
 
     def get(self, name: str) -> Drawing | None:
@@ -89,6 +92,28 @@ class Queue:
             drawing.unwanted.set()
             if drawing.state == "waiting":
                 drawing.state = "cancelled"
+
+    def unfinished(self) -> tuple[int, int]:
+        """How many are being drawn, and wait."""
+        with self._changed:
+            states = [drawing.state for drawing in self._drawings.values()]
+        return states.count("drawing"), states.count("waiting")
+
+    def end(self, why: str, seconds: float) -> bool:
+        """Draw nothing more. Those that wait have failed, for this reason, and so has the one that is being drawn, for
+        whose next step this waits, so long at most. Whether there were any."""
+        with self._changed:
+            self._ended = why
+            left = [drawing for drawing in self._drawings.values() if not drawing.over]
+            for drawing in left:
+                drawing.unwanted.set()
+                if drawing.state == "waiting":
+                    drawing.error, drawing.state = why, "failed"
+            self._changed.wait_for(lambda: all(drawing.over for drawing in left), seconds)
+            for drawing in left:
+                if not drawing.over:
+                    drawing.error, drawing.state = why, "failed"
+        return bool(left)
 
     def _forget(self) -> None:
         """The oldest that are over, where there are too many."""
@@ -120,15 +145,24 @@ class Queue:
             def show(pictures: Sequence[bytes], drawing: Drawing = drawing) -> None:
                 drawing.pictures, drawing.shown = pictures, drawing.shown + 1
 
+            error = ""
             try:
                 pictures, kept = self._draw(drawing.asked, progress, show)
                 show(pictures)
-                drawing.kept, drawing.seconds, drawing.state = kept, time.monotonic() - begun, "done"
+                drawing.kept, drawing.seconds, state = kept, time.monotonic() - begun, "done"
             except Cancelled:
-                drawing.state = "cancelled"
-            except ValueError as error:
-                drawing.error, drawing.state = str(error), "failed"
-            except Exception as error:  # one picture that cannot be drawn must not end the page
-                log.exception("a picture could not be drawn")
-                drawing.error = out_of_memory(error) or f"{type(error).__name__}; the server's log has more"
-                drawing.state = "failed"
+                error, state = self._ended, "failed" if self._ended else "cancelled"
+            except Exception as raised:  # one picture that cannot be drawn must not end the page
+                error, state = told(raised), "failed"
+            with self._changed:
+                if not drawing.over:  # the page may have ended around it
+                    drawing.error, drawing.state = error, state
+                self._changed.notify_all()
+
+
+def told(error: Exception) -> str:
+    """What the page says of an error; of one that the user cannot mend the log has more."""
+    if isinstance(error, ValueError):
+        return str(error)
+    log.error("a picture could not be drawn", exc_info=error)
+    return out_of_memory(error) or f"{type(error).__name__}; the server's log has more"

@@ -1,11 +1,15 @@
 """The page over HTTP, by the standard library. A request names no file and reaches no code but what is here."""
 
+import base64
 import contextlib
+import hashlib
 import json
 import logging
+import re
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
@@ -13,13 +17,17 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from taming_jax.page.asked import MOST_PICTURES, parse, read_labels
+from taming_jax.page.listening import listen
 from taming_jax.page.painter import MOST_PIXELS, Asked, Painter
 from taming_jax.page.queue import Drawing, Full, Queue
 from taming_jax.page.uploads import MOST_BYTES
+from taming_jax.page.uploads import MOST_PIXELS as MOST_FILE_PIXELS
+from taming_jax.page.visitors import Visitors
 
 log = logging.getLogger(__name__)
 
 SECONDS = 30  # that a client may keep a thread waiting
+LAST_STEP, LAST_ANSWERS = 1.5, 0.7  # seconds for the picture that is drawn and for who asks for it, when the page ends
 MOST_BODY = 16 << 20  # bytes of a request
 MOST_BODIES = 128 << 20  # of all requests that are being read
 STATIC = {  # path -> (file, kind)
@@ -27,23 +35,20 @@ STATIC = {  # path -> (file, kind)
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/easel.js": ("easel.js", "text/javascript; charset=utf-8"),
+    "/files.js": ("files.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
-}
-_SECURITY = {
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
 }
 
 
 class PageServer(ThreadingHTTPServer):
-    """painters: what draws. address: (host, port), where port 0 is any that is free."""
+    """painters: what draws. address: (host, port), where port 0 is any that is free; or a socket that takes connections
+    already. visitors: who may ask; default: this machine, or for another host its names."""
 
     daemon_threads = True
-    request_queue_size = 128  # that may come at once without being turned away
 
-    def __init__(self, painters: list[Painter], address: tuple[str, int]) -> None:
+    def __init__(
+        self, painters: list[Painter], address: tuple[str, int] | socket.socket, visitors: Visitors | None = None
+    ) -> None:
         self.painters = painters
         if len({painter.name for painter in painters}) < len(painters):
             for painter in painters:
@@ -52,12 +57,27 @@ class PageServer(ThreadingHTTPServer):
         folder = files("taming_jax.page").joinpath("static")
         self.static = {path: (folder.joinpath(name).read_bytes(), kind) for path, (name, kind) in STATIC.items()}
         self._reading, self._lock = 0, threading.Lock()
-        super().__init__(address, _Handler)
+        listening = listen(*address) if isinstance(address, tuple) else address
+        super().__init__(listening.getsockname()[:2], _Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = listening
+        self.visitors = visitors or Visitors(listening.getsockname()[0])
+        scripts = re.findall(rb"<script>(.*?)</script>", self.static["/"][0], re.DOTALL)
+        self.security = _security(scripts, [str(origin) for origin in self.visitors.origins])
 
-    @property
-    def local(self) -> bool:
-        """Whether it serves this machine alone."""
-        return str(self.server_address[0]).startswith("127.")
+    def unfinished(self) -> str:
+        drawn, waited = self.queue.unfinished()
+        parts = ["a picture was being drawn"] * drawn + [f"{waited} waited"] * bool(waited)
+        return " and ".join(parts) or "nothing was being drawn"
+
+    def end(self) -> str:
+        """Draw nothing more, tell who waits, and close; in few seconds. Says what was not finished."""
+        said = self.unfinished()
+        if self.queue.end("The page was ended.", LAST_STEP):
+            time.sleep(LAST_ANSWERS)  # who waits asks again and again, and hears of it
+        self.shutdown()
+        self.server_close()
+        return said
 
     @contextlib.contextmanager
     def room(self, length: int) -> Iterator[None]:
@@ -89,12 +109,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, routes: dict[str, Callable[[dict[str, str]], None]]) -> None:
         try:
             url = urlsplit(self.path)
-            self._check_origin()
-            if url.path in self.server.static and self.command == "GET":
-                return self._send(HTTPStatus.OK, *self.server.static[url.path])
-            if url.path not in routes:
-                return self._say(HTTPStatus.NOT_FOUND, {"error": "there is no such page"})
-            routes[url.path](_fields(url.query))
+            path = self.server.visitors.path(url.path)
+            static = self.server.static if self.command == "GET" else {}
+            self.server.visitors.check(self.headers, url, opens=path in static)
+            if path in static:
+                return self._send(HTTPStatus.OK, *static[path])
+            if path not in routes:
+                return self._say(HTTPStatus.NOT_FOUND, {"error": _nothing_at(path, {*routes, *static})})
+            routes[path](_fields(url.query))
         except Full as error:
             self._say(HTTPStatus.SERVICE_UNAVAILABLE, {"error": str(error)})
         except ValueError as error:
@@ -102,17 +124,9 @@ class _Handler(BaseHTTPRequestHandler):
         except (ConnectionError, TimeoutError):
             self.close_connection = True
 
-    def _check_origin(self) -> None:
-        """No page of elsewhere may use this one: neither by a name that leads here, nor by its own scripts."""
-        host = self.headers.get("Host", "")
-        if self.server.local and urlsplit(f"//{host}").hostname not in ("localhost", "127.0.0.1"):
-            raise ValueError("this page answers to localhost only")
-        origin = self.headers.get("Origin")
-        if origin and urlsplit(origin).netloc != host:
-            raise ValueError("requests come from the page itself only")
-
     def _about(self, fields: dict[str, str]) -> None:
         limits = {"pixels": MOST_PIXELS, "pictures": MOST_PICTURES, "bytes": MOST_BYTES}
+        limits["file_pixels"] = MOST_FILE_PIXELS
         self._say(HTTPStatus.OK, {"models": [painter.about() for painter in self.server.painters], "most": limits})
 
     def _example(self, fields: dict[str, str]) -> None:
@@ -188,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _send(self, status: HTTPStatus, body: bytes, kind: str) -> None:
         try:
             self.send_response(status)
-            for name, value in {**_SECURITY, "Content-Type": kind, "Content-Length": str(len(body))}.items():
+            for name, value in {**self.server.security, "Content-Type": kind, "Content-Length": str(len(body))}.items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
@@ -197,6 +211,34 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *arguments: Any) -> None:
         log.debug(format, *arguments)
+
+
+def _security(scripts: Iterable[bytes], origins: Iterable[str]) -> dict[str, str]:
+    """Headers of every answer. scripts: in the page itself. origins: whose pages may show this one in a frame."""
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'" for script in scripts]
+    policy = {
+        "default-src": ["'self'"],
+        "script-src": ["'self'", *hashes],
+        "img-src": ["'self'", "blob:"],
+        "frame-ancestors": ["'self'", *origins],
+        "base-uri": ["'none'"],
+    }
+    return {
+        "Content-Security-Policy": "; ".join(" ".join((what, *allowed)) for what, allowed in policy.items()),
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Cache-Control": "no-store",
+    }
+
+
+def _nothing_at(path: str, known: set[str]) -> str:
+    """Where something else stands before what there is, it is most likely the path of a proxy."""
+    end = "/" + path.rpartition("/")[2]
+    advice = (
+        f"; where a proxy has put {path.removesuffix(end) or path!r} before it, start the page with --origin= and its "
+        "address in the browser, path included"
+    )
+    return f"there is no such page{advice if end in known else ''}"
 
 
 def _fields(query: str) -> dict[str, str]:

@@ -2,13 +2,12 @@
 
 import base64
 import binascii
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from taming_jax.conditioning import Condition
 from taming_jax.data import kinds
 from taming_jax.data.opening import opened
+from taming_jax.page import folders
 
 MOST_BYTES = 8 << 20  # of a file
 MOST_PIXELS = 24_000_000  # of a picture that is opened, to be made smaller
@@ -51,8 +50,8 @@ def read_upload(
 ) -> dict[str, Any]:
     """`Condition.read` of what was sent. Raises ValueError."""
     kind = check_file(file, condition.suffixes)
-    with TemporaryDirectory(prefix="taming_jax_page_") as folder:
-        path = Path(folder) / f"file{kind}"
+    with folders.folder() as folder:
+        path = folder / f"file{kind}"
         path.write_bytes(file)
         try:
             return condition.read(path, factor, size, unlabelled)

@@ -5,12 +5,13 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 
-from taming_jax import sharding
+from taming_jax import sharding, stopping
 from taming_jax.checkpoint import open_saved, quiet_orbax
 from taming_jax.experiment import SampleConfig
 from taming_jax.files import write_whole
 from taming_jax.metrics.resizing import RESIZES
 from taming_jax.outputs import check_outputs, is_text
+from taming_jax.program import readable_errors
 from taming_jax.quality.comparison import compare_results
 from taming_jax.quality.distance import Measuring, distance
 from taming_jax.quality.features import OWN, open_features
@@ -182,10 +183,8 @@ def main(arguments: list[str]) -> None:
         options(commands.add_parser(name, help=help, description=help.capitalize() + "."))
     given = parser.parse_args(arguments)
     logging.getLogger("taming_jax").setLevel(logging.INFO)
-    try:
+    with readable_errors(2), stopping.telling(lambda: "there is no result yet"):
         sharding.start_distributed()
         COMMANDS[given.command][2](given)
-    except (ValueError, OSError) as error:
-        parser.exit(2, f"error: {error}\n")
     if given.out:
         print(f"The result is {given.out}.")

@@ -10,12 +10,14 @@ import numpy as np
 from etils import epath
 from tqdm import tqdm
 
+from taming_jax import stopping
 from taming_jax.checkpoint import Saved
 from taming_jax.data.config import DataConfig
 from taming_jax.data.demo.known import known_data
 from taming_jax.drawing.requests import Wanted, open_model, requests
 from taming_jax.experiment import SampleConfig
 from taming_jax.files import write_npz
+from taming_jax.lease import held
 from taming_jax.outputs import check_outputs, is_npz
 from taming_jax.pictures import colours, to_pixels
 from taming_jax.quality.distance import Measuring, Opened, open_set
@@ -81,25 +83,32 @@ class Model:
 
     def draw(self, store: Store) -> ImageSet:
         """The images, drawn where `store` does not have them yet."""
+        with held(store.folder, "drawing"):
+            counts = self._draw_all(store)
+        by_class = self.generator.model.condition.by_class
+        return store.images(counts, f"samples of {self.saved.path}", self.labels if by_class else None)
+
+    def _draw_all(self, store: Store) -> dict[int, int]:
+        """How many images each part of the store has, by the number of its first."""
         is_main = jax.process_index() == 0
         counts: dict[int, int] = {}
-        first = 0
-        with tqdm(total=self.settings.n, unit="image", desc="drawing") as progress:
+        first, n = 0, self.settings.n
+        said = lambda: f"{first} of {n} images are in {store.folder}, and the same command goes on from there"
+        with stopping.telling(said), tqdm(total=n, unit="image", desc="drawing") as progress:
             for wanted in self.wanted():
-                n = len(wanted.labels)
-                if not store.has(first, n):
+                here = len(wanted.labels)
+                if not store.has(first, here):
                     pixels = self._draw(wanted, first)
                     if is_main:
-                        store.write(first, pixels[:n])
-                counts[first] = n
-                first += n
-                progress.update(n)
+                        store.write(first, pixels[:here])
+                counts[first] = here
+                first += here
+                progress.update(here)
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
             multihost_utils.sync_global_devices("all images are drawn")
-        by_class = self.generator.model.condition.by_class
-        return store.images(counts, f"samples of {self.saved.path}", self.labels if by_class else None)
+        return counts
 
     def _draw(self, wanted: Wanted, first: int) -> np.ndarray:
         ids = self.generator.draw(wanted.filled(self.settings.batch_size, first))

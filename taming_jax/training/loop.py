@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import logging
 import math
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -12,17 +11,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from clu import parameter_overview
-from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from taming_jax import sharding
 from taming_jax.checkpoint import Checkpoints, DamagedCheckpoint, load_config, shape_difference
+from taming_jax.lease import Lease
 from taming_jax.settings import PathText, check, check_known
+from taming_jax.stopping import Stopped
 from taming_jax.training.changes import compare
 from taming_jax.training.goodput import Goodput
 from taming_jax.training.pace import Pace
 from taming_jax.training.quality import QualityConfig
 from taming_jax.training.report import Report
+from taming_jax.training.stop import Stop, left_out
 
 State = Any
 Batch = Mapping[str, jax.Array]
@@ -109,71 +110,94 @@ def train(
     workdir: str,
     mesh: jax.sharding.Mesh,
     report: Report,
+    lease: Lease | None = None,
 ) -> tuple[State, bool]:
-    """Train until `config.steps`, or until SIGTERM; returns the state and whether it got to the end.
+    """Train until `config.steps`, or until Ctrl-C, SIGTERM or SIGHUP; returns the state and whether it got to the end.
 
     training: its step is compiled here with the state donated and kept where the sharding rules place it; its `start`
     is asked for a fresh state only. frozen: the arrays that its step only reads.
     batches: first step -> this process's share of the batches from there on; a resumed run continues the same stream.
-    saved_config: goes into every checkpoint.
+    saved_config: goes into every checkpoint. lease: of the workdir, without which nothing more is written.
     Raises FloatingPointError for a loss that is not finite, naming it and the step, ValueError where the workdir holds
     a checkpoint of another configuration, and OSError where one could not be saved.
     """
     _check_monitor(config, hooks)
+    still_ours = lease.check if lease else lambda: None
     keep_compiled(config.compilation_cache, workdir, mesh)
     goodput, pace = Goodput(), Pace()
     if config.profiler_port:
         jax.profiler.start_server(config.profiler_port)
-    with _StopSignal() as stop, _open(workdir, config) as checkpoints:
+    with Stop() as stop, _open(workdir, config) as checkpoints:
         with goodput.other("start"):
             state, shardings, start = _initial_state(training, config, checkpoints, saved_config, workdir, mesh)
         update = jax.jit(training.step, donate_argnums=0, out_shardings=(shardings, None))
         report.rewind(start)
         _describe(state, start, report)
+        heed = getattr(training, "heed", None) if getattr(training, "heeds", False) else None
         with _History(config, report, start, checkpoints, pace) as history:
-            heed = getattr(training, "heed", None) if getattr(training, "heeds", False) else None
-            number, stopping = start, start < config.steps and stop.requested_before(start)
-            compiled = set[Any]()  # the shapes of batches that the step was compiled for
-            stream = batches(start) if start < config.steps and not stopping else iter(())
-            while number < config.steps and not stopping:
-                number += 1
-                alike = len(compiled) == 1  # and so are the times of steps, but for the first
-                with pace.step() if alike else contextlib.nullcontext():
-                    with goodput.other("data"):
-                        batch = sharding.put_batch(next(stream), mesh)
-                    shapes = tuple((name, array.shape) for name, array in sorted(batch.items()))
-                    known = shapes in compiled
-                    compiled.add(shapes)
-                    compiles = contextlib.nullcontext() if known else goodput.other("compiling")
-                    with compiles, jax.set_mesh(mesh):  # where activations are to be, see `sharding.split_by_image`
-                        state, metrics = update(state, frozen, batch)
-                    history.add(number, metrics)
-                if number % config.log_every == 0:
-                    checkpoints.check()
-                    if len(compiled) == 1 and (slow := pace.look(number)) and jax.process_index() == 0:
-                        logging.warning("Slow: %s.", slow)
-                last = number == config.steps
-                stopping = not last and stop.requested(number)
-                due = [hook for hook in hooks if last or number % hook.every == 0]
-                # What is measured is saved too, unless the machine may go any moment; pictures can wait, and may fail.
-                # But where the training heeds them, its state is another one with them.
-                first = [hook for hook in due if hook.measures and (heed or not stopping)]
-                if due or last or stopping or number % config.save_every == 0:
-                    history.flush()  # the steps so far are steps, and no part of what follows
-                with goodput.other("evaluation"):
-                    measured = _run_hooks(first, state, number, report)
-                    state = heed(state, measured) if heed else state
-                if last or stopping or number % config.save_every == 0:
-                    with goodput.other("saving"):
-                        _save(checkpoints, state, number, saved_config, measured)
-                    logging.info("Step %d: %s", number, goodput)
-                if later := [hook for hook in due if hook not in first]:
-                    with goodput.other("pictures"):
-                        checkpoints.wait()  # who fails alone in drawing ends at once, whatever is being written
-                        _run_hooks(later, state, number, report)
-    finished = number >= config.steps
-    if not finished:
+            number = saved = start
+            stopping, measured = number < config.steps and stop.requested_before(start), dict[str, float]()
+            try:
+                if missing := [] if stopping else left_out(hooks, start, start == config.steps, report):
+                    with goodput.other("evaluation"), stop.raising():
+                        _run_hooks(missing, state, start, report)
+                compiled = set[Any]()  # the shapes of batches that the step was compiled for
+                stream = batches(start) if start < config.steps and not stopping else iter(())
+                while number < config.steps and not stopping:
+                    alike = len(compiled) == 1  # and so are the times of steps, but for the first
+                    with pace.step() if alike else contextlib.nullcontext():
+                        with goodput.other("data"), stop.raising():
+                            batch = sharding.put_batch(next(stream), mesh)
+                        number += 1
+                        shapes = tuple((name, array.shape) for name, array in sorted(batch.items()))
+                        known = shapes in compiled
+                        compiled.add(shapes)
+                        compiles = contextlib.nullcontext() if known else goodput.other("compiling")
+                        with compiles, jax.set_mesh(mesh):  # where activations are to be, see `sharding.split_by_image`
+                            state, metrics = update(state, frozen, batch)
+                        stop.began = True
+                        history.add(number, metrics)
+                    if number % config.log_every == 0:
+                        checkpoints.check()
+                        still_ours()
+                        if len(compiled) == 1 and (slow := pace.look(number)) and jax.process_index() == 0:
+                            logging.warning("Slow: %s.", slow)
+                    last = number == config.steps
+                    stopping, measured = not last and stop.requested(number), {}
+                    due = [hook for hook in hooks if last or number % hook.every == 0]
+                    # What is measured is saved too, unless the machine may go any moment; pictures can wait, and may
+                    # fail. But where the training heeds them, its state is another one with them.
+                    first = [hook for hook in due if hook.measures and (heed or not stopping)]
+                    if due or last or stopping or number % config.save_every == 0:
+                        history.flush()  # the steps so far are steps, and no part of what follows
+                    with goodput.other("evaluation"), contextlib.nullcontext() if heed else stop.raising():
+                        measured = _run_hooks(first, state, number, report)
+                        state = heed(state, measured) if heed else state
+                    if stopping:  # the other hooks can wait until the training goes on
+                        break
+                    if last or number % config.save_every == 0:
+                        with goodput.other("saving"):
+                            still_ours()
+                            _save(checkpoints, state, number, saved_config, measured)
+                        saved = number
+                        logging.info("Step %d: %s", number, goodput)
+                    if later := [hook for hook in due if hook not in first]:
+                        with goodput.other("pictures"), contextlib.nullcontext() if last else stop.raising():
+                            checkpoints.wait()  # who fails alone in drawing ends at once, whatever is being written
+                            _run_hooks(later, state, number, report)
+            except Stopped:  # in what the state does not depend on
+                stopping = True
+            if saved < number:
+                history.flush()
+                with goodput.other("saving"):
+                    still_ours()
+                    _save(checkpoints, state, number, saved_config, measured)
+                logging.info("Step %d: %s", number, goodput)
+    finished = number >= config.steps and not stopping
+    if not finished and number:
         logging.warning("Stopped by a signal at step %d, saved; the same command goes on from there.", number)
+    elif not finished:
+        logging.warning("Stopped by a signal before the first step; there is nothing to save.")
     return state, finished
 
 
@@ -341,33 +365,3 @@ class _History:
 @jax.jit
 def _all_finite(tree: Any) -> jax.Array:
     return jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]).all()
-
-
-class _StopSignal:
-    """Turns SIGTERM into a question that all processes answer alike."""
-
-    def __enter__(self) -> "_StopSignal":
-        self._received = False
-        self._several = jax.process_count() > 1
-        if not self._several:  # else the distributed runtime catches it and agrees on a step
-            self._previous = signal.signal(signal.SIGTERM, self._receive)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if not self._several:
-            signal.signal(signal.SIGTERM, self._previous)
-
-    def requested(self, number: int) -> bool:
-        return multihost_utils.reached_preemption_sync_point(number) if self._several else self._received
-
-    def requested_before(self, start: int) -> bool:
-        """Whether the training ends before its first step, the one after `start`.
-
-        The runtime says yes at a single step, the one after the last that any process has asked about when the signal
-        comes: step 1 while none has asked, which a resumed training would never ask about. From here on it is the
-        next one.
-        """
-        return start > 0 and (self.requested(1) or self.requested(start))
-
-    def _receive(self, *_: object) -> None:
-        self._received = True

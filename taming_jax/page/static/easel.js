@@ -2,6 +2,28 @@
 
 const REMEMBERED = 20;
 
+// Calls for the one pointer that paints: begin(event) -> whether it does; move(event, whether it paints); end(); and
+// cancel(), where a second finger comes, with which the browser scrolls and zooms, or a pen after a resting hand.
+function onePointer(canvas, { begin, move, end, cancel }) {
+  let painting = null;
+  const stop = how => { painting = null; how(); };
+  const by = (how, event) => { if (painting?.pointerId === event.pointerId) stop(how); };
+  canvas.addEventListener("pointerdown", event => {
+    const touch = event.pointerType === "touch";
+    if (event.pointerType === "mouse" && event.button !== 0) return;
+    if (touch && painting && painting.pointerType !== "touch") return; // a hand beside the pen
+    if (painting) stop(cancel);
+    if (!event.isPrimary) return;
+    canvas.setPointerCapture(event.pointerId);
+    if (begin(event)) painting = event;
+  });
+  canvas.addEventListener("pointermove", event => {
+    if (painting ? painting.pointerId === event.pointerId : event.pointerType !== "touch") move(event, !!painting);
+  });
+  canvas.addEventListener("pointercancel", event => by(cancel, event));
+  for (const name of ["pointerup", "lostpointercapture"]) canvas.addEventListener(name, event => by(end, event));
+}
+
 export class Easel {
   // colours: [[r, g, b, a], ...], one for each value. width: the range input of the brush. told: gets what to say.
   constructor(canvas, widthOf, told) {
@@ -11,19 +33,21 @@ export class Easel {
     this.cursor.className = "cursor";
     this.cursor.hidden = true;
     canvas.parentElement.append(this.cursor);
-    canvas.addEventListener("pointerdown", event => {
-      canvas.setPointerCapture(event.pointerId);
-      this.remember();
-      this.last = this.at = this.place(event);
-      if (this.filling) { this.fill(...this.at); this.last = null; } else this.dab(...this.at);
+    onePointer(canvas, {
+      begin: event => {
+        this.remember();
+        this.last = this.at = this.place(event);
+        if (this.filling) { this.fill(...this.at); this.last = null; } else this.dab(...this.at);
+        return true;
+      },
+      move: (event, painting) => {
+        this.at = this.place(event);
+        if (painting && this.last) { this.stroke(this.last, this.at); this.last = this.at; }
+        this.point(event.pointerType !== "touch");
+      },
+      end: () => { this.last = null; },
+      cancel: () => { this.last = null; this.undo(); },
     });
-    canvas.addEventListener("pointermove", event => {
-      const next = this.place(event);
-      if (this.last) { this.stroke(this.last, next); this.last = next; }
-      this.at = next;
-      this.point(event.pointerType !== "touch");
-    });
-    for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => { this.last = null; });
     for (const name of ["pointerleave", "blur"]) canvas.addEventListener(name, () => this.point(false));
     canvas.addEventListener("focus", () => { if (canvas.matches(":focus-visible")) this.point(true); });
     canvas.addEventListener("keydown", event => this.key(event));
@@ -109,24 +133,25 @@ export class Boxes {
       const box = canvas.getBoundingClientRect(), inside = x => Math.min(1, Math.max(0, x));
       return [inside((event.clientX - box.left) / box.width), inside((event.clientY - box.top) / box.height)];
     };
-    canvas.addEventListener("pointerdown", event => {
-      if (this.things.length >= this.most) return;
-      canvas.setPointerCapture(event.pointerId);
-      this.last = share(event);
-      this.things.push({ category: this.categoryOf.value, box: [...this.last, 0, 0] });
-    });
-    canvas.addEventListener("pointermove", event => {
-      if (!this.last) return;
-      const [x, y] = share(event), [u, v] = this.last;
-      this.things.at(-1).box = [Math.min(x, u), Math.min(y, v), Math.abs(x - u), Math.abs(y - v)];
-      this.show();
-    });
-    for (const name of ["pointerup", "pointercancel"]) canvas.addEventListener(name, () => {
-      if (!this.last) return;
-      this.last = null;
-      const [, , w, h] = this.things.at(-1).box;
-      if (w < .01 || h < .01) this.things.pop();
-      this.changed();
+    onePointer(canvas, {
+      begin: event => {
+        if (this.things.length >= this.most) return false;
+        this.last = share(event);
+        this.things.push({ category: this.categoryOf.value, box: [...this.last, 0, 0] });
+        return true;
+      },
+      move: (event, painting) => {
+        if (!painting) return;
+        const [x, y] = share(event), [u, v] = this.last;
+        this.things.at(-1).box = [Math.min(x, u), Math.min(y, v), Math.abs(x - u), Math.abs(y - v)];
+        this.show();
+      },
+      end: () => {
+        const [, , w, h] = this.things.at(-1).box;
+        if (w < .01 || h < .01) this.things.pop();
+        this.changed();
+      },
+      cancel: () => { this.things.pop(); this.changed(); },
     });
   }
   add() {

@@ -1,11 +1,15 @@
 // The page: what can be asked for, asking, watching, and what came of it.
-import { Boxes, Easel } from "/easel.js";
+import { Boxes, Easel } from "./easel.js";
+import * as files from "./files.js";
 
 const by = id => document.getElementById(id);
 const TITLES = { segmentation: "Paint what should be where", class_label: "Choose what to draw", boxes: "Say where things are", points: "Say where things are", none: "Nothing to say", coordinate: "Nothing to say" };
+const WHAT = { depth: "A depth map", pose: "A map of key points" };
 const KEPT = "taming_jax drawings", MOST_KEPT = 24, EVERY = 300;
-let about, model, height, width, upload = null;
+let about, model, height, width;
+let upload = null, opening = null; // the file to send, and what becomes it
 let shown = null; // the drawing that is seen: {name, told, number}
+let seed; // of the map that was not painted
 let editing = null; // {base, number, top, left, picture, height, width}: a picture of which a part is drawn again
 let drawing = null; // the name of the one that was asked for here and is not over
 
@@ -25,16 +29,6 @@ async function ask(path, fields, body) {
   return answer;
 }
 const url = (path, fields) => path + "?" + new URLSearchParams(fields);
-function base64(bytes) {
-  let text = "";
-  for (let i = 0; i < bytes.length; i += 0x8000) text += String.fromCharCode(...bytes.subarray(i, i + 0x8000));
-  return btoa(text);
-}
-async function fileText(file) {
-  if (file.size > about.most.bytes) throw new Error(`This file is larger than the ${about.most.bytes >> 20} MiB that are taken.`);
-  return base64(new Uint8Array(await file.arrayBuffer()));
-}
-
 // --- what is asked for
 
 function chooseModel(number) {
@@ -94,7 +88,8 @@ function sizes() {
   readSize();
   if (model.kind !== "segmentation") return boxes.size(height, width);
   map.set(new Uint8Array(height * width), height, width, colours());
-  guarded(anotherMap)();
+  seed = model.first_map;
+  guarded(exampleMap)();
 }
 // height and width from what is chosen; whether they are others than before
 function readSize() {
@@ -132,9 +127,9 @@ async function mapFrom(path, fields, body) {
   return was[0] === model && was[1] === height && was[2] === width ? values : null;
 }
 // Unless, until it comes, something is painted or another map is there.
-async function anotherMap() {
-  const before = map.before, seed = Math.floor(Math.random() * 1e6);
-  const values = await mapFrom("/example", { model: model.number, height, width, seed });
+async function exampleMap() {
+  const before = map.before;
+  const values = await mapFrom("example", { model: model.number, height, width, seed });
   if (values && map.before === before) map.set(values, height, width, colours());
 }
 // Each pixel of a map of another size: by nearest neighbour.
@@ -168,29 +163,39 @@ function listBoxes() {
     return line;
   }));
 }
-const choose = guarded(async file => {
+// A file that was chosen, in the form in which it is sent. Of several the last counts, as of several models.
+const choose = guarded(file => {
   if (!file) return;
-  const seen = by("upload-seen");
-  upload = { text: await fileText(file), name: file.name };
-  by("drop-text").textContent = file.name;
-  seen.hidden = file.name.toLowerCase().endsWith(".npy");
-  if (!seen.hidden) {
-    seen.src = URL.createObjectURL(file);
-    try { await seen.decode(); } catch { seen.hidden = true; return; } // the server says what is wrong with it
+  upload = null; by("upload-seen").hidden = true;
+  return opening = open(file);
+});
+async function open(file) {
+  const was = model, seen = by("upload-seen"), most = about.most;
+  say("Opening the file");
+  const sent = model.photographs ? await files.photograph(file, model.files, most) : await files.values(file, WHAT[model.kind] || "This file", most);
+  const text = await files.text(sent.blob);
+  if (was !== model || by("by-file").hidden) return;
+  upload = { text, name: sent.name };
+  by("drop-text").textContent = sent.name;
+  seen.hidden = !sent.size;
+  URL.revokeObjectURL(seen.src);
+  if (sent.size) {
+    seen.src = URL.createObjectURL(sent.blob);
+    const [w, h] = sent.size;
     if (model.any_size) {
-      let scale = Math.max(model.kind === "low_res" ? model.scale : 1, model.sides[0] / seen.naturalHeight, model.sides[1] / seen.naturalWidth);
-      scale = Math.min(scale, Math.sqrt(about.most.pixels / 8 / (seen.naturalHeight * seen.naturalWidth)));
+      let scale = Math.max(model.kind === "low_res" ? model.scale : 1, model.sides[0] / h, model.sides[1] / w);
+      scale = Math.min(scale, Math.sqrt(about.most.pixels / 8 / (h * w)));
       const side = (natural, least) => Math.max(least, Math.round(natural * scale / model.factor) * model.factor);
-      setSize(side(seen.naturalHeight, model.sides[0]), side(seen.naturalWidth, model.sides[1]));
+      setSize(side(h, model.sides[0]), side(w, model.sides[1]));
     }
   }
-  say("");
-});
+  say(sent.told);
+}
 
 function wanted() {
   const number = id => by(id).value === "" ? null : +by(id).value;
   const fields = { model: model.number, height, width, stride: by("stride-of").hidden ? 1 : number("stride"), ...Object.fromEntries(["n", "seed", "temperature", "top_p", "top_k", "guidance"].map(id => [id, number(id)])) };
-  if (model.kind === "segmentation") fields.labels = base64(map.values);
+  if (model.kind === "segmentation") fields.labels = files.base64(map.values);
   if (model.classes.length) fields.class = number("class");
   if (model.categories.length) fields.objects = boxes.things;
   if (!by("by-file").hidden) {
@@ -198,7 +203,7 @@ function wanted() {
     fields.upload = upload.text;
   }
   if (editing) {
-    fields.redraw = base64(mask.values);
+    fields.redraw = files.base64(mask.values);
     if (editing.base) Object.assign(fields, { base: editing.base, number: editing.number, top: editing.top, left: editing.left });
     else fields.picture = editing.text;
   }
@@ -210,8 +215,9 @@ function wanted() {
 async function draw() {
   busy(true);
   try {
+    await Promise.resolve(opening).catch(() => {});
     say("");
-    const { name } = await (await ask("/draw", {}, JSON.stringify(wanted()))).json();
+    const { name } = await (await ask("draw", {}, JSON.stringify(wanted()))).json();
     keep(name);
     leaveEditing();
     by("result").scrollIntoView({ block: "nearest", behavior: "smooth" });
@@ -227,7 +233,7 @@ async function watch(name) {
   busy(true);
   by("progress").value = 0;
   for (let seen = 0; ;) {
-    const told = await (await ask("/drawing", { name })).json();
+    const told = await (await ask("drawing", { name })).json();
     if (told.shown > seen) { seen = told.shown; await show(name, told); }
     by("progress").value = told.done / told.steps;
     if (told.state === "waiting") say(told.ahead ? `Waiting; ${told.ahead} before it` : "Waiting");
@@ -263,21 +269,21 @@ async function show(name, told) {
   const loads = [...sheet.children].map(async (cell, i) => {
     const next = new Image(), old = cell.querySelector("img");
     next.alt = `Picture ${i + 1} of ${told.pictures}${told.labels?.[i] ? `: ${told.labels[i]}` : ""}${over ? "" : ", not finished"}`;
-    next.src = url("/picture", { name, number: i, shown: told.shown });
+    next.src = url("picture", { name, number: i, shown: told.shown });
     try { await next.decode(); } catch { return; }
     old.replaceWith(next);
     if (told.labels?.[i] && cell.children.length < 2) cell.append(told.labels[i]);
   });
   await Promise.all(loads);
   by("condition").hidden = !told.condition;
-  if (told.condition) by("condition").querySelector("img").src = url("/file", { name, file: "condition" });
+  if (told.condition) by("condition").querySelector("img").src = url("file", { name, file: "condition" });
   for (const id of ["actions", "how"]) by(id).hidden = !over;
   by("command").textContent = told.command;
   by("python").textContent = told.python;
   const files = by("how-files");
   files.replaceChildren(...(told.files.length ? ["With these files beside you: ", ...told.files.flatMap((file, i) => {
     const link = document.createElement("a");
-    Object.assign(link, { href: url("/file", { name, file }), download: file, textContent: file });
+    Object.assign(link, { href: url("file", { name, file }), download: file, textContent: file });
     return i ? [", ", link] : [link];
   }), ". "] : []), told.exact ? "" : "Here the codes of what stays were kept; these read them from its pixels again. ", "Or, from a picture that you have saved: python sample.py --reproduce=PICTURE.png");
   select(shown.number);
@@ -286,7 +292,7 @@ function select(number) {
   shown.number = Math.min(number, shown.told.pictures - 1);
   [...by("sheet").children].forEach((cell, i) => cell.setAttribute("aria-pressed", i === shown.number));
   const { stem, seed } = shown.told;
-  by("save").href = url("/picture", { name: shown.name, number: shown.number });
+  by("save").href = url("picture", { name: shown.name, number: shown.number });
   by("save").download = `${stem}_seed${seed}${shown.told.pictures > 1 ? `_${shown.number}` : ""}.png`;
 }
 const kept = () => { try { return JSON.parse(localStorage.getItem(KEPT)) || []; } catch { return []; } };
@@ -299,12 +305,12 @@ async function gallery() {
   const thumbs = [];
   for (const name of kept()) {
     let told;
-    try { told = await (await ask("/drawing", { name })).json(); } catch { forget(name); continue; }
+    try { told = await (await ask("drawing", { name })).json(); } catch { forget(name); continue; }
     if (["waiting", "drawing"].includes(told.state)) unfinished ??= name;
     if (told.state !== "done") continue;
     const button = document.createElement("button"), image = document.createElement("img");
     button.type = "button";
-    image.src = url("/picture", { name }); image.loading = "lazy"; image.alt = `${told.pictures > 1 ? `${told.pictures} pictures` : "A picture"} by ${told.model}, seed ${told.seed}`;
+    image.src = url("picture", { name }); image.loading = "lazy"; image.alt = `${told.pictures > 1 ? `${told.pictures} pictures` : "A picture"} by ${told.model}, seed ${told.seed}`;
     button.append(image);
     button.setAttribute("aria-current", shown?.name === name);
     button.onclick = guarded(async () => { leaveEditing(); await show(name, told); [...by("thumbs").children].forEach(b => b.setAttribute("aria-current", b === button)); });
@@ -321,14 +327,14 @@ const HIDDEN = [[0, 0, 0, 0], [214, 40, 90, 150]];
 async function mapOf(name, told) { // the labels that a picture was painted on
   const file = told.files.find(other => other.endsWith("_map.png"));
   if (!file) return null;
-  const bitmap = await createImageBitmap(await (await ask("/file", { name, file })).blob(), { colorSpaceConversion: "none" });
+  const bitmap = await createImageBitmap(await (await ask("file", { name, file })).blob(), { colorSpaceConversion: "none" });
   const pen = Object.assign(document.createElement("canvas"), { width: bitmap.width, height: bitmap.height }).getContext("2d");
   pen.drawImage(bitmap, 0, 0);
   return pen.getImageData(0, 0, bitmap.width, bitmap.height).data.filter((_, i) => i % 4 === 0);
 }
 async function edit() {
   const { name, number, told } = shown, picture = new Image();
-  picture.src = url("/picture", { name, number });
+  picture.src = url("picture", { name, number });
   await picture.decode();
   if (told.model !== model.name) throw new Error(`This was drawn by ${told.model}; choose it above first.`);
   const labels = model.kind === "segmentation" ? await mapOf(name, told) : null;
@@ -385,22 +391,16 @@ function extend(side) {
 // A picture of the user's own, as large as fits into the size that is chosen; the rest is to be drawn.
 async function completeFile(file) {
   if (!file) return;
-  let bitmap;
-  try { bitmap = await createImageBitmap(file); } catch { throw new Error("This file is no picture that the browser can open."); }
-  const scale = Math.min(width / bitmap.width, height / bitmap.height), cells = x => Math.max(model.code, Math.floor(x * scale / model.code) * model.code);
-  const w = cells(bitmap.width), h = cells(bitmap.height), left = Math.floor((width - w) / 2 / model.code) * model.code, top = Math.floor((height - h) / 2 / model.code) * model.code;
-  const canvas = Object.assign(document.createElement("canvas"), { width, height }), pen = canvas.getContext("2d");
-  pen.fillStyle = "#808080"; pen.fillRect(0, 0, width, height);
-  pen.imageSmoothingQuality = "high"; pen.drawImage(bitmap, left, top, w, h);
-  const blob = await new Promise(done => canvas.toBlob(done, "image/png")), values = new Uint8Array(height * width).fill(1);
+  const { canvas, blob, left, top, w, h } = await files.fitted(file, width, height, model.code);
+  const values = new Uint8Array(height * width).fill(1);
   for (let y = top; y < top + h; y++) values.fill(0, y * width + left, y * width + left + w);
-  beginEditing({ base: null, text: await fileText(blob), top: 0, left: 0, picture: canvas }, values);
+  beginEditing({ base: null, text: await files.text(blob), top: 0, left: 0, picture: canvas }, values);
 }
 
 // --- wiring
 
 by("settings").addEventListener("submit", event => { event.preventDefault(); if (!by("draw").disabled) guarded(draw)(); });
-by("cancel").onclick = guarded(async () => { if (drawing) await ask("/cancel", { name: drawing }, ""); });
+by("cancel").onclick = guarded(async () => { if (drawing) await ask("cancel", { name: drawing }, ""); });
 by("model").onchange = guarded(() => { leaveEditing(); return chooseModel(+by("model").value); });
 for (const id of ["size", "size-w", "size-h"]) by(id).onchange = guarded(() => {
   const old = { h: height, w: width, values: map.values };
@@ -409,25 +409,30 @@ for (const id of ["size", "size-w", "size-h"]) by(id).onchange = guarded(() => {
   if (model.kind !== "segmentation") return boxes.size(height, width);
   const painted = map.before.length;
   map.set(resized(old.values, old.h, old.w), height, width, colours());
-  if (model.examples && !painted) return anotherMap(); // in place of what nobody painted
+  if (model.examples && !painted) return exampleMap(); // in place of what nobody painted
   map.remember();
 });
 by("fill").onchange = () => { map.filling = by("fill").checked; };
 by("undo").onclick = () => map.undo();
-by("example").onclick = guarded(anotherMap);
+by("example").onclick = guarded(() => { seed = Math.floor(Math.random() * 1e6); return exampleMap(); });
 by("map-file").onchange = guarded(async event => {
   const [file] = event.target.files;
   event.target.value = "";
   if (!file) return;
-  const body = JSON.stringify({ model: model.number, height, width, upload: await fileText(file) });
-  const values = await mapFrom("/labels", {}, body);
+  const { blob } = await files.values(file, "A map of labels", about.most);
+  const body = JSON.stringify({ model: model.number, height, width, upload: await files.text(blob) });
+  const values = await mapFrom("labels", {}, body);
   if (!values) throw new Error("The size was changed while the map was opened; open it again.");
   map.set(values, height, width, colours());
   map.remember();
   say("");
 });
 by("add-box").onclick = () => { boxes.add(); by("box-list").querySelector("li:last-child select")?.focus(); };
-by("upload").onchange = event => choose(event.target.files[0]);
+by("upload").onchange = event => {
+  const [file] = event.target.files;
+  event.target.value = ""; // the same one may be chosen again
+  choose(file);
+};
 by("drop").ondragover = event => { event.preventDefault(); by("drop").classList.add("over"); };
 by("drop").ondragleave = () => by("drop").classList.remove("over");
 by("drop").ondrop = event => { event.preventDefault(); by("drop").classList.remove("over"); choose(event.dataTransfer.files[0]); };
@@ -464,7 +469,7 @@ for (const button of document.querySelectorAll("[data-copy]")) button.onclick = 
 });
 
 guarded(async () => {
-  about = await (await ask("/about", {})).json();
+  about = await (await ask("about", {})).json();
   by("model").replaceChildren(...about.models.map((one, i) => new Option(one.name, i)));
   by("model-of").hidden = about.models.length < 2;
   await chooseModel(0);
