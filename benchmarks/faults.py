@@ -36,7 +36,7 @@ KILLED = ["--config.train.steps=600", "--config.train.save_every=4", "--config.t
 KILLED += ["--config.train.image_every=1000"]
 HEARTBEAT = 10
 # Processes that share few cores compile at different speeds, and their collectives wait for one another 30 s at most.
-QUICK = "--xla_backend_optimization_level=0"
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_opt_preset=FAST_COMPILE"
 
 
 def history(workdir: Path) -> list[dict[str, float]]:
@@ -223,9 +223,9 @@ STOPPED += ["--config.train.image_every=12"]
 
 def signalled(root: Path, programs: list[str], kinds: list[str], count: int, seed: int) -> None:
     """`count` signals, in turn to each program, each at a random moment of a run; a table of what became of them."""
-    run([*FIRST, *STOPPED], root, "first_stage", prepare=FOREGROUND)
+    run([*FIRST, *STOPPED], root, "first_stage", prepare=FOREGROUND, XLA_FLAGS=QUICK)
     first = f"--config.first_stage={root / 'first_stage'}"
-    run([*SECOND, *STOPPED, first], root, "model", prepare=FOREGROUND)
+    run([*SECOND, *STOPPED, first], root, "model", prepare=FOREGROUND, XLA_FLAGS=QUICK)
     drawn = ["sample.py", "--config=configs/demo_class.py:tiny", f"--workdir={root / 'model'}"]
     drawn += ["--config.sample.n=24", "--config.sample.batch_size=2"]
     codes = [
@@ -256,7 +256,7 @@ def signalled(root: Path, programs: list[str], kinds: list[str], count: int, see
 def _signalled(root: Path, name: str, command: Callable, kinds: list[str], count: int, seed: int) -> dict[str, object]:
     """A row of the table. wrong: what is not as it should be, each printed when it shows."""
     rng, out = random.Random(f"{seed} {name}"), root / name / "out"
-    begin = lambda: Group(command(out), root / "logs" / name, cache=root / "cache", prepare=FOREGROUND)
+    begin = lambda: Group(command(out), root / "logs" / name, cache=root / "cache", prepare=FOREGROUND, XLA_FLAGS=QUICK)
     row: dict[str, object] = {"program": name, "signals": 0, **dict.fromkeys(kinds, 0), "runs": 0, "same bits": 0}
     began = time.monotonic()
     if any(begin().wait(600)):
