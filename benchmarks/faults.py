@@ -1,10 +1,15 @@
-"""Trainings that are killed, run out of disk, find a spoiled checkpoint or lose a process: what they leave is compared
-with an undisturbed run. Small networks on CPU; about 15 minutes on two cores.
+"""Programs that are killed, sent signals, run out of disk, find a spoiled checkpoint or lose a process: what they leave
+is compared with an undisturbed run. Small networks on CPU; about 15 minutes on two cores, and one for six signals.
 
-python benchmarks/faults.py [kills processes disk damage] [--kills 20] [--workdir DIR]
+python benchmarks/faults.py [signals kills processes disk damage] [--kills 20] [--workdir DIR]
+    [--program NAME ...] [--signals KILL INT HUP TERM TWO] [--count 100] [--seed 0]
+
+`signals` sends so many in all, at random moments, to programs (first, second, draw, encode, samples) that are started
+again until they come to their end; TWO are two at once. It works in parts: a part is a program, and --seed.
 """
 
 import argparse
+import hashlib
 import json
 import random
 import shutil
@@ -13,24 +18,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from processes import FIRST, ROOT, SECOND, Group
+from processes import FIRST, ROOT, SECOND, TINY, Group
 
 sys.path.insert(0, str(ROOT))
 
 import jax
 
 from taming_jax import checkpoint
+from taming_jax.checkpoint import read
 
 KILLED = ["--config.train.steps=600", "--config.train.save_every=4", "--config.train.eval_every=1000"]
 KILLED += ["--config.train.image_every=1000"]
 HEARTBEAT = 10
 # Processes that share few cores compile at different speeds, and their collectives wait for one another 30 s at most.
-QUICK = "--xla_backend_optimization_level=0"
+QUICK = "--xla_backend_optimization_level=0 --xla_cpu_opt_preset=FAST_COMPILE"
 
 
 def history(workdir: Path) -> list[dict[str, float]]:
@@ -54,7 +60,7 @@ def start(command: list[str], root: Path, name: str, **options) -> Group:
 def same(a: Path, b: Path) -> bool:
     """Whether two trainings left the same, bit for bit: the history, and all arrays of the last checkpoint."""
     folders = [checkpoint.find_step(str(workdir)) for workdir in (a, b)]
-    trees = [[checkpoint._load_tree(folder, item) for item in ("params", "train")] for folder in folders]
+    trees = [[read.load_tree(folder, item) for item in ("params", "train")] for folder in folders]
     leaves = [jax.tree.leaves(tree) for tree in trees]
     equal = all(np.array_equal(x, y) for x, y in zip(*leaves, strict=True))
     return equal and folders[0].name == folders[1].name and history(a) == history(b)
@@ -207,13 +213,146 @@ def damage(root: Path) -> None:
         print(f"{how}: same bits {same(root / 'whole', root / name)}; it said:\n  {' '.join(said)[:400]}")
 
 
-TESTS = {"kills": kills, "processes": processes, "disk": disk, "damage": damage}
+KINDS = ("KILL", "INT", "HUP", "TERM", "TWO")
+STATUS = {"INT": 130, "TERM": 143, "HUP": 129}
+# As a shell starts a program in the foreground, also where this one runs in the background.
+FOREGROUND = "import signal as s; s.signal(s.SIGINT, s.default_int_handler); s.signal(s.SIGHUP, s.SIG_DFL)"
+STOPPED = ["--config.train.steps=24", "--config.train.save_every=5", "--config.train.eval_every=6"]
+STOPPED += ["--config.train.image_every=12"]
+
+
+def signalled(root: Path, programs: list[str], kinds: list[str], count: int, seed: int) -> None:
+    """`count` signals, in turn to each program, each at a random moment of a run; a table of what became of them."""
+    run([*FIRST, *STOPPED], root, "first_stage", prepare=FOREGROUND, XLA_FLAGS=QUICK)
+    first = f"--config.first_stage={root / 'first_stage'}"
+    run([*SECOND, *STOPPED, first], root, "model", prepare=FOREGROUND, XLA_FLAGS=QUICK)
+    drawn = ["sample.py", "--config=configs/demo_class.py:tiny", f"--workdir={root / 'model'}"]
+    drawn += ["--config.sample.n=24", "--config.sample.batch_size=2"]
+    codes = [
+        "taming_jax/encode_dataset.py",
+        "--config=configs/demo_class.py:tiny",
+        *TINY,
+        first,
+        "--images_per_shard=4",
+    ]
+    judged = ["taming_jax/evaluate.py", "samples", root / "model", "--n=24", "--draw_batch=2", "--features=demo"]
+    known = {  # the command, the folder that it writes, the name of which is in what it writes
+        "first": lambda out: [*FIRST, *STOPPED, f"--workdir={out}"],
+        "second": lambda out: [*SECOND, *STOPPED, first, f"--workdir={out}"],
+        "draw": lambda out: [*drawn, f"--config.sample.out={out}"],
+        "encode": lambda out: [*codes, f"--out={out}"],
+        "samples": lambda out: [*judged, f"--out={out / 'result.json'}"],
+    }
+    rows = [_signalled(root, name, known[name], kinds, len(range(i, count, len(programs))), seed)
+            for i, name in enumerate(programs)]  # fmt: skip
+    columns = ("program", "signals", *kinds, "runs", "same bits", "wrong")
+    print(
+        "\n" + "\n".join(" | ".join(f"{row[x]!s:>9}" for x in columns) for row in (dict(zip(columns, columns)), *rows))
+    )
+    if wrong := sum(row["wrong"] for row in rows):
+        sys.exit(f"{wrong} wrong")
+
+
+def _signalled(root: Path, name: str, command: Callable, kinds: list[str], count: int, seed: int) -> dict[str, object]:
+    """A row of the table. wrong: what is not as it should be, each printed when it shows."""
+    rng, out = random.Random(f"{seed} {name}"), root / name / "out"
+    begin = lambda: Group(command(out), root / "logs" / name, cache=root / "cache", prepare=FOREGROUND, XLA_FLAGS=QUICK)
+    row: dict[str, object] = {"program": name, "signals": 0, **dict.fromkeys(kinds, 0), "runs": 0, "same bits": 0}
+    began = time.monotonic()
+    if any(begin().wait(600)):
+        raise RuntimeError(f"{name} does not run; see {root / 'logs' / name}")
+    seconds, whole, wrong = time.monotonic() - began, _left(name, out), 0
+    shutil.rmtree(out)
+    sent = 0
+    while sent < count or out.exists():
+        group, kind = begin(), rng.choice(kinds) if sent < count else ""
+        moment, process = rng.uniform(0, seconds), group.processes[0]
+        while kind and process.poll() is None and time.monotonic() - group.began < moment:
+            time.sleep(0.01)
+        if kind and process.poll() is None:
+            numbers = [kind] if kind != "TWO" else rng.choices(list(STATUS), k=2)
+            children = _children(process.pid)
+            for number in numbers:
+                process.send_signal(getattr(signal, f"SIG{number}"))
+                time.sleep(rng.uniform(0, 1) ** 3)
+            sent, row["signals"], row[kind] = sent + 1, row["signals"] + 1, row[kind] + 1
+            (status,) = group.wait(600)
+            said = [f"{kind} at {moment:.1f} s of {seconds:.1f}: ended with {status}"]
+            problems = _problems(name, out, numbers[0], status, group.output(), children)
+            wrong += bool(problems)
+            print(name, *said, *problems, sep="; ", flush=True)
+        (status,) = group.wait(600)
+        if status == 0:
+            row["runs"] += 1
+            equal = _left(name, out) == whole
+            row["same bits"] += equal
+            wrong += not equal
+            if not equal:
+                found = _left(name, out)
+                print(
+                    name, "differs in", sorted(k for k in whole.keys() | found.keys() if whole.get(k) != found.get(k))
+                )
+            shutil.rmtree(out)
+    return {**row, "wrong": wrong}
+
+
+def _problems(name: str, out: Path, kind: str, status: int, said: str, children: list[int]) -> list[str]:
+    """What a signal has left that it should not."""
+    found = []
+    if status not in (0, STATUS.get(kind, -9), -getattr(signal, f"SIG{kind}")):  # the last: before its first line
+        found.append(f"a status of {status}")
+    if kind == "KILL":
+        return found
+    found += [f"it said {word}" for word in ("Traceback", "terminate called", "Fatal Python", "FATAL") if word in said]
+    found += [f"process {pid} goes on" for pid in children if Path(f"/proc/{pid}").exists()]
+    names = [path.relative_to(out) for path in out.rglob("*")] if out.exists() else []
+    found += [f"{x} is left" for x in names if x.name == "in_use.lock" or x.name.startswith(".") or "tmp" in x.name]
+    if name in ("first", "second") and status > 0 and (out / "metrics.jsonl").exists() and "saved;" in said:
+        newest, last = checkpoint.find_step(str(out)).name, max(line["step"] for line in history(out))
+        if int(newest) < last:
+            found.append(f"saved step {newest} of {last}")
+    return found
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _left(name: str, out: Path) -> dict[str, object]:
+    """What a run leaves, but for when it ran."""
+    found: dict[str, object] = {}
+    for path in sorted(path for path in out.rglob("*") if path.is_file()):
+        inner = str(path.relative_to(out))
+        if "checkpoints" not in path.parts and path.suffix not in (".json", ".md"):
+            found[inner] = hashlib.sha256(path.read_bytes()).hexdigest()
+    if name in ("first", "second"):
+        folder = checkpoint.find_step(str(out))
+        trees = [read.load_tree(folder, item) for item in ("params", "train")]
+        found["step"] = folder.name
+        found |= {f"array {i}": np.asarray(x).tobytes() for i, x in enumerate(jax.tree.leaves(trees))}
+    if name == "samples":
+        result = json.loads((out / "result.json").read_text())
+        found["figures"] = {key: value for key, value in result.items() if key != "protocol"}
+    if name == "encode":
+        found["info"] = (out / "info.json").read_text()
+    return found
+
+
+TESTS = {"signals": signalled, "kills": kills, "processes": processes, "disk": disk, "damage": damage}
+PROGRAMS = ("first", "second", "draw", "encode", "samples")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tests", nargs="*", default=[], metavar="TEST", help=f"of {', '.join(TESTS)}; default all")
     parser.add_argument("--kills", type=int, default=20, help="how often to kill")
+    parser.add_argument("--program", nargs="+", default=PROGRAMS, choices=PROGRAMS, help="of signals; default all")
+    parser.add_argument("--signals", nargs="+", default=KINDS, choices=KINDS, help="of signals; default all")
+    parser.add_argument("--count", type=int, default=100, help="how many signals in all")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments of signals")
     parser.add_argument("--workdir", help="where to work; default: a temporary folder")
     arguments = parser.parse_args()
     if unknown := set(arguments.tests) - set(TESTS):
@@ -225,7 +364,9 @@ def main() -> None:
         (root / name).mkdir(parents=True)
         (root / "cache").mkdir(exist_ok=True)
         (root / name / "cache").symlink_to(root / "cache")
-        TESTS[name](root / name, *([arguments.kills] if name == "kills" else []))
+        given = {"kills": [arguments.kills]}
+        given["signals"] = [list(arguments.program), list(arguments.signals), arguments.count, arguments.seed]
+        TESTS[name](root / name, *given.get(name, []))
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
 
 

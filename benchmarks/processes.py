@@ -55,7 +55,7 @@ class Group:
         if count > 1:
             environment |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{_free_port()}", "JAX_NUM_PROCESSES": str(count)}
         start = [sys.executable, "-c", START.format(f"{prepare}\n{PROGRAM}" if prepare else PROGRAM)]
-        self.processes = []
+        self.processes, self.began = [], time.monotonic()
         for i in range(count):
             with (logs / f"{i}.txt").open("w", encoding="utf-8") as log:
                 process = subprocess.Popen(

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from taming_jax.trained.loading import load
     from taming_jax.trained.token_model import TokenModel
 
-# TensorFlow only reads files here, and need not narrate it. It looks when it is imported, which nothing above does.
+# TensorFlow only reads files here, and need not narrate it, nor its fast matrix products, which that level leaves in.
+# It looks when it is imported, which nothing above does.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 _HOMES = {"FirstStage": "first_stage", "Generator": "generator", "TokenModel": "token_model", "load": "loading"}
 __all__ = ["FirstStage", "Generator", "TokenModel", "load"]

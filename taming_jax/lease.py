@@ -109,8 +109,9 @@ class Lease:
         while True:
             found = self._read()
             if found is not None and not self._dead(*found):
+                owner, _ = self._read() or found  # which may just have come, and named itself
                 raise ValueError(
-                    f"{os.fspath(self.folder)!r} is in use by {found[0]}. Wait for its end, stop it, or choose another "
+                    f"{os.fspath(self.folder)!r} is in use by {owner}. Wait for its end, stop it, or choose another "
                     f"folder; if there is no such process, remove {os.fspath(self.file)!r}."
                 )
             if found is not None:
@@ -118,10 +119,15 @@ class Lease:
                 self.file.unlink(missing_ok=True)
             if in_turn and found is None:
                 try:
-                    with open(self.file, "x") as file:  # of two that come at once, the first has it
-                        file.write(self._text)
+                    file = open(self.file, "x")  # noqa: SIM115  # of two that come at once, the first has it
                 except FileExistsError:
                     continue
+                try:
+                    with file:
+                        file.write(self._text)
+                except OSError:  # as on a full disk
+                    self.file.unlink()
+                    raise
                 break
             self.file.write_text(self._text)  # of two that come at once, the last has it
             time.sleep(SETTLE)
@@ -181,17 +187,6 @@ def held(folder: str | os.PathLike[str], work: str, together: bool = True) -> It
     holds the folder for all, and all are refused alike; else each is to hold a folder of its own.
     """
     lease, new = Lease(folder, work), not epath.Path(folder).exists()
-    several = together and jax.process_count() > 1
-    refused: Exception | None = None
-    if not several or jax.process_index() == 0:
-        try:
-            lease.take()
-        except (ValueError, OSError) as error:
-            refused = error
-    if several and bool(multihost_utils.broadcast_one_to_all(np.array(refused is not None))) and refused is None:
-        refused = ValueError(f"{os.fspath(folder)!r} is refused to the first process, whose log says why.")
-    if refused:
-        raise refused
 
     def give_back() -> None:
         lease.give_back()
@@ -200,4 +195,15 @@ def held(folder: str | os.PathLike[str], work: str, together: bool = True) -> It
                 os.rmdir(folder)
 
     with stopping.undoing(give_back):
+        several = together and jax.process_count() > 1
+        refused: Exception | None = None
+        if not several or jax.process_index() == 0:
+            try:
+                lease.take()
+            except (ValueError, OSError) as error:
+                refused = error
+        if several and bool(multihost_utils.broadcast_one_to_all(np.array(refused is not None))) and refused is None:
+            refused = ValueError(f"{os.fspath(folder)!r} is refused to the first process, whose log says why.")
+        if refused:
+            raise refused
         yield lease

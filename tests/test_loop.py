@@ -1,11 +1,18 @@
 """The loop around a network of one number: going on after damage, and what may have changed since."""
 
+import contextlib
 import copy
 import dataclasses
 import errno
 import json
 import logging
+import os
+import random
 import shutil
+import signal
+import sys
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -19,6 +26,7 @@ from taming_jax import checkpoint
 from taming_jax.experiment import TransformerExperiment, VQGANExperiment, saved_form
 from taming_jax.settings import from_dict
 from taming_jax.sharding import MeshConfig, make_mesh
+from taming_jax.stopping import NAMES
 from taming_jax.training import loop
 from taming_jax.training.changes import compare
 from taming_jax.training.optim import OptimizerConfig, make_optimizer
@@ -62,7 +70,7 @@ def batches(start):
         yield {"x": np.full((2,), start, np.float32)}
 
 
-def train(workdir, saved_config=FIRST, hooks=(), training=Training(), **settings):
+def train(workdir, saved_config=FIRST, hooks=(), training=Training(), lease=None, **settings):
     settings = {"steps": 6, "log_every": 1, "save_every": 2} | settings
     return loop.train(
         training=training,
@@ -74,6 +82,7 @@ def train(workdir, saved_config=FIRST, hooks=(), training=Training(), **settings
         workdir=str(workdir),
         mesh=make_mesh(MeshConfig(1)),
         report=Report(str(workdir), tensorboard=False),
+        lease=lease,
     )
 
 
@@ -179,6 +188,97 @@ def test_a_signal_before_the_first_step_of_a_resumed_training_ends_it(tmp_path, 
     monkeypatch.setattr(Stop, "requested", lambda self, number: asked.append(number) or number == 7)
     state, finished = train(tmp_path, steps=8)  # while the step was compiled
     assert not finished and int(state.step) == 7 and asked == [1, 1, 6, 7]
+
+
+def stop_here(name="INT"):
+    os.kill(os.getpid(), getattr(signal, f"SIG{name}"))
+    time.sleep(0.01)  # Python comes to the handler
+
+
+@pytest.mark.parametrize("name", ["INT", "TERM", "HUP"])
+@pytest.mark.parametrize("moment", ["data", "evaluation", "pictures", "saving", "last evaluation"])
+def test_a_signal_at_any_moment_costs_nothing(moment, name, tmp_path, monkeypatch):
+    """Several times, as by an impatient person; what goes on then is as if nothing had been."""
+    rng = random.Random(f"{moment} {name}")
+    at = {"data": rng.randint(2, 6), "last evaluation": 6, "saving": rng.choice((2, 4))}.get(moment, 3)
+    armed, save = [True], checkpoint.Checkpoints.save
+
+    def when(this, number):
+        if armed and this in moment and number == at:
+            armed.clear()
+            for _ in range(rng.randint(1, 3)):
+                with contextlib.suppress(KeyboardInterrupt) if this == "saving" else contextlib.nullcontext():
+                    stop_here(name)
+
+    undisturbed = batches
+
+    def signalled(start):
+        for number, batch in enumerate(undisturbed(start), start + 1):
+            when("data", number)
+            yield batch
+
+    def measure(state, number):
+        when("evaluation", number)
+        return {"loss": float(state.params["weight"].sum())}
+
+    def draw(state, number):
+        when("pictures", number)
+        (folder / "images").mkdir(exist_ok=True)
+        (folder / "images" / f"drawn_{number:07d}.png").write_bytes(str(state.params["weight"].sum()).encode())
+
+    def saves(self, number, **items):
+        when("saving", number)
+        save(self, number, **items)
+        when("saving", number)
+
+    hooks = (loop.Hook("val", 3, measure, ("loss",)), loop.Hook("images", 3, draw))
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", saves)
+    before = [signal.getsignal(number) for number in NAMES]
+    monkeypatch.setattr(sys.modules[__name__], "batches", signalled) if moment == "data" else None
+    folder = tmp_path / "stopped"
+    state, finished = train(folder, hooks=hooks)
+    assert not finished and not armed and int(checkpoint.find_step(str(folder)).name) == int(state.step)
+    assert [signal.getsignal(number) for number in NAMES] == before
+    _, finished = train(folder, hooks=hooks)
+    assert finished
+    folder = tmp_path / "undisturbed"
+    state, _ = train(folder, hooks=hooks)
+    assert history(tmp_path / "stopped") == history(folder)
+    saved = checkpoint.load_params(str(tmp_path / "stopped"))
+    np.testing.assert_array_equal(saved["weight"], state.params["weight"])
+    pictures = [{p.name: p.read_bytes() for p in (tmp_path / x / "images").iterdir()} for x in ("stopped", folder.name)]
+    assert pictures[0] == pictures[1] and len(pictures[0]) == 2
+
+
+def test_a_signal_before_the_first_step_saves_nothing(tmp_path, monkeypatch, caplog):
+    undisturbed = batches
+
+    def signalled(start):
+        stop_here()
+        yield from undisturbed(start)
+
+    monkeypatch.setattr(sys.modules[__name__], "batches", signalled)
+    with caplog.at_level(logging.WARNING):
+        _, finished = train(tmp_path)
+    assert not finished and "before the first step" in caplog.text
+    assert not checkpoint.has_checkpoint(str(tmp_path))
+
+
+def test_a_training_may_run_in_any_thread(tmp_path):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(train(tmp_path)[1]))
+    thread.start(), thread.join()
+    assert found == [True]
+
+
+def test_a_training_whose_folder_was_taken_over_saves_nothing_more(tmp_path):
+    class Lost:
+        def check(self):
+            raise ValueError("taken over")
+
+    with pytest.raises(ValueError, match="taken over"):
+        train(tmp_path, lease=Lost())
+    assert not checkpoint.has_checkpoint(str(tmp_path))
 
 
 def changed(config, path, value):

@@ -1,5 +1,7 @@
 """Meshes, where arrays go on them, and the sizes that are refused."""
 
+import random
+import threading
 from types import SimpleNamespace
 
 import jax
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from taming_jax import sharding
+from taming_jax import joining, sharding
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.settings import from_dict
 from taming_jax.sharding import AXES, MeshConfig, check_batch, make_mesh, put_batch, state_shardings
@@ -95,6 +97,93 @@ def test_an_address_that_is_not_whole_is_refused(missing, monkeypatch):
     monkeypatch.setattr(sharding.os, "environ", {name: value for name, value in HOSTS.items() if name != missing})
     with pytest.raises(ValueError, match=f"given, but not {missing}: set all three"):
         sharding.start_distributed()
+
+
+SIZES = {
+    "OMPI": (
+        "OMPI_COMM_WORLD_SIZE",
+        "OMPI_COMM_WORLD_RANK",
+        "OMPI_COMM_WORLD_LOCAL_SIZE",
+        "OMPI_COMM_WORLD_LOCAL_RANK",
+    ),
+    "torchrun": ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK"),
+    "PMI": ("PMI_SIZE", "PMI_RANK", "MPI_LOCALNRANKS", "MPI_LOCALRANKID"),
+    "MVAPICH": tuple(f"MV2_COMM_WORLD_{name}" for name in ("SIZE", "RANK", "LOCAL_SIZE", "LOCAL_RANK")),
+}
+MASTER = {"MASTER_ADDR": "node7", "MASTER_PORT": "29500"}
+ELASTIC = {**MASTER, "TORCHELASTIC_RUN_ID": "x"}
+
+
+def joined(environment, monkeypatch):
+    """What `jax.distributed.initialize` is called with; () where it is not."""
+    calls = []
+    monkeypatch.setattr(sharding.os, "environ", environment)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *address, **options: calls.append((*address, options)))
+    sharding.start_distributed(7)
+    return calls[0] if calls else ()
+
+
+@pytest.mark.parametrize(
+    ("launcher", "more", "address"),
+    [
+        ("OMPI", MASTER, "node7:29500"),
+        ("OMPI", {"JAX_COORDINATOR_ADDRESS": "a:9"}, "a:9"),
+        ("torchrun", MASTER, "node7:29500"),
+        ("torchrun", {"MASTER_ADDR": "fd00::7", "MASTER_PORT": "29500"}, "[fd00::7]:29500"),
+        ("torchrun", ELASTIC | {"TORCHELASTIC_USE_AGENT_STORE": "False"}, "node7:29500"),
+        ("torchrun", ELASTIC | {"TORCHELASTIC_USE_AGENT_STORE": "True"}, "node7:29501"),  # torchrun has the other
+        ("torchrun", ELASTIC | STEP, "node7:29500"),  # which srun has started, once a node
+        ("OMPI", STEP | {"JAX_COORDINATOR_ADDRESS": "a:9"}, "a:9"),  # mpirun starts its own helpers by srun
+        ("PMI", {"JAX_COORDINATOR_ADDRESS": "a:9"}, "a:9"),
+        ("MVAPICH", {"JAX_COORDINATOR_ADDRESS": "a:9"}, "a:9"),
+    ],
+)
+def test_what_other_launchers_start_is_joined(launcher, more, address, monkeypatch):
+    rng = random.Random(f"{launcher} {more}")
+    size, here = rng.randint(2, 64), rng.randint(1, 8)
+    rank, local = rng.randrange(size), rng.randrange(here)
+    environment = dict(zip(SIZES[launcher], map(str, (size, rank, here, local)), strict=True)) | more
+    found, options = joined(environment, monkeypatch)
+    assert (found, options["num_processes"], options["process_id"]) == (address, size, rank)
+    assert options.get("local_device_ids") == ([local] if here > 1 else None)
+
+
+def test_processes_of_one_host_and_of_an_older_mpirun_find_one_another(monkeypatch):
+    of = lambda **more: dict(zip(SIZES["OMPI"], ("2", "1", "2", "1"), strict=True)) | more
+    one, other = (joined(of(PMIX_NAMESPACE=f"prterun-node-{i}@1"), monkeypatch)[0] for i in (5, 6))
+    assert one.startswith("127.0.0.1:") and one != other and 1024 < int(one.split(":")[1]) < 65536
+    (options,) = joined(of(OMPI_MCA_orte_hnp_uri="4.0;tcp://10.0.0.1:5"), monkeypatch)  # JAX finds it
+    assert options == {"heartbeat_timeout_seconds": 7}
+
+
+@pytest.mark.parametrize("launcher", SIZES)
+@pytest.mark.parametrize("left", [1, 2, 3])
+def test_what_is_left_in_a_shell_starts_no_wait(launcher, left, monkeypatch):
+    """A single process of a launcher, or variables of which some are missing."""
+    single = dict(zip(SIZES[launcher], ("1", "0", "1", "0"), strict=True))
+    size, rank, *_ = SIZES[launcher]
+    environment = {1: single, 2: {size: "8"}, 3: {rank: "3"}}[left]
+    assert joined(environment | MASTER, monkeypatch) == ()
+
+
+@pytest.mark.parametrize("launcher", SIZES)
+def test_a_launcher_that_does_not_say_where_the_first_is_gets_the_right_command(launcher, monkeypatch):
+    size, rank, *_ = SIZES[launcher]
+    message = rf"{size}=3 and {rank}=1 say .* set JAX_COORDINATOR_ADDRESS=HOST:PORT .* a single process unset {size}"
+    with pytest.raises(ValueError, match=message):
+        joined({size: "3", rank: "1"}, monkeypatch)
+    with pytest.raises(ValueError, match=f"{size}='three' in the environment; expected a whole number"):
+        joined({size: "three", rank: "1"}, monkeypatch)
+
+
+def test_a_wait_for_processes_that_do_not_come_has_an_end(monkeypatch):
+    ended = threading.Event()
+    monkeypatch.setattr(joining, "STARTED_TOGETHER", 0.05)
+    monkeypatch.setattr(joining.stopping, "leave", lambda code, line: ended.set() if "WORLD_SIZE" in line else None)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: ended.wait(60))
+    monkeypatch.setattr(sharding.os, "environ", {"WORLD_SIZE": "2", "RANK": "0", **MASTER})
+    sharding.start_distributed()
+    assert ended.is_set()
 
 
 @pytest.mark.parametrize(
