@@ -1,6 +1,7 @@
 """Names that people give, in what programs write: of any bytes, and of any length."""
 
 import io
+import os
 import re
 import sys
 import zlib
@@ -29,6 +30,11 @@ def fitting(stem: str, ending: str = "", most: int = LONGEST) -> str:
         return stem + ending
     sum_of_all = f"-{zlib.crc32(data):08x}"
     return data[: room - len(sum_of_all)].decode("utf-8", "ignore") + sum_of_all + ending
+
+
+def on_disk(name: str) -> str:
+    """A file's name of any letters, as Python must have it to write it in UTF-8, where its own encoding has few."""
+    return os.fsdecode(name.encode("utf-8", "surrogateescape"))
 
 
 def forgive_output() -> None:

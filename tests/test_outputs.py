@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from taming_jax.files import unfinished, whole, write_whole
-from taming_jax.names import fitting, forgive_output, written
+from taming_jax.names import fitting, forgive_output, on_disk, written
 from taming_jax.outputs import check_outputs, free_name, is_json, is_npz, is_text, new_folder, newest_folder
 
 LETTERS = "aZ9_ -äß水山🙂\udcfc\udce9'\"\\\n[]*?"
@@ -24,10 +24,12 @@ def size(name):
     return len(name.encode("utf-8", "surrogateescape"))
 
 
-def test_names_of_any_bytes_can_be_written_as_utf_8():
+def test_names_of_any_bytes_can_be_written_as_utf_8(monkeypatch):
     for name in (*names(50), "\ud800 of a JSON file"):
         written(name).encode()
     assert written(os.fsdecode("Zürich".encode())) == "Zürich" == written("Z\udcc3\udcbcrich")
+    monkeypatch.setattr(os, "fsdecode", lambda name: name.decode("ascii", "surrogateescape"))  # as under LC_ALL=C
+    assert written(on_disk("Zürich 水")) == "Zürich 水" and on_disk("a\udcfc") == "a\udcfc"
     assert written("Z\udcfcrich") == r"Z\xfcrich" and written("\ud800") == r"\ud800"
 
 

@@ -16,7 +16,7 @@ from taming_jax import checkpoint, outputs, pictures, stopping
 from taming_jax.data.demo.known import known_data
 from taming_jax.drawing.requests import Wanted, files_read, open_model, requests
 from taming_jax.experiment import SampleConfig
-from taming_jax.names import fitting
+from taming_jax.names import fitting, on_disk, written
 from taming_jax.sampling.rejection import Scorer, draw_best, load_scorer, rounds_for
 from taming_jax.settings import to_dict
 from taming_jax.trained.generator import Generator
@@ -190,5 +190,5 @@ class _CompileTime:
 def _name(number: int, label: str) -> str:
     """Of the picture of a number, without an ending: the letters, digits and signs of the label that any file system
     takes."""
-    name = "_".join([f"{number:05d}", *label.split()])
-    return fitting("".join(letter for letter in name if letter.isalnum() or letter in "_-"), most=LONGEST)
+    name = "_".join([f"{number:05d}", *written(label).split()])
+    return on_disk(fitting("".join(letter for letter in name if letter.isalnum() or letter in "_-"), most=LONGEST))
