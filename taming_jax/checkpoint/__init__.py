@@ -5,6 +5,7 @@ A working directory holds `checkpoints/STEP/{params,train,config,sums}`: `params
 still as it was saved. So a directory can be read knowing only its path.
 """
 
+from taming_jax.checkpoint.event_loops import wait_for_all_tasks
 from taming_jax.checkpoint.failures import DamagedCheckpoint, quiet_orbax
 from taming_jax.checkpoint.read import (
     FOLDER,
@@ -36,3 +37,5 @@ __all__ = [
     "save_model",
     "shape_difference",
 ]
+
+wait_for_all_tasks()

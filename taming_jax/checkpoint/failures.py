@@ -76,7 +76,7 @@ def reading(folder: epath.Path, everywhere: bool = False) -> Iterator[None]:
     if worst == 1:
         raise DamagedCheckpoint(
             f"{which} is damaged ({reason}); name another one, train on from an older one, or get its files again."
-        ) from failure
+        ) from None  # the reason stands in it, and below it would be pages of Orbax
     kind = f"{type(failure).__name__}: " if failure else ""
     raise OSError(
         f"{which} could not be read ({kind}{reason}), which need not be its files' fault; remove the cause and give "

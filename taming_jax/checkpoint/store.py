@@ -174,7 +174,8 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            with contextlib.suppress(Exception):  # Orbax raises once more what it has raised in waiting
+                self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
