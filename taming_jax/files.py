@@ -43,6 +43,23 @@ def write_whole(path: PathLike, content: bytes | str) -> None:
             attempt.write_bytes(content)
 
 
+def check_writable(folder: PathLike) -> None:
+    """Raise OSError where no file can be written below a folder, which need not be there. Nothing is left there."""
+    place = epath.Path(folder)
+    while "://" not in str(place) and not place.exists() and place != place.parent:  # in a bucket no folder need exist
+        place = place.parent
+    try:
+        if not place.exists() or place.is_dir():
+            attempt = place / f".writable.{os.getpid()}.tmp"
+            attempt.write_bytes(b"?")  # a full disk takes an empty file
+            attempt.unlink()
+            return
+        reason = f"{str(place)!r} is a file"
+    except Exception as error:  # each kind of bucket has its own
+        reason = " ".join(str(error).split())
+    raise OSError(f"{str(folder)!r} cannot be written ({reason}); name another folder, or make it writable.")
+
+
 def write_npz(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays by name, in a folder that is made where it is not there."""
     epath.Path(path).parent.mkdir(parents=True, exist_ok=True)

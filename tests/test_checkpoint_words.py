@@ -20,6 +20,11 @@ def noise(seed, n):
     return {f"layer_{i}": jax.numpy.asarray(rng.normal(size=side), np.float32) for i, side in enumerate(sides)}
 
 
+@pytest.fixture(autouse=True)
+def as_in_the_programs():
+    checkpoint.quiet_orbax()
+
+
 def told_nothing(capfd, caplog):
     gc.collect()  # what a task has raised is told when the task goes
     out, err = capfd.readouterr()

@@ -7,8 +7,8 @@ still as it was saved. So a directory can be read knowing only its path.
 
 from taming_jax.checkpoint.event_loops import wait_for_all_tasks
 from taming_jax.checkpoint.failures import DamagedCheckpoint, quiet_orbax
+from taming_jax.checkpoint.paths import FOLDER, check_path
 from taming_jax.checkpoint.read import (
-    FOLDER,
     find_step,
     has_checkpoint,
     load_config,
@@ -27,6 +27,7 @@ __all__ = [
     "Checkpoints",
     "DamagedCheckpoint",
     "Saved",
+    "check_path",
     "find_step",
     "has_checkpoint",
     "load_config",

@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from taming_jax.checkpoint.read import FOLDER
+from taming_jax.checkpoint.paths import FOLDER
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 HUB = "hf://"

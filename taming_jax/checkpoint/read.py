@@ -9,10 +9,9 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from taming_jax.checkpoint.failures import reading
+from taming_jax.checkpoint.paths import FOLDER, check_path, checkpoints_of
 from taming_jax.checkpoint.sums import array_sums, by_name, check, text_sum
 from taming_jax.differences import differences
-
-FOLDER = "checkpoints"
 
 
 def complete_steps(folder: epath.Path) -> list[int]:
@@ -66,7 +65,7 @@ def find_step(workdir: str, step: int | str | None = None) -> epath.Path:
         raise ValueError(
             f"no checkpoint directory at {workdir!r}; train one first (see README), or name another with --workdir."
         )
-    folder = root / FOLDER
+    folder = checkpoints_of(workdir)
     steps = complete_steps(folder)
     if not steps:
         content = ", ".join(sorted(child.name for child in root.iterdir())[:8]) or "nothing"
@@ -74,6 +73,7 @@ def find_step(workdir: str, step: int | str | None = None) -> epath.Path:
             f"{workdir!r} holds no complete checkpoint of taming_jax: expected {FOLDER}/STEP/ with params and config "
             f"in it, found {content}. Name the directory that was given to training as --workdir."
         )
+    check_path(workdir)  # of one that was moved there
     if step == "best":
         settings = load_config(workdir, steps[-1]).get("train", {"monitor": ""})  # none in a converted model
         found = {s: _metrics_of(folder / str(s)).get(settings["monitor"]) for s in steps}
@@ -92,7 +92,7 @@ def find_step(workdir: str, step: int | str | None = None) -> epath.Path:
 
 def has_checkpoint(workdir: str) -> bool:
     """Whether training in this directory would resume."""
-    return bool(complete_steps(epath.Path(workdir) / FOLDER))
+    return bool(complete_steps(checkpoints_of(workdir)))
 
 
 def load_config(workdir: str, step: int | str | None = None, everywhere: bool = False) -> dict[str, Any]:

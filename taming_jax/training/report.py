@@ -1,9 +1,10 @@
 """What a run leaves for people: metrics.jsonl and PNG grids always, TensorBoard files where TensorFlow is installed."""
 
 import importlib.util
+import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,8 +12,16 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from taming_jax.files import write_whole
+from taming_jax.checkpoint import check_path
+from taming_jax.files import check_writable, write_whole
 from taming_jax.pictures import grid as grid  # where it was until version 0.2
+
+
+def check_workdir(workdir: str) -> None:
+    """Raise ValueError or OSError where a training cannot write there, before it begins."""
+    check_path(workdir)
+    if jax.process_index() == 0:
+        check_writable(workdir)
 
 
 class Report:
@@ -20,19 +29,25 @@ class Report:
 
     metrics.jsonl: one JSON object a line, {"step": 100, "train/loss": 1.5}, keys sorted; null for what is not finite.
     images/NAME_STEP.png and NAME.txt. TensorBoard files in tensorboard/, if wanted and if TensorFlow is installed.
+
+    What cannot be written, as on a full disk, is told once, and training goes on: it is the checkpoints that count, and
+    their saving fails by itself. Lines of the history are kept and written once there is room.
     """
 
     def __init__(self, workdir: str, *, is_main: bool = True, tensorboard: bool = True):
         self.workdir = epath.Path(workdir)
         self.is_main = is_main
-        self._writer = None
+        self._writer: Any = None
+        self._lines: list[str] = []  # of the history, that are still to be written
+        self._torn = False  # whether the last attempt to write them failed, and may have left a part of one
+        self._told: set[str] = set()
         if not is_main:
             return
         self.workdir.mkdir(parents=True, exist_ok=True)
         if tensorboard and all(importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard")):
             from clu import metric_writers  # late: it imports TensorFlow
 
-            self._writer = metric_writers.SummaryWriter(str(self.workdir / "tensorboard"))
+            self._attempt("tensorboard", lambda: self._open(metric_writers.SummaryWriter))
         elif tensorboard:
             logging.info("No TensorBoard files: they need TensorFlow and TensorBoard (pip install -e '.[data]').")
 
@@ -53,11 +68,9 @@ class Report:
         values = jax.device_get(dict(values))  # one transfer for all of them
         numbers = {f"{prefix}/{name}" if prefix else name: float(value) for name, value in values.items()}
         strict = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        line = json.dumps({"step": int(step), **strict}, sort_keys=True, allow_nan=False)
-        with self.history.open("a") as file:  # closed, hence on disk, after every line
-            file.write(line + "\n")
-        if self._writer is not None:
-            self._writer.write_scalars(int(step), numbers)
+        self._lines.append(json.dumps({"step": int(step), **strict}, sort_keys=True, allow_nan=False) + "\n")
+        self._torn = not self._attempt(self.history.name, self._write_lines)
+        self._tensorboard(lambda writer: writer.write_scalars(int(step), numbers))
 
     def images(
         self, step: int, name: str, images: Any, columns: int | None = None, labels: Sequence[str] | None = None
@@ -65,40 +78,87 @@ class Report:
         """Write one grid of pictures, see `grid`. A slash in the name becomes an underscore in the file's name."""
         if not self.is_main:
             return
-        picture = grid(jax.device_get(images), columns, labels)
+        picture, content = grid(jax.device_get(images), columns, labels), io.BytesIO()
+        picture.save(content, format="PNG")
         path = self.workdir / "images" / f"{name.replace('/', '_')}_{int(step):07d}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
-            picture.save(file, format="PNG")
-        if self._writer is not None:
-            self._writer.write_images(int(step), {name: np.asarray(picture)[None]})
-            self._writer.flush()
+
+        def write() -> None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, content.getvalue())
+
+        def show(writer: Any) -> None:
+            writer.write_images(int(step), {name: np.asarray(picture)[None]})
+            writer.flush()
+
+        self._attempt("images", write)
+        self._tensorboard(show)
 
     def text(self, step: int, name: str, text: str) -> None:
         """Write a text, the overview of the parameters for example, replacing an older one of that name."""
         if not self.is_main:
             return
-        (self.workdir / f"{name.replace('/', '_')}.txt").write_text(text.rstrip("\n") + "\n")
-        if self._writer is not None:
-            indented = "\n".join(f"    {line}" for line in text.splitlines())  # Markdown for "as it is"
-            self._writer.write_texts(int(step), {name: indented})
+        file = f"{name.replace('/', '_')}.txt"
+        self._attempt(file, lambda: write_whole(self.workdir / file, text.rstrip("\n") + "\n"))
+        indented = "\n".join(f"    {line}" for line in text.splitlines())  # Markdown for "as it is"
+        self._tensorboard(lambda writer: writer.write_texts(int(step), {name: indented}))
 
     def rewind(self, step: int) -> None:
         """Forget the lines after `step`, at which a resumed run goes on, so that its history has each step once.
 
-        A half-written line, which a killed process leaves at the end, goes too.
+        A half-written line, which a killed process leaves at the end, goes too. Raises OSError where this cannot be
+        done, since the history would then have steps twice.
         """
         if not self.is_main or not self.history.exists():
             return
         lines = self.history.read_text().splitlines(keepends=True)
         kept = [line for line in lines if line.endswith("\n") and _step(line) <= step]
         if kept != lines:
-            write_whole(self.history, "".join(kept))
+            try:
+                write_whole(self.history, "".join(kept))
+            except OSError as error:
+                raise OSError(
+                    f"{str(self.history)!r} cannot be written ({error.strerror or error}), and it has lines after step "
+                    f"{step}, from where this training goes on. Remove the cause and give the same command again; the "
+                    "checkpoints are as they were."
+                ) from error
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        """Write what is left, or tell that it is lost."""
+        if self._torn and not self._attempt(self.history.name, self._write_lines):
+            lost = f"The last {len(self._lines)} line(s) of {self.history} could not be written"
+            logging.warning("%s; no checkpoint depends on them.", lost)
+        self._tensorboard(lambda writer: writer.close())
+        self._writer = None
+
+    def _write_lines(self) -> None:
+        if self._torn:
+            there = self.history.read_text().splitlines(keepends=True) if self.history.exists() else []
+            write_whole(self.history, "".join([*(line for line in there if line.endswith("\n")), *self._lines]))
+        else:
+            with self.history.open("a") as file:  # closed, hence on disk, after every line
+                file.write("".join(self._lines))
+        self._lines = []
+
+    def _open(self, writer: Callable[[str], Any]) -> None:
+        self._writer = writer(str(self.workdir / "tensorboard"))
+
+    def _tensorboard(self, write: Callable[[Any], None]) -> None:
+        """Write to TensorBoard's files; once that has failed, no more."""
+        writer = self._writer
+        if writer is not None and not self._attempt("tensorboard", lambda: write(writer)):
             self._writer = None
+
+    def _attempt(self, name: str, write: Callable[[], None]) -> bool:
+        """Write a file of the workdir; where that fails, tell it the first time, and return False."""
+        try:
+            write()
+        except Exception as error:  # each kind of bucket has its own, and TensorFlow
+            if name not in self._told:
+                self._told.add(name)
+                reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300] or type(error).__name__
+                logging.warning("%s cannot be written (%s); training goes on.", self.workdir / name, reason)
+            return False
+        return True
 
 
 def _step(line: str) -> float:
