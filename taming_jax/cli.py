@@ -18,6 +18,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from taming_jax.checkpoint import quiet_orbax
+from taming_jax.files import printable
 
 CONFIG = re.compile(r"^(--?config=)(~.*)")
 NONE = re.compile(r"--config\.([\w.]+)=none$", re.IGNORECASE)  # which the flags of numbers cannot read
@@ -99,7 +100,7 @@ def run(
         try:
             finished = main(config.value, **arguments)
         except (ValueError, FloatingPointError, OSError) as error:
-            _end(f"error: {error}")
+            _end(f"error: {printable(str(error))}")
         except Exception as error:
             if not _several():
                 raise

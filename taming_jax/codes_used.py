@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise ValueError(f"{given.workdir!r} was not trained here; say with --source and --path what to look at.")
         counts = count(stage, from_dict(DataConfig, data, "config.data"), given.batches)
     except (ValueError, OSError) as error:
-        parser.exit(1, f"error: {error}\n")
+        parser.exit(1, f"error: {files.printable(str(error))}\n")
     used = np.flatnonzero(counts >= given.min_count).astype(np.int32)
     if not len(used):
         parser.exit(1, f"error: no code occurs {given.min_count} times\n")

@@ -77,6 +77,11 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is truncated, or not a file of arrays alone: {first_line(error)}") from error
 
 
+def printable(text: str) -> str:
+    """A text, such as a path, with what would break or color a line, or cannot be written, as Python escapes it."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
 def first_line(error: Exception) -> str:
     """What an error says, cut to be part of another one's message."""
     return str(error).split("\n")[0][:200] or type(error).__name__

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import resource
+import shutil
 from pathlib import Path
 
 import jax
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 
 from taming_jax import checkpoint
+from taming_jax.checkpoint import read
+from taming_jax.training.report import check_workdir
 
 CONFIG = {"kind": "vqgan"}
 
@@ -70,3 +73,134 @@ def test_a_disk_that_is_full_is_told_once_and_alone(tmp_path, capfd, caplog):
             checkpoints.close()
         assert told_nothing(capfd, caplog)
         np.testing.assert_array_equal(checkpoint.load_params(workdir)["layer_3"], noise(1, 60)["layer_3"])
+
+
+PARTS = (
+    "[",
+    "]",
+    "*",
+    "?",
+    "{",
+    "}",
+    ",",
+    "**",
+    "!",
+    "%",
+    "%20",
+    "#",
+    "&",
+    ";",
+    "|",
+    "'",
+    '"',
+    "`",
+    "$",
+    "~",
+    ":",
+    "@",
+)
+PARTS += ("\n", "\t", "\x1b", " ", "-", "=", "+", "^", "(", ")", "a", "B", "7", "ä", "水", ".")
+
+
+def test_a_path_may_have_any_characters(tmp_path):
+    """Of the folder, and of one above it: what is saved is read, listed, restored and set aside."""
+    rng, weight = np.random.default_rng(), jax.ShapeDtypeStruct((3,), np.float32, sharding=single())
+    names = ["run [a]", "[!x]*", "a?b", "-{a,b}", *("".join(rng.choice(PARTS, 12)) for _ in range(3))]
+    for name in names:
+        workdir = str(tmp_path / name.rstrip(".") / "in [it]")
+        with checkpoint.Checkpoints(workdir) as checkpoints:
+            for step in (1, 2):
+                tree = {"weight": jax.numpy.full(3, step, np.float32)}
+                checkpoints.save(step, params=tree, train=tree, config=CONFIG)
+        with checkpoint.Checkpoints(workdir) as checkpoints:
+            params, _ = checkpoints.restore(2, params={"weight": weight}, train={"weight": weight})
+            assert params["weight"][0] == 2, ascii(name)
+            checkpoints.set_aside(2)
+        assert checkpoint.load_params(workdir)["weight"][0] == 1 and checkpoint.open_saved(workdir).step == 1
+        checkpoint.save_model(f"{workdir}/first_stage", params={"weight": np.ones(3)}, config=CONFIG)
+        assert checkpoint.load_params(f"{workdir}/first_stage")["weight"].sum() == 3
+
+
+def single():
+    return jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("run\\a", "takes a backslash for a slash"),
+        ("\\/run", "takes a backslash for a slash"),
+        ("a.__lock/run", r"names that end in \.__lock"),
+        ("gs:", "for a bucket"),
+        ("caf\udce9", "only names that are UTF-8"),
+        ("a\0b", "zero byte"),
+        ("/s3/run", "folder /s3 would be taken for a bucket"),
+        ("file:///run", "only those of buckets are known, gs://"),
+        ("gs://bucket/run [a]", "would be taken as a pattern"),
+    ],
+)
+def test_a_path_that_cannot_be_is_refused_before_anything_is_written(tmp_path, path, reason):
+    path = path if "/" in path and not path.startswith("\\") else str(tmp_path / path)
+    for write in (
+        checkpoint.Checkpoints,
+        check_workdir,
+        lambda path: checkpoint.save_model(path, params={}, config={}),
+    ):
+        with pytest.raises(ValueError, match=reason) as error:
+            write(path)
+        assert str(error.value).isprintable() and not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_read_is_not_called_damaged(tmp_path, monkeypatch):
+    """The newest is taken anew; one that was asked for by its number is said to be gone."""
+    workdir = str(tmp_path)
+    tree = lambda step: {"weight": jax.numpy.full(3, step, np.float32)}
+    with checkpoint.Checkpoints(workdir, keep=2) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, params=tree(step), config=CONFIG)
+        checkpoints.wait()
+        saved = checkpoint.open_saved(workdir)
+        restore = read.restore_arrays
+
+        def overtaken(*arguments):
+            if 2 in checkpoints.steps():
+                for step in (3, 4):
+                    checkpoints.save(step, params=tree(step), config=CONFIG)
+                checkpoints.wait()
+            return restore(*arguments)
+
+        monkeypatch.setattr(read, "restore_arrays", overtaken)
+        with pytest.raises(
+            checkpoint.MissingCheckpoint, match="step 2 in .* was removed meanwhile, as a training does"
+        ):
+            saved.load_params()
+    with pytest.raises(checkpoint.MissingCheckpoint, match="no checkpoint of step 2; it has 3, 4"):
+        saved.load_params()
+    tried = [2, 3, None]  # what is read in turn; None: the newest
+    steps = checkpoint.with_newest(None, lambda: checkpoint.load_params(workdir, tried.pop(0))["weight"][0])
+    assert steps == 3 and tried == [None]
+    with pytest.raises(checkpoint.MissingCheckpoint, match="no checkpoint of step 2"):
+        checkpoint.with_newest("2", lambda: checkpoint.load_params(workdir, 2))
+
+
+def test_a_training_that_has_saved_nothing_yet_is_told_from_another_folder(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    with pytest.raises(ValueError, match=r"no complete checkpoint yet, but a training has begun there, .*save_every"):
+        checkpoint.open_saved(str(tmp_path))
+
+
+def test_a_checkpoint_that_is_passed_over_is_named(tmp_path, caplog):
+    with checkpoint.Checkpoints(str(tmp_path)) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, params={"weight": jax.numpy.ones(3)}, config=CONFIG)
+    shutil.rmtree(tmp_path / "checkpoints" / "2" / "config")
+    assert checkpoint.open_saved(str(tmp_path)).step == 1 and checkpoint.load_params(str(tmp_path)) is not None
+    (told,) = [record.getMessage() for record in caplog.records if "passed over" in record.getMessage()]
+    assert "step 2 in" in told and told.endswith("that of step 1 is taken.")
+
+
+def test_an_opened_checkpoint_says_what_it_is_in_a_line(tmp_path):
+    checkpoint.save_model(
+        str(tmp_path), params={"weight": np.ones(3)}, config={"kind": "vqgan", "long": [0] * 999}, step=7
+    )
+    assert repr(checkpoint.open_saved(str(tmp_path))) == f"Saved({str(tmp_path)!r}, step=7, kind='vqgan')"

@@ -6,7 +6,7 @@ still as it was saved. So a directory can be read knowing only its path.
 """
 
 from taming_jax.checkpoint.event_loops import wait_for_all_tasks
-from taming_jax.checkpoint.failures import DamagedCheckpoint, quiet_orbax
+from taming_jax.checkpoint.failures import DamagedCheckpoint, MissingCheckpoint, quiet_orbax
 from taming_jax.checkpoint.paths import FOLDER, check_path
 from taming_jax.checkpoint.read import (
     find_step,
@@ -16,7 +16,7 @@ from taming_jax.checkpoint.read import (
     load_params,
     shape_difference,
 )
-from taming_jax.checkpoint.saved import Saved, open_saved
+from taming_jax.checkpoint.saved import Saved, open_saved, with_newest
 from taming_jax.checkpoint.store import CONDITION_STAGE, DAMAGED, FIRST_STAGE, Checkpoints, save_model
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "FOLDER",
     "Checkpoints",
     "DamagedCheckpoint",
+    "MissingCheckpoint",
     "Saved",
     "check_path",
     "find_step",
@@ -37,6 +38,7 @@ __all__ = [
     "quiet_orbax",
     "save_model",
     "shape_difference",
+    "with_newest",
 ]
 
 wait_for_all_tasks()

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+import orbax.checkpoint as ocp
 from etils import epath
 
 FOLDER = "checkpoints"
@@ -23,6 +24,24 @@ class _Literal(type(epath.Path())):  # type: ignore[misc]  # which of its classe
 def checkpoints_of(workdir: str | os.PathLike[str]) -> epath.Path:
     """The folder of the checkpoints in a working directory, as Orbax is to be given it."""
     return _Literal(workdir).resolve() / FOLDER
+
+
+def finalized_steps(folder: epath.Path) -> list[int]:
+    """The checkpoints in it that were saved to their end."""
+    children = [child for child in folder.iterdir() if child.name.isdigit()] if folder.exists() else []
+    return sorted(int(child.name) for child in children if _is_finalized(child))
+
+
+def _is_finalized(child: epath.Path) -> bool:
+    try:
+        return bool(ocp.utils.is_checkpoint_finalized(child))
+    except (OSError, ValueError):  # it is removed at this moment
+        return False
+
+
+def complete_steps(folder: epath.Path) -> list[int]:
+    """Those of them that still say of what they are."""
+    return [step for step in finalized_steps(folder) if (folder / str(step) / "config").exists()]
 
 
 def check_path(path: str | os.PathLike[str]) -> None:

@@ -12,9 +12,8 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from taming_jax.checkpoint.failures import reading, save_failure
-from taming_jax.checkpoint.paths import check_path, checkpoints_of
+from taming_jax.checkpoint.paths import check_path, checkpoints_of, complete_steps
 from taming_jax.checkpoint.read import (
-    complete_steps,
     restore_arrays,
     saved_sums,
     saved_tree,
@@ -115,7 +114,7 @@ class Checkpoints:
                 difference = shape_difference(saved_tree(folder / name), target)
             if difference:
                 raise ValueError(
-                    f"the checkpoint of step {step} in {self._manager.directory} does not fit this configuration "
+                    f"the checkpoint of step {step} in {self.workdir!r} does not fit this configuration "
                     f"({name}: {difference}); go on with the configuration it was saved with, or choose another "
                     "--workdir."
                 )

@@ -22,6 +22,7 @@ from taming_jax.convert.dinov2 import convert_dinov2
 from taming_jax.convert.inception import convert_inception
 from taming_jax.convert.lpips import convert_lpips
 from taming_jax.convert.original.settings import Plan
+from taming_jax.files import printable
 from taming_jax.models.discriminator import DiscriminatorConfig
 from taming_jax.settings import from_dict
 from taming_jax.training.optim import OptimizerConfig
@@ -114,7 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         done = asked[0](given)
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {printable(str(error))}")
     for path, digest in done.digests.items():
         print(f"{digest}  {path}")
     for note in done.notes:

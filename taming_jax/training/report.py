@@ -38,8 +38,7 @@ class Report:
         self.workdir = epath.Path(workdir)
         self.is_main = is_main
         self._writer: Any = None
-        self._lines: list[str] = []  # of the history, that are still to be written
-        self._torn = False  # whether the last attempt to write them failed, and may have left a part of one
+        self._lines = _Lines(self.history)
         self._told: set[str] = set()
         if not is_main:
             return
@@ -68,8 +67,8 @@ class Report:
         values = jax.device_get(dict(values))  # one transfer for all of them
         numbers = {f"{prefix}/{name}" if prefix else name: float(value) for name, value in values.items()}
         strict = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
-        self._lines.append(json.dumps({"step": int(step), **strict}, sort_keys=True, allow_nan=False) + "\n")
-        self._torn = not self._attempt(self.history.name, self._write_lines)
+        self._lines.add({"step": int(step), **strict})
+        self._attempt(self.history.name, self._lines.write)
         self._tensorboard(lambda writer: writer.write_scalars(int(step), numbers))
 
     def images(
@@ -124,20 +123,11 @@ class Report:
 
     def close(self) -> None:
         """Write what is left, or tell that it is lost."""
-        if self._torn and not self._attempt(self.history.name, self._write_lines):
-            lost = f"The last {len(self._lines)} line(s) of {self.history} could not be written"
-            logging.warning("%s; no checkpoint depends on them.", lost)
+        if not self._attempt(self.history.name, self._lines.write):
+            told = "The last %d line(s) of %r could not be written; no checkpoint depends on them."
+            logging.warning(told, self._lines.waiting, str(self.history))
         self._tensorboard(lambda writer: writer.close())
         self._writer = None
-
-    def _write_lines(self) -> None:
-        if self._torn:
-            there = self.history.read_text().splitlines(keepends=True) if self.history.exists() else []
-            write_whole(self.history, "".join([*(line for line in there if line.endswith("\n")), *self._lines]))
-        else:
-            with self.history.open("a") as file:  # closed, hence on disk, after every line
-                file.write("".join(self._lines))
-        self._lines = []
 
     def _open(self, writer: Callable[[str], Any]) -> None:
         self._writer = writer(str(self.workdir / "tensorboard"))
@@ -156,9 +146,38 @@ class Report:
             if name not in self._told:
                 self._told.add(name)
                 reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:300] or type(error).__name__
-                logging.warning("%s cannot be written (%s); training goes on.", self.workdir / name, reason)
+                logging.warning("%r cannot be written (%s); training goes on.", str(self.workdir / name), reason)
             return False
         return True
+
+
+class _Lines:
+    """A file of JSON, one object a line, that keeps what cannot be written until it can."""
+
+    def __init__(self, file: epath.Path):
+        self.file = file
+        self._waiting: list[str] = []
+        self._torn = False  # whether the last attempt may have left a part of a line
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self._waiting.append(json.dumps(row, sort_keys=True, allow_nan=False) + "\n")
+
+    def write(self) -> None:
+        """Write what is waiting. Raises what the file system does."""
+        if not self._waiting:
+            return
+        torn, self._torn = self._torn, True
+        if torn:
+            there = self.file.read_text().splitlines(keepends=True) if self.file.exists() else []
+            write_whole(self.file, "".join([*(line for line in there if line.endswith("\n")), *self._waiting]))
+        else:
+            with self.file.open("a") as opened:  # closed, hence on disk, after every line
+                opened.write("".join(self._waiting))
+        self._waiting, self._torn = [], False
 
 
 def _step(line: str) -> float:
