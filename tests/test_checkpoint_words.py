@@ -75,31 +75,7 @@ def test_a_disk_that_is_full_is_told_once_and_alone(tmp_path, capfd, caplog):
         np.testing.assert_array_equal(checkpoint.load_params(workdir)["layer_3"], noise(1, 60)["layer_3"])
 
 
-PARTS = (
-    "[",
-    "]",
-    "*",
-    "?",
-    "{",
-    "}",
-    ",",
-    "**",
-    "!",
-    "%",
-    "%20",
-    "#",
-    "&",
-    ";",
-    "|",
-    "'",
-    '"',
-    "`",
-    "$",
-    "~",
-    ":",
-    "@",
-)
-PARTS += ("\n", "\t", "\x1b", " ", "-", "=", "+", "^", "(", ")", "a", "B", "7", "ä", "水", ".")
+PARTS = [*"[]*?{}()!%#&;|'`$~:@,+=^-. aB7", '"', "**", "%20", "\n", "\t", "\x1b", "ä", "水"]
 
 
 def test_a_path_may_have_any_characters(tmp_path):
@@ -171,7 +147,7 @@ def test_a_checkpoint_that_is_removed_while_it_is_read_is_not_called_damaged(tmp
 
         monkeypatch.setattr(read, "restore_arrays", overtaken)
         with pytest.raises(
-            checkpoint.MissingCheckpoint, match="step 2 in .* was removed meanwhile, as a training does"
+            checkpoint.MissingCheckpoint, match=r"step 2 in .* was removed meanwhile, as a training does"
         ):
             saved.load_params()
     with pytest.raises(checkpoint.MissingCheckpoint, match="no checkpoint of step 2; it has 3, 4"):
