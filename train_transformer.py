@@ -24,11 +24,12 @@ from taming_jax.trained.evaluation import GeneratorEvaluation, hooks
 from taming_jax.trained.sampler import Sampler
 from taming_jax.trained.stages import condition_needs, open_stages, with_classes
 from taming_jax.training import loop
-from taming_jax.training.report import Report
+from taming_jax.training.report import Report, check_workdir
 
 
 def train_and_evaluate(experiment: TransformerExperiment, workdir: str) -> bool:
     """Train to the end, or go on where a checkpoint in `workdir` left off; False where a signal stopped it."""
+    check_workdir(workdir)
     with held(workdir, "training") as lease:
         return _train(experiment, workdir, lease)
 

@@ -22,11 +22,12 @@ from taming_jax.quality.in_training import first_stage_hooks
 from taming_jax.settings import from_dict
 from taming_jax.trained.evaluation import FirstStageEvaluation, hooks
 from taming_jax.training import loop
-from taming_jax.training.report import Report
+from taming_jax.training.report import Report, check_workdir
 
 
 def train_and_evaluate(experiment: VQGANExperiment, workdir: str) -> bool:
     """Train to the end, or go on where a checkpoint in `workdir` left off; False where a signal stopped it."""
+    check_workdir(workdir)
     with held(workdir, "training") as lease:
         return _train(experiment, workdir, lease)
 

@@ -49,6 +49,23 @@ def write_whole(path: PathLike, content: bytes | str) -> None:
         attempt.write_bytes(written(content).encode() if isinstance(content, str) else content)
 
 
+def check_writable(folder: PathLike) -> None:
+    """Raise OSError where no file can be written below a folder, which need not be there. Nothing is left there."""
+    place = epath.Path(folder)
+    while "://" not in str(place) and not place.exists() and place != place.parent:  # in a bucket no folder need exist
+        place = place.parent
+    try:
+        if not place.exists() or place.is_dir():
+            attempt = place / f".writable.{os.getpid()}.tmp"
+            attempt.write_bytes(b"?")  # a full disk takes an empty file
+            attempt.unlink()
+            return
+        reason = f"{str(place)!r} is a file"
+    except Exception as error:  # each kind of bucket has its own
+        reason = " ".join(str(error).split())
+    raise OSError(f"{str(folder)!r} cannot be written ({reason}); name another folder, or make it writable.")
+
+
 def write_npz(path: PathLike, arrays: Mapping[str, np.ndarray]) -> None:
     """Write arrays by name, in a folder that is made where it is not there."""
     epath.Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -101,6 +118,11 @@ def safetensors_arrays(content: bytes) -> dict[str, np.ndarray]:
             raise ValueError(f"its array {name[:60]!r} is of type {told['dtype']}, which is not read: save it as F16")
         arrays[name] = np.frombuffer(told["data"], SAFETENSORS[told["dtype"]]).reshape(told["shape"])
     return arrays
+
+
+def printable(text: str) -> str:
+    """A text, such as a path, with what would break or color a line, or cannot be written, as Python escapes it."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
 
 
 def first_line(error: Exception) -> str:

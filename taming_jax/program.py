@@ -11,6 +11,7 @@ from absl import logging as absl_logging
 from tqdm import tqdm
 
 from taming_jax import stopping
+from taming_jax.files import printable
 from taming_jax.memory import out_of_memory
 from taming_jax.names import forgive_output
 
@@ -32,7 +33,7 @@ def readable_errors(code: int = 1) -> Iterator[None]:
     try:
         yield
     except (ValueError, FloatingPointError, OSError) as error:
-        fail(f"error: {error}", code)
+        fail(f"error: {printable(str(error))}", code)
     except Exception as error:
         if words := out_of_memory(error):
             fail(f"error: {words}", code)

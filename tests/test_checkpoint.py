@@ -146,7 +146,6 @@ def three(tmp_path):
     return workdir
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("item", "how"), [("params", "flip"), ("params", "cut"), ("train", "flip"), ("config", "cut")])
 def test_a_damaged_checkpoint_is_told_from_a_good_one(three, item, how):
     damage(three, 3, item, how)
@@ -163,7 +162,7 @@ def test_a_damaged_checkpoint_is_told_from_a_good_one(three, item, how):
         checkpoints.save(3, params=good, train={"moment": good}, config=CONFIG)
     assert checkpoint.find_step(three).name == "3"
     np.testing.assert_array_equal(checkpoint.load_params(three)["noise"], good["noise"])
-    gc.collect()  # coroutines that a failed read leaves behind, while their warnings are let through
+    gc.collect()  # a coroutine or task that a failed read had left behind would warn here
 
 
 @pytest.mark.parametrize("error", [OSError(errno.EMFILE, "Too many open files"), TypeError("an Orbax of another day")])

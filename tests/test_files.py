@@ -1,10 +1,13 @@
 """Files that are whole or not there, and how two things differ in words."""
 
+import errno
+
 import numpy as np
 import pytest
+from etils import epath
 
 from taming_jax.differences import differences, few
-from taming_jax.files import read_npz, unfinished, whole, write_whole
+from taming_jax.files import check_writable, printable, read_npz, unfinished, whole, write_whole
 
 
 def test_a_file_has_its_name_only_when_it_is_whole(tmp_path):
@@ -63,3 +66,23 @@ def test_differences_in_words():
     many = differences({}, {str(i): i for i in range(6)})
     assert many.startswith("0: nothing there, 0 here; 1: ") and many.endswith("; and 2 more")
     assert few(["a", "b"], most=2) == "a; b"
+
+
+def test_a_folder_that_cannot_be_written_is_known_before_the_work(tmp_path, monkeypatch):
+    check_writable(tmp_path / "new" / "run")
+    assert not list(tmp_path.iterdir())  # nothing is left, nor made
+    (tmp_path / "file").write_text("mine")
+    for folder in ("file", "file/run"):
+        with pytest.raises(OSError, match=r"file' is a file\); name another folder"):
+            check_writable(tmp_path / folder)
+
+    def full(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(type(epath.Path(tmp_path)), "write_bytes", full)
+    with pytest.raises(OSError, match=r"run' cannot be written \(.*Read-only file system\); name another folder"):
+        check_writable(tmp_path / "run")
+
+
+def test_what_would_break_a_line_is_escaped():
+    assert printable("a\nb\x1b[31m\udcff ä 水\u2028") == "a\\nb\\x1b[31m\\udcff ä 水\\u2028"

@@ -1,3 +1,4 @@
+import errno
 import json
 import subprocess
 import sys
@@ -5,6 +6,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from taming_jax.pictures import PAD, grid
@@ -182,3 +184,55 @@ def test_a_with_statement_closes_it(tmp_path, monkeypatch):
         assert not closed
         raise RuntimeError
     assert closed == [report]
+
+
+def test_what_cannot_be_written_is_told_once_and_nothing_of_the_history_is_lost(tmp_path, caplog, monkeypatch):
+    """A picture, a text and a line; the lines are written once there is room, each whole."""
+    report, kind = Report(tmp_path, tensorboard=False), type(epath.Path(tmp_path))
+    report.scalars(1, {"loss": 1})
+    opened = kind.open
+
+    def full(path, mode="r", **options):
+        if mode.startswith("r"):
+            return opened(path, mode, **options)
+        with opened(path, mode, **options) as file:
+            file.write(b"{" if "b" in mode else "{")  # a part of it still fits
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "open", full)
+        for step in (2, 3):
+            report.scalars(step, {"loss": step})
+            report.images(step, "val", np.zeros((1, 8, 8, 3)))
+            report.text(step, "parameters", "none")
+    told, names = [record.getMessage() for record in caplog.records], ("metrics.jsonl", "images", "parameters.txt")
+    assert [words.split("'")[1] for words in told] == [str(tmp_path / name) for name in names]
+    assert all(words.endswith("(No space left on device); training goes on.") for words in told)
+    report.scalars(4, {"loss": 4})
+    report.close()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "metrics.jsonl"]
+
+
+def test_lines_that_are_lost_in_the_end_are_counted(tmp_path, caplog):
+    report = Report(tmp_path, tensorboard=False)
+    (tmp_path / "metrics.jsonl").mkdir()
+    for step in (1, 2):
+        report.scalars(step, {"loss": step})
+    report.close()
+    assert "The last 2 line(s) of" in caplog.records[-1].getMessage() and len(caplog.records) == 2
+
+
+def test_tensorboard_that_fails_is_left_out(tmp_path, caplog):
+    class Writer:
+        def write_scalars(self, step, numbers):
+            raise RuntimeError("no room")
+
+    report = Report(tmp_path, tensorboard=False)
+    report._writer = Writer()
+    for step in (1, 2):
+        report.scalars(step, {"loss": step})
+    report.close()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert "tensorboard' cannot be written (no room); training goes on." in told

@@ -5,10 +5,11 @@ A working directory holds `checkpoints/STEP/{params,train,config,sums}`: `params
 still as it was saved. So a directory can be read knowing only its path.
 """
 
-from taming_jax.checkpoint.failures import DamagedCheckpoint, quiet_orbax
+from taming_jax.checkpoint.event_loops import wait_for_all_tasks
+from taming_jax.checkpoint.failures import DamagedCheckpoint, MissingCheckpoint, quiet_orbax
+from taming_jax.checkpoint.paths import FOLDER, check_path
 from taming_jax.checkpoint.portable import beside
 from taming_jax.checkpoint.read import (
-    FOLDER,
     find_step,
     has_checkpoint,
     load_config,
@@ -16,7 +17,7 @@ from taming_jax.checkpoint.read import (
     load_params,
     shape_difference,
 )
-from taming_jax.checkpoint.saved import Saved, has_model, open_saved
+from taming_jax.checkpoint.saved import Saved, has_model, open_saved, with_newest
 from taming_jax.checkpoint.store import CONDITION_STAGE, DAMAGED, FIRST_STAGE, Checkpoints, save_model
 
 __all__ = [
@@ -26,8 +27,10 @@ __all__ = [
     "FOLDER",
     "Checkpoints",
     "DamagedCheckpoint",
+    "MissingCheckpoint",
     "Saved",
     "beside",
+    "check_path",
     "find_step",
     "has_checkpoint",
     "has_model",
@@ -38,4 +41,7 @@ __all__ = [
     "quiet_orbax",
     "save_model",
     "shape_difference",
+    "with_newest",
 ]
+
+wait_for_all_tasks()

@@ -5,6 +5,7 @@ import errno
 import json
 import logging
 import re
+import time
 from collections.abc import Iterator
 
 import jax
@@ -12,11 +13,19 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from taming_jax.checkpoint.paths import complete_steps
 from taming_jax.checkpoint.sums import WrongSum
+from taming_jax.files import printable
+
+REMOVING = 10  # tenths of a second that removing a checkpoint may take
 
 
 class DamagedCheckpoint(ValueError):
     """A checkpoint that is complete, but cannot be read or is not as it was saved."""
+
+
+class MissingCheckpoint(ValueError):
+    """A checkpoint that is not there, or no longer, as a training that keeps its newest ones removes the others."""
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -29,7 +38,7 @@ def _innermost(error: BaseException) -> BaseException:
 def _short(error: BaseException) -> str:
     """The innermost reason that Orbax gives, in one line: what was done stands at its beginning, why not at its end."""
     error = _innermost(error)
-    text = " ".join(str(error).split(" [tensorstore_spec=")[0].split()) or type(error).__name__
+    text = printable(" ".join(str(error).split(" [tensorstore_spec=")[0].split())) or type(error).__name__
     return text if len(text) <= 200 else f"{text[:97]} ... {text[-98:]}"
 
 
@@ -73,15 +82,31 @@ def reading(folder: epath.Path, everywhere: bool = False) -> Iterator[None]:
         return
     which = f"the checkpoint of step {folder.name} in {str(folder.parent.parent)!r}"
     reason = _short(failure) if failure else "found by another process"
+    if not everywhere and failure is not None and _removed(folder):
+        raise MissingCheckpoint(
+            f"{which} was removed meanwhile, as a training does that keeps its newest ones alone; the same command "
+            "takes a newer one."
+        ) from None
     if worst == 1:
         raise DamagedCheckpoint(
             f"{which} is damaged ({reason}); name another one, train on from an older one, or get its files again."
-        ) from failure
+        ) from None  # the reason stands in it, and below it would be pages of Orbax
     kind = f"{type(failure).__name__}: " if failure else ""
     raise OSError(
         f"{which} could not be read ({kind}{reason}), which need not be its files' fault; remove the cause and give "
         "the same command again, or move this checkpoint away."
     ) from failure
+
+
+def _removed(folder: epath.Path) -> bool:
+    """Whether a checkpoint is no longer there. Where there are newer ones, one that is being removed is waited for."""
+    newer = [step for step in complete_steps(folder.parent) if step > int(folder.name)]
+    for _ in range(REMOVING if newer else 1):
+        if not folder.exists():
+            return True
+        if newer:
+            time.sleep(0.1)
+    return False
 
 
 def save_failure(step: int | None, workdir: str, intact: str, error: BaseException) -> OSError:

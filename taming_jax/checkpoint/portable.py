@@ -12,7 +12,7 @@ import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from taming_jax.checkpoint.read import FOLDER
+from taming_jax.checkpoint.paths import FOLDER
 from taming_jax.files import safetensors_arrays, write_whole
 from taming_jax.settings import as_saved
 
@@ -45,7 +45,7 @@ def read_config(path: str) -> dict[str, Any]:
     try:
         config = json.loads(file.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON: {error}") from error
+        raise ValueError(f"{str(file)!r} is no JSON: {error}") from error
     if not isinstance(config, dict) or config.get("library_name") != "taming_jax" or "kind" not in config:
         raise ValueError(
             f"{path!r} holds a model of another library; python -m taming_jax.convert makes one of this of those that "
@@ -61,7 +61,7 @@ def read_params(path: str, dtype: Any = None) -> Any:
     try:
         flat = safetensors_arrays(file.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{file} is damaged: {error}; get it again") from error
+        raise ValueError(f"{str(file)!r} is damaged: {error}; get it again") from error
     return unflatten_dict({name: a.astype(dtype or np.float32, copy=False) for name, a in flat.items()}, sep="/")
 
 

@@ -1,5 +1,7 @@
 """Reading checkpoints, knowing only the path of their working directory."""
 
+import functools
+import logging
 from typing import Any
 
 import jax
@@ -8,19 +10,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from taming_jax.checkpoint.failures import reading
+from taming_jax.checkpoint.failures import MissingCheckpoint, reading
+from taming_jax.checkpoint.paths import FOLDER, check_path, checkpoints_of, complete_steps, finalized_steps
 from taming_jax.checkpoint.sums import array_sums, by_name, check, text_sum
 from taming_jax.differences import differences
 from taming_jax.settings import as_saved
-
-FOLDER = "checkpoints"
-
-
-def complete_steps(folder: epath.Path) -> list[int]:
-    """The complete checkpoints in it."""
-    children = [child for child in folder.iterdir() if child.name.isdigit()] if folder.exists() else []
-    complete = (c for c in children if ocp.utils.is_checkpoint_finalized(c) and (c / "config").exists())
-    return sorted(int(child.name) for child in complete)
 
 
 # Orbax's handlers read for this process alone; its checkpointers around them wait for all others in the end.
@@ -67,14 +61,20 @@ def find_step(workdir: str, step: int | str | None = None) -> epath.Path:
         raise ValueError(
             f"no checkpoint directory at {workdir!r}; train one first (see README), or name another with --workdir."
         )
-    folder = root / FOLDER
+    folder = checkpoints_of(workdir)
     steps = complete_steps(folder)
+    if not steps and (folder.exists() or (root / "metrics.jsonl").exists()):
+        raise ValueError(
+            f"{workdir!r} holds no complete checkpoint yet, but a training has begun there, which saves one every "
+            "config.train.save_every steps and at its end: wait for that, or train on."
+        )
     if not steps:
         content = ", ".join(sorted(child.name for child in root.iterdir())[:8]) or "nothing"
         raise ValueError(
             f"{workdir!r} holds no complete checkpoint of taming_jax: expected {FOLDER}/STEP/ with params and config "
             f"in it, found {content}. Name the directory that was given to training as --workdir."
         )
+    check_path(workdir)  # of one that was moved there
     if step == "best":
         settings = load_config(workdir, steps[-1]).get("train", {"monitor": ""})  # none in a converted model
         found = {s: _metrics_of(folder / str(s)).get(settings["monitor"]) for s in steps}
@@ -86,14 +86,22 @@ def find_step(workdir: str, step: int | str | None = None) -> epath.Path:
         if not step.isdigit():
             raise ValueError(f"checkpoint {step!r} is unknown; give the number of a step, or 'best'.")
         step = int(step)
+    if step is None and (passed := [number for number in finalized_steps(folder) if number > steps[-1]]):
+        _tell_passed(str(workdir), passed[-1], steps[-1])
     if step is not None and step not in steps:
-        raise ValueError(f"{workdir!r} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}.")
+        raise MissingCheckpoint(f"{workdir!r} has no checkpoint of step {step}; it has {', '.join(map(str, steps))}.")
     return folder / str(steps[-1] if step is None else step)
+
+
+@functools.cache  # once a process, since each part of a checkpoint is looked for
+def _tell_passed(workdir: str, passed: int, taken: int) -> None:
+    words = "The checkpoint of step %d in %r has lost its configuration and is passed over; that of step %d is taken."
+    logging.getLogger(__name__).warning(words, passed, workdir, taken)
 
 
 def has_checkpoint(workdir: str) -> bool:
     """Whether training in this directory would resume."""
-    return bool(complete_steps(epath.Path(workdir) / FOLDER))
+    return bool(complete_steps(checkpoints_of(workdir)))
 
 
 def load_config(workdir: str, step: int | str | None = None, everywhere: bool = False) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """A model in a checkpoint directory, by what the directory says of itself."""
 
+import contextlib
 import dataclasses
 import os
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
+from taming_jax.checkpoint.failures import MissingCheckpoint
 from taming_jax.checkpoint.portable import fetched, is_portable, read_config, read_params
 from taming_jax.checkpoint.read import (
     find_step,
@@ -15,6 +17,9 @@ from taming_jax.checkpoint.read import (
     load_params,
 )
 from taming_jax.file_kinds import kind_of
+
+T = TypeVar("T")
+TRIES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +40,9 @@ class Saved:
     def trained_here(self) -> bool:
         """Whether it names the data that it was trained on; a converted model does not."""
         return "source" in self.config.get("data", {})
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.path!r}, step={self.step}, kind={self.kind!r})"
 
     def load_params(self, dtype: Any = None) -> Any:
         """Its parameters, see `checkpoint.load_params`."""
@@ -68,6 +76,17 @@ def has_model(path: str) -> bool:
     return has_checkpoint(path) or is_portable(path)
 
 
+def with_newest(step: int | str | None, read: Callable[[], T]) -> T:
+    """What `read` returns, which is called again where a training has removed the newest or best checkpoint meanwhile.
+
+    step: the one that is asked for; there is no other one than a number.
+    """
+    for _ in range(0 if str(step).isdigit() else TRIES):
+        with contextlib.suppress(MissingCheckpoint):
+            return read()
+    return read()
+
+
 def open_saved(path: str, step: int | str | None = None) -> Saved:
     """The checkpoint `step` of a directory, default the newest, "best" for the best by its monitored metric; or a model
     as hubs keep it, in a directory or at hf://OWNER/NAME.
@@ -84,5 +103,9 @@ def open_saved(path: str, step: int | str | None = None) -> Saved:
         if step is not None:
             raise ValueError(f"{path!r} holds one model as hubs keep it, with no step {step!r}; leave the step out.")
         return Portable(path, 0, read_config(path))
-    number = int(find_step(path, step).name)
-    return Saved(path, number, load_config(path, number))
+
+    def opened() -> Saved:
+        number = int(find_step(path, step).name)
+        return Saved(path, number, load_config(path, number))
+
+    return with_newest(step, opened)

@@ -12,9 +12,8 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from taming_jax.checkpoint.failures import reading, save_failure
+from taming_jax.checkpoint.paths import check_path, checkpoints_of, complete_steps
 from taming_jax.checkpoint.read import (
-    FOLDER,
-    complete_steps,
     restore_arrays,
     saved_sums,
     saved_tree,
@@ -55,10 +54,11 @@ class Checkpoints:
                 keep_checkpoints_without_metrics=False,
             )
             policies.append(best)
+        check_path(workdir)
         self.workdir = workdir
         self._saving: int | None = None
         self._manager = ocp.CheckpointManager(
-            (epath.Path(workdir) / FOLDER).resolve(),
+            checkpoints_of(workdir),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
                 best_fn=score if monitor else None,
@@ -114,7 +114,7 @@ class Checkpoints:
                 difference = shape_difference(saved_tree(folder / name), target)
             if difference:
                 raise ValueError(
-                    f"the checkpoint of step {step} in {self._manager.directory} does not fit this configuration "
+                    f"the checkpoint of step {step} in {self.workdir!r} does not fit this configuration "
                     f"({name}: {difference}); go on with the configuration it was saved with, or choose another "
                     "--workdir."
                 )
@@ -166,7 +166,7 @@ class Checkpoints:
             raise save_failure(failed, self.workdir, self._intact(failed), error) from error
 
     def _intact(self, failed: int | None = None) -> str:
-        saved = [step for step in complete_steps(epath.Path(self.workdir) / FOLDER) if step != failed]
+        saved = [step for step in complete_steps(checkpoints_of(self.workdir)) if step != failed]
         return f"The checkpoint of step {saved[-1]} is intact." if saved else "No checkpoint had been saved before."
 
     def close(self) -> None:
@@ -174,7 +174,8 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            with contextlib.suppress(Exception):  # Orbax raises once more what it has raised in waiting
+                self._manager.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -195,7 +196,8 @@ def save_model(
 
     discriminator: of a first stage, {"params", "batch_stats"}, so that its training can go on.
     """
-    folder = epath.Path(workdir) / FOLDER
+    check_path(workdir)
+    folder = checkpoints_of(workdir)
     if jax.process_index() == 0 and folder.exists():
         folder.rmtree()
     multihost_utils.sync_global_devices("old model removed")

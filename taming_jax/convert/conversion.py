@@ -155,6 +155,7 @@ def new_folder(out_dir: str | Path) -> Path:
     """The folder to convert into. Raises ValueError where it is none of this machine, or holds something already."""
     if "://" in str(out_dir):
         raise ValueError(f"{out_dir} is no folder of this machine; convert into one, and copy it there")
+    checkpoint.check_path(out_dir)
     out = Path(out_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         content = ", ".join(sorted(child.name for child in out.iterdir())[:5]) if out.is_dir() else "a file"

@@ -14,6 +14,7 @@ from taming_jax import sharding
 from taming_jax.checkpoint import Saved
 from taming_jax.models.vqgan import VQGAN, VQGANConfig, network_input
 from taming_jax.trained import tiles
+from taming_jax.trained.described import described
 from taming_jax.trained.pretrained import save_pretrained
 
 
@@ -36,6 +37,11 @@ class FirstStage:
 
         self._encode = jax.jit(encode, out_shardings=whole)
         self._decode = jax.jit(decode, out_shardings=whole)
+
+    def __repr__(self) -> str:
+        config = self.config
+        codes = f"{config.n_codes} codes ({config.quantizer}), one for {config.factor} x {config.factor} pixels"
+        return described(self, [f"{config.content} of {config.in_channels} channel(s)", codes])
 
     @property
     def config(self) -> VQGANConfig:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 from taming_jax import sharding
 from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, Saved
 from taming_jax.sampling.filters import Filters
+from taming_jax.trained.described import described
 from taming_jax.trained.first_stage import FirstStage, check_ids
 from taming_jax.trained.networks import Stages
 from taming_jax.trained.pretrained import save_pretrained
@@ -34,6 +35,12 @@ class Generator:
         self.sampler = Sampler(Stages(model, first_stage, condition_stage))
         self.model, self.mesh = self.sampler.model, self.sampler.mesh
         self.params = sharding.place(params, self.mesh)
+
+    def __repr__(self) -> str:
+        model, factor = self.model, self.first_stage.config.factor
+        height, width = (side * factor for side in model.grid)
+        condition = " and ".join(model.condition.keys) or "no condition"
+        return described(self, [f"{height} x {width} pixels", condition, f"{model.n_codes} codes"])
 
     @property
     def stages(self) -> dict[str, Any]:

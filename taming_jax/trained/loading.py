@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from etils import epath
 
-from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, Saved, open_saved, quiet_orbax
+from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, Saved, open_saved, quiet_orbax, with_newest
 from taming_jax.checkpoint.saved import Portable
 from taming_jax.conditioning import Condition, ConditionConfig, StageCondition, has_stage, make_condition
 from taming_jax.data import pipeline
@@ -35,7 +35,7 @@ def load(
     Raises ValueError for a missing or foreign directory.
     """
     quiet_orbax()
-    return load_saved(open_saved(path, step), dtype=dtype, mesh=mesh)
+    return with_newest(step, lambda: load_saved(open_saved(path, step), dtype=dtype, mesh=mesh))
 
 
 def load_saved(

@@ -13,6 +13,7 @@ from taming_jax.checkpoint import Saved
 from taming_jax.models.gpt import GPT, head_of
 from taming_jax.sampling.decode import Job, draw_sequence, token_chooser
 from taming_jax.sampling.filters import Filters
+from taming_jax.trained.described import described
 from taming_jax.trained.pretrained import save_pretrained
 
 
@@ -27,6 +28,10 @@ class TokenModel:
         whole = sharding.replicated(self.mesh)
         self._logits = jax.jit(lambda params, batch: model.apply({"params": params}, batch["ids"]), out_shardings=whole)
         self._extend = jax.jit(self._draw, out_shardings=whole)
+
+    def __repr__(self) -> str:
+        config = self.model.config
+        return described(self, [f"{config.vocab_size} ids", f"sequences of up to {config.block_size}"])
 
     def logits(self, ids: Any) -> Float[Array, "b l n"]:
         """int32 (b, l) -> float32 (b, l, n): the prediction of what follows each. Raises ValueError for a transformer
