@@ -316,7 +316,7 @@ def _problems(name: str, out: Path, kind: str, status: int, said: str, children:
 
 def _children(pid: int) -> list[int]:
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()]
     except OSError:
         return []
 
@@ -334,10 +334,10 @@ def _left(name: str, out: Path) -> dict[str, object]:
         found["step"] = folder.name
         found |= {f"array {i}": np.asarray(x).tobytes() for i, x in enumerate(jax.tree.leaves(trees))}
     if name == "samples":
-        result = json.loads((out / "result.json").read_text())
+        result = json.loads((out / "result.json").read_text(encoding="utf-8"))
         found["figures"] = {key: value for key, value in result.items() if key != "protocol"}
     if name == "encode":
-        found["info"] = (out / "info.json").read_text()
+        found["info"] = (out / "info.json").read_text(encoding="utf-8")
     return found
 
 

@@ -72,14 +72,14 @@ def _machine() -> str:
     parts = [socket.gethostname()]
     for path in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         with contextlib.suppress(OSError):
-            parts.append(os.readlink(path) if "/ns/" in path else Path(path).read_text().strip())
+            parts.append(os.readlink(path) if "/ns/" in path else Path(path).read_text(encoding="utf-8").strip())
     return " ".join(parts)
 
 
 def _started(pid: int) -> str:
     """When a process began, in the system's own unit; "" where that is not known."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19]
     except (OSError, IndexError):
         return ""
 
@@ -119,7 +119,7 @@ class Lease:
                 self.file.unlink(missing_ok=True)
             if in_turn and found is None:
                 try:
-                    file = open(self.file, "x")  # noqa: SIM115  # of two that come at once, the first has it
+                    file = open(self.file, "x", encoding="utf-8")  # noqa: SIM115  # of two that come at once, the first has it
                 except FileExistsError:
                     continue
                 try:
@@ -129,7 +129,7 @@ class Lease:
                     self.file.unlink()
                     raise
                 break
-            self.file.write_text(self._text)  # of two that come at once, the last has it
+            self.file.write_text(self._text, encoding="utf-8")  # of two that come at once, the last has it
             time.sleep(SETTLE)
             found = self._read()
             if found and found[0].token == self.owner.token:
@@ -176,7 +176,7 @@ class Lease:
                 if found and "://" not in os.fspath(self.file):
                     os.utime(self.file)  # which takes no room
                 else:
-                    self.file.write_text(self._text)
+                    self.file.write_text(self._text, encoding="utf-8")
 
 
 @contextlib.contextmanager

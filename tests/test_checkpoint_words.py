@@ -160,7 +160,7 @@ def test_a_checkpoint_that_is_removed_while_it_is_read_is_not_called_damaged(tmp
 
 
 def test_a_training_that_has_saved_nothing_yet_is_told_from_another_folder(tmp_path):
-    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n')
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n', encoding="utf-8")
     with pytest.raises(ValueError, match=r"no complete checkpoint yet, but a training has begun there, .*save_every"):
         checkpoint.open_saved(str(tmp_path))
 

@@ -30,7 +30,9 @@ def write(path, names, greys, *, prefix="", kinds=("cup", "plate"), first_id=1, 
     if points:
         categories = [kind | {"keypoints": ["left_end", "right_end"]} for kind in categories]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"info": {}, "images": images, "annotations": marks, "categories": categories}))
+    path.write_text(
+        json.dumps({"info": {}, "images": images, "annotations": marks, "categories": categories}), encoding="utf-8"
+    )
 
 
 def split(base, folder, file, seed, n=6, **options):
@@ -82,7 +84,7 @@ ALONE = {  # folder of the images, file, what the file's names begin with
 def test_one_file_serves_both_splits(tmp_path, layout):
     folder, file, prefix = ALONE[layout]
     greys = split(tmp_path, folder, file, seed=len(layout), prefix=prefix)
-    (tmp_path / "README.roboflow.txt").write_text("by a tool")
+    (tmp_path / "README.roboflow.txt").write_text("by a tool", encoding="utf-8")
     train, val = seen(data(tmp_path), "train"), seen(data(tmp_path), "val")
     assert train | val == greys and not train & val and len(val) == 2
     remark = pipeline.opened(data(tmp_path), "train").listing.remarks[0]
@@ -157,17 +159,20 @@ def test_images_elsewhere_are_found_by_the_last_part_of_their_names_where_that_i
     ("make", "message"),
     [
         (lambda base: None, r"no boxes in COCO's format in .*nothing.*instances_default.json \(CVAT\).* as `boxes`"),
-        (lambda base: (base / "a.json").write_text('{"x": 1}'), r"which has a\.json; looked for"),
+        (lambda base: (base / "a.json").write_text('{"x": 1}', encoding="utf-8"), r"which has a\.json; looked for"),
         (lambda base: [write(base / f"{n}.json", ["x.png"], [2]) for n in "ab"], r"several files.*a\.json, b\.json"),
         (lambda base: write(base / "instances_val.json", ["x.png"], [2]), r"boxes for 'val' alone.*none for training"),
         (
-            lambda base: (picture(base / "train/images/a.png", 1), (base / "data.yaml").write_text("nc: 2")),
+            lambda base: (
+                picture(base / "train/images/a.png", 1),
+                (base / "data.yaml").write_text("nc: 2", encoding="utf-8"),
+            ),
             r"data\.yaml, train; it looks like YOLO's layout: export or convert",
         ),
         (
             lambda base: (
                 (picture(base / "JPEGImages/a.png", 1), picture(base / "Annotations/a.png", 1))
-                and (base / "Annotations/a.xml").write_text("<annotation/>")
+                and (base / "Annotations/a.xml").write_text("<annotation/>", encoding="utf-8")
             ),
             r"it looks like Pascal VOC's layout",
         ),

@@ -323,7 +323,7 @@ def test_averages_below_a_name_of_their_own(tmp_path, small, capsys):
     for plain in ("online_model.", "", "model."):
         both = marked(plain, 1) | marked("ema_model.", 2) | (counts if plain else {})
         write_checkpoint(tmp_path / "both.ckpt", both)
-        (tmp_path / "both.yaml").write_text(yaml.safe_dump(settings))
+        (tmp_path / "both.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
         for flags, value in (([], 1), (["--ema"], 2)):
             out = tmp_path / f"{plain}{value}"
             main([str(tmp_path / "both.ckpt"), str(out), "--config", str(tmp_path / "both.yaml"), *flags])
@@ -335,7 +335,7 @@ def test_averages_below_a_name_of_their_own(tmp_path, small, capsys):
 
 def test_a_date_a_step_or_a_commit_in_a_name_is_no_hash(tmp_path, small, capsys):
     settings, state = small
-    (tmp_path / "a.yaml").write_text(yaml.safe_dump(settings))
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     for name, noted in (("vqgan-20210412", False), ("run-00120000", False), ("exp-1a2b3c4d", True)):
         write_checkpoint(tmp_path / f"{name}.pth", state)
         main([str(tmp_path / f"{name}.pth"), str(tmp_path / name), "--config", str(tmp_path / "a.yaml")])

@@ -255,7 +255,7 @@ OWN += (
 
 def test_classes_of_peoples_own_are_inert_and_never_imported(tmp_path, monkeypatch):
     for name in ("ldm", "my_project"):  # which would be seen, if they were imported
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')")
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported')", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     data = named(*(name.rsplit(".", 1) for name in OWN))
     path = archive(tmp_path / "own.ckpt", {"a/data.pkl": data, "a/data/0": bytes(16)})

@@ -45,7 +45,7 @@ def write(root, groups, mounts):
 
 def put(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def test_without_cgroups_it_is_the_affinity(tmp_path, monkeypatch):
@@ -126,5 +126,7 @@ print(DataConfig().threads, DataConfig(workers=7).threads, asked)
 """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", program]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, encoding="utf-8"
+    )
     assert result.stdout.strip() == "1 7 [1, 1]", result.stderr

@@ -191,7 +191,7 @@ FOLDERS = {
 def test_each_folder_is_called_what_it_is(tmp_path, words):
     for name, content in FOLDERS[words].items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(content)
+        (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(ValueError, match=words) as error:
         file_in(tmp_path)
     assert "\n" not in str(error.value)

@@ -71,7 +71,7 @@ def test_differences_in_words():
 def test_a_folder_that_cannot_be_written_is_known_before_the_work(tmp_path, monkeypatch):
     check_writable(tmp_path / "new" / "run")
     assert not list(tmp_path.iterdir())  # nothing is left, nor made
-    (tmp_path / "file").write_text("mine")
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
     for folder in ("file", "file/run"):
         with pytest.raises(OSError, match=r"file' is a file\); name another folder"):
             check_writable(tmp_path / folder)

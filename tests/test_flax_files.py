@@ -28,7 +28,7 @@ def write(folder, state, settings=SETTINGS, below=()):
         tree = {name: tree, "step": np.array(3)}
     (folder / "flax_model.msgpack").write_bytes(to_bytes(tree))
     if settings is not None:
-        (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+        (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return folder
 
 
@@ -62,7 +62,7 @@ def test_its_numbers_and_the_way_back(tmp_path, golden, capsys, form):
     for name, array in state.items():
         assert back[name].dtype == array.dtype
         np.testing.assert_array_equal(back[name], array)
-    assert json.loads((tmp_path / "back/config.json").read_text()) == SETTINGS
+    assert json.loads((tmp_path / "back/config.json").read_text(encoding="utf-8")) == SETTINGS
 
 
 def test_half_precision_goes_there_and_back(tmp_path, golden):

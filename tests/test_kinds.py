@@ -48,7 +48,7 @@ def test_pictures_of_any_ending_are_found_and_read(tmp_path, kind):
     names = [f"a.{ending}" for ending in WRITTEN[kind][1]] + ["without", "another.0001", "b.picture", "c.jpg", "d.png"]
     for name in names:
         (tmp_path / name).write_bytes(data)
-    (tmp_path / "list.txt").write_text("\n".join(names))
+    (tmp_path / "list.txt").write_text("\n".join(names), encoding="utf-8")
     for name in ("notes.txt", "x.json", "x.csv", "x.npy", "x.md"):  # whatever they hold
         (tmp_path / name).write_bytes(data)
     found = walk(tmp_path, kinds.ENDINGS)
@@ -176,7 +176,7 @@ def test_label_maps_of_drawing_programs(tmp_path, name):
     (tmp_path / "maps").mkdir()
     (tmp_path / "maps" / f"photo{name[name.index('.') :]}").write_bytes(label_files()[name])
     settings = {"path": str(tmp_path / "photo.txt"), "maps": str(tmp_path / "maps"), "n_labels": 8}
-    (tmp_path / "photo.txt").write_text("photo.png")
+    (tmp_path / "photo.txt").write_text("photo.png", encoding="utf-8")
     config = DataConfig("folder", 24, 1, val_path=settings["path"], annotations=("segmentation",), **settings)
     np.testing.assert_array_equal(opened(config, "val").read(0, None)["segmentation"], LABELS)
 
@@ -216,6 +216,6 @@ def test_conditions_are_found_by_what_they_are(tmp_path):
     condition = types.SimpleNamespace(keys=("image",), suffixes=kinds.ENDINGS)
     for name in ("a.jfif", "b", "c.GIF", "d.photo"):
         (tmp_path / name).write_bytes(encoded(PICTURE, "JPEG"))
-    (tmp_path / "notes.txt").write_text("x")
+    (tmp_path / "notes.txt").write_text("x", encoding="utf-8")
     assert [file.name for file in find_files(str(tmp_path), condition)] == ["a.jfif", "b", "c.GIF", "d.photo"]
     assert find_files(str(tmp_path / "b"), condition)

@@ -23,7 +23,7 @@ def quick(monkeypatch):
 def of_another(folder, **changes):
     """What another process has left in the folder."""
     owner = dataclasses.replace(lease.Owner.this("training"), token="other", **changes)
-    Path(folder, lease.FILE).write_text(json.dumps(dataclasses.asdict(owner)))
+    Path(folder, lease.FILE).write_text(json.dumps(dataclasses.asdict(owner)), encoding="utf-8")
     return owner
 
 
@@ -60,7 +60,7 @@ def test_what_a_killed_process_leaves_is_taken_over_at_once(tmp_path, caplog, mo
 
 @pytest.mark.parametrize("content", ["", "{}", "no JSON"])
 def test_what_was_cut_in_the_middle_is_taken_over(content, tmp_path):
-    (tmp_path / lease.FILE).write_text(content)
+    (tmp_path / lease.FILE).write_text(content, encoding="utf-8")
     with lease.held(tmp_path, "training"):
         pass
     assert not list(tmp_path.iterdir())

@@ -83,10 +83,11 @@ def test_a_program_ends_in_one_line(tmp_path):
     """4 GiB where 256 MiB are left."""
     assert resource.RLIMIT_AS and cli
     (tmp_path / "x.py").write_text(
-        "from ml_collections import ConfigDict\nget_config = lambda arg='': ConfigDict({'workdir': ''})\n"
+        "from ml_collections import ConfigDict\nget_config = lambda arg='': ConfigDict({'workdir': ''})\n",
+        encoding="utf-8",
     )
     command = [sys.executable, "-c", PROGRAM, f"--config={tmp_path / 'x.py'}"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=200, encoding="utf-8")
     last = result.stderr.strip().splitlines()[-1]
     assert result.returncode == 1 and last.startswith("error: this machine's memory is full"), result.stderr
     assert "Traceback" not in result.stderr

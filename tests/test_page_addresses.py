@@ -70,7 +70,7 @@ def test_it_is_told_before_a_model_is_looked_for():
     with listen("127.0.0.1", 0) as there:
         port = there.getsockname()[1]
         command = [sys.executable, "-m", "taming_jax.page", f"--port={port}", "--workdir=there/is/none"]
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, encoding="utf-8")
     assert ended.returncode == 2 and f"port {port} of" in ended.stderr and "--port=" in ended.stderr
     assert ended.stderr.count("\n") == 1 and "there/is/none" not in ended.stderr
 

@@ -55,7 +55,7 @@ def test_a_signal_ends_it_in_one_line_while_it_draws(name, tmp_path):
     fresh = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run behind a `&`
     command = [sys.executable, "-c", PROGRAM]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, preexec_fn=fresh
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, preexec_fn=fresh, encoding="utf-8"
     ) as page:
         address = page.stdout.readline().split()[0]
         form = json.dumps({"model": 0, "height": 16, "width": 16}).encode()

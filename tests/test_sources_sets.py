@@ -241,7 +241,9 @@ def test_imagenet_is_found_in_the_folders_that_kaggle_has(tmp_path):
         write(tmp_path / f"ILSVRC/Data/CLS-LOC/train/{name}/{name}_0.JPEG", 60 * i)
         write(tmp_path / f"ILSVRC/Data/CLS-LOC/val/v{i}.JPEG", 120 + 60 * i)
     (tmp_path / "ILSVRC/Annotations").mkdir()
-    (tmp_path / "LOC_val_solution.csv").write_text("ImageId,PredictionString\nv0,n02 1 2 3 4\nv1,n01 5 6 7 8\n")
+    (tmp_path / "LOC_val_solution.csv").write_text(
+        "ImageId,PredictionString\nv0,n02 1 2 3 4\nv1,n01 5 6 7 8\n", encoding="utf-8"
+    )
     cfg = data("imagenet", tmp_path)
     assert shown(cfg, "train") == {0: 0, 60: 1} and shown(cfg, "val") == {120: 1, 180: 0}
 

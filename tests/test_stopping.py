@@ -116,7 +116,7 @@ def test_a_reader_that_is_gone_costs_nothing(unbuffered, tmp_path):
     running.stdout.readline()
     running.stdout.close(), running.stderr.close()
     running.stdin.write("go on\n"), running.stdin.close()
-    assert running.wait(60) == 0 and (tmp_path / "out").read_text() == "saved"
+    assert running.wait(60) == 0 and (tmp_path / "out").read_text(encoding="utf-8") == "saved"
 
 
 def test_a_terminal_that_is_gone_costs_nothing(tmp_path):
@@ -127,7 +127,7 @@ def test_a_terminal_that_is_gone_costs_nothing(tmp_path):
     assert os.read(controller, 5) == b"ready"
     os.close(controller)
     running.stdin.write("go on\n"), running.stdin.close()
-    assert running.wait(60) == 0 and (tmp_path / "out").read_text() == "saved"
+    assert running.wait(60) == 0 and (tmp_path / "out").read_text(encoding="utf-8") == "saved"
 
 
 BARS = """
@@ -155,5 +155,7 @@ def test_tensorflow_is_asked_not_to_narrate_wherever_the_package_is_imported_fir
     names = ("TF_CPP_MIN_LOG_LEVEL", "TF_ENABLE_ONEDNN_OPTS")
     program = f"import taming_jax, os; print(*map(os.environ.get, {names}))"
     environment = {name: value for name, value in os.environ.items() if name not in names}
-    found = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True)
+    found = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, encoding="utf-8"
+    )
     assert found.stdout == "3 0\n"

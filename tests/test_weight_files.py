@@ -37,7 +37,7 @@ def write(path, arrays):
 def folder_of(folder, arrays, name):
     """A directory of diffusers whose arrays are in the file `name`; "{}" in it: in three files, with an index."""
     folder.mkdir()
-    (folder / "config.json").write_text(json.dumps(SETTINGS))
+    (folder / "config.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
     if "{}" not in name:
         write(folder / name, arrays)
         return folder
@@ -52,7 +52,7 @@ def split(folder, arrays, name, index=""):
         write(folder / file, {n: arrays[n] for n in names[i::3]})
         places |= dict.fromkeys(names[i::3], file)
     if index:
-        (folder / index).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}))
+        (folder / index).write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": places}), encoding="utf-8")
 
 
 # The name of the file or files, and what is given to the command, "" for the folder.
@@ -128,16 +128,16 @@ def test_an_index_cannot_point_outside_of_its_folder(tmp_path, state, place):
     folder = folder_of(tmp_path / "vqvae", state, f"{STEM}{{}}.safetensors")
     write(tmp_path / "x.safetensors", state)
     index = folder / f"{STEM}.safetensors.index.json"
-    found = json.loads(index.read_text())
+    found = json.loads(index.read_text(encoding="utf-8"))
     found["weight_map"]["encoder.conv_in.weight"] = place
-    index.write_text(json.dumps(found))
+    index.write_text(json.dumps(found), encoding="utf-8")
     with pytest.raises(SystemExit, match="which is outside of its folder; refused"):
         main([str(index), str(tmp_path / "out")])
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"weight_map": 5}', '{"weight_map": {"a": 5}}', "[" * 9000])
 def test_an_index_that_is_none(tmp_path, content):
-    (tmp_path / "model.safetensors.index.json").write_text(content)
+    (tmp_path / "model.safetensors.index.json").write_text(content, encoding="utf-8")
     with pytest.raises(SystemExit, match=r"model\.safetensors\.index\.json is no index of a checkpoint"):
         main([str(tmp_path), str(tmp_path / "out")])
 
@@ -169,7 +169,9 @@ def test_a_transformer_of_the_original_in_several_files(tmp_path, ending, given)
     folder.mkdir()
     name = f"model{{}}.{ending}"
     split(folder, arrays, name, f"model.{ending}.index.json" if given != "part" else "")
-    (folder / "config.yaml").write_text(yaml.safe_dump({"transformer_config": gpt(block_size=9, n_layer=1)}))
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({"transformer_config": gpt(block_size=9, n_layer=1)}), encoding="utf-8"
+    )
     source = {"": "", "index": f"model.{ending}.index.json", "part": name.format("-00003-of-00003")}[given]
     main([str(folder / source), str(tmp_path / "out")])
     params = taming_jax.load(str(tmp_path / "out")).params

@@ -151,7 +151,7 @@ class Report:
         self._tensorboard(lambda writer: writer.close())
         self._writer = None
 
-    def _open(self, writer: Callable[[str], Any]) -> None:
+    def _open(self, writer: Callable[[Any], Any]) -> None:
         self._writer = writer(os.fsencode(self.workdir / "tensorboard"))
 
     def _tensorboard(self, write: Callable[[Any], None]) -> None:

@@ -47,6 +47,6 @@ def left_out(hooks: Sequence[Any], step: int, last: bool, report: Report) -> lis
 
 def _logged(report: Report, step: int) -> set[str]:
     """What the history says of a step."""
-    lines = report.history.read_text().splitlines() if report.history.exists() else []
+    lines = report.history.read_text(encoding="utf-8").splitlines() if report.history.exists() else []
     rows = [json.loads(line) for line in lines if f'"step": {step},' in line]
     return {name for row in rows for name in row}
