@@ -55,6 +55,7 @@ def run_to_its_end(main: Callable[[], Any]) -> None:
     """Call main, and end the process where a signal has stopped it: in one line, with status 130 for Ctrl-C, 143 for
     SIGTERM and 129 for a closed terminal. To be called as the last line of a program that has called `listen`."""
     log_beside_bars()
+    stopping.begin()
     code, line = 0, ""
     try:
         main()
