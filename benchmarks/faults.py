@@ -221,11 +221,15 @@ STOPPED = ["--config.train.steps=24", "--config.train.save_every=5", "--config.t
 STOPPED += ["--config.train.image_every=12"]
 
 
+STOPPED_FIRST = [*FIRST, *STOPPED, "--config.model.ch=8", "--config.model.norm_groups=4"]
+STOPPED_SECOND = [*SECOND, *STOPPED, "--config.transformer.n_layer=1", "--config.transformer.n_embd=32"]
+
+
 def signalled(root: Path, programs: list[str], kinds: list[str], count: int, seed: int) -> None:
     """`count` signals, in turn to each program, each at a random moment of a run; a table of what became of them."""
-    run([*FIRST, *STOPPED], root, "first_stage", prepare=FOREGROUND, XLA_FLAGS=QUICK)
+    run(STOPPED_FIRST, root, "first_stage", prepare=FOREGROUND, XLA_FLAGS=QUICK)
     first = f"--config.first_stage={root / 'first_stage'}"
-    run([*SECOND, *STOPPED, first], root, "model", prepare=FOREGROUND, XLA_FLAGS=QUICK)
+    run([*STOPPED_SECOND, first], root, "model", prepare=FOREGROUND, XLA_FLAGS=QUICK)
     drawn = ["sample.py", "--config=configs/demo_class.py:tiny", f"--workdir={root / 'model'}"]
     drawn += ["--config.sample.n=24", "--config.sample.batch_size=2"]
     codes = [
@@ -237,8 +241,8 @@ def signalled(root: Path, programs: list[str], kinds: list[str], count: int, see
     ]
     judged = ["taming_jax/evaluate.py", "samples", root / "model", "--n=24", "--draw_batch=2", "--features=demo"]
     known = {  # the command, the folder that it writes, the name of which is in what it writes
-        "first": lambda out: [*FIRST, *STOPPED, f"--workdir={out}"],
-        "second": lambda out: [*SECOND, *STOPPED, first, f"--workdir={out}"],
+        "first": lambda out: [*STOPPED_FIRST, f"--workdir={out}"],
+        "second": lambda out: [*STOPPED_SECOND, first, f"--workdir={out}"],
         "draw": lambda out: [*drawn, f"--config.sample.out={out}"],
         "encode": lambda out: [*codes, f"--out={out}"],
         "samples": lambda out: [*judged, f"--out={out / 'result.json'}"],

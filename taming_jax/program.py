@@ -61,6 +61,7 @@ def run_to_its_end(main: Callable[[], Any]) -> None:
     SIGTERM and 129 for a closed terminal. To be called as the last line of a program that has called `listen`."""
     forgive_output()
     log_beside_bars()
+    stopping.begin()
     code, line = 0, ""
     try:
         main()

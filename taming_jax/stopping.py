@@ -40,6 +40,8 @@ class _Process:
     """What is known of signals in this process."""
 
     listens = False
+    begun = False  # what the program does, after its imports
+    lost: bool = False  # whether a `Stopped` was raised where Python drops what is raised
     number: int | None = None  # the first signal
     training: "Noted | None" = None  # that notes signals at present
     said: tuple[Callable[[], str], ...] = ()  # what there is, the innermost last
@@ -52,13 +54,19 @@ def listen() -> None:
     Signals that are ignored stay so, as under `nohup`, or for what a script starts in the background. From here on
     output goes on where its reader has gone: `tee` gets a Ctrl-C, too, and a terminal is gone with its window.
     """
-    _Process.listens, _Process.number = True, None
+    _Process.listens, _Process.begun, _Process.number = True, False, None
+    sys.unraisablehook = _unraisable
     sys.stdout, sys.stderr = _lasting(sys.stdout, READER_GONE), _lasting(sys.stderr)
     take()
     read, write = os.pipe()
     os.set_blocking(write, False)
     signal.set_wakeup_fd(write, warn_on_full_buffer=False)  # told at once, also while Python waits for a library
     threading.Thread(target=_watch, args=(read,), name="signals", daemon=True).start()
+
+
+def begin() -> None:
+    """The imports are over: from here on there may be something to clean up, or to tell of, at a signal."""
+    _Process.begun = True
 
 
 def take() -> None:
@@ -159,19 +167,36 @@ class Noted:
             self._raises = False
 
     def _note(self, number: int, _: object) -> None:
-        if self.received is not None:
+        if self.received is not None and not _Process.lost:
             return
-        self.received = _Process.number = number
-        if self.several and number != signal.SIGTERM:
+        first, _Process.lost = self.received is None, False
+        self.received = _Process.number = self.received or number
+        if first and self.several and number != signal.SIGTERM:
             os.kill(os.getpid(), signal.SIGTERM)
         if self._raises:
-            raise Stopped(number)
+            raise Stopped(self.received)
 
 
 def _raise(number: int, _: object) -> None:
-    if _Process.number is None:
-        _Process.number = number
-        raise Stopped(number)
+    if _Process.number is None or _Process.lost:
+        _Process.number, _Process.lost = _Process.number or number, False
+        stopped = Stopped(_Process.number)
+        if not _Process.begun:
+            leave(128 + number, str(stopped))
+        raise stopped
+
+
+def _unraisable(unraisable: Any) -> None:
+    """Raise once more what was raised while garbage was collected, where Python drops it: JAX is called there."""
+    if not isinstance(unraisable.exc_value, Stopped):
+        sys.__unraisablehook__(unraisable)
+        return
+
+    def again(number: int = unraisable.exc_value.number) -> None:
+        _Process.lost = True
+        os.kill(os.getpid(), number)
+
+    threading.Timer(0.02, again).start()
 
 
 def _watch(read: int) -> None:

@@ -78,6 +78,44 @@ def test_a_program_that_hears_nothing_is_ended_from_beside(tmp_path):
     assert said.strip() == "stopped by Ctrl-C: 3 of 9 files are written" and running.returncode == 130
 
 
+IN_GARBAGE = """
+        class Garbage:
+            def __del__(self):
+                print("ready", flush=True)
+                time.sleep(30)
+        Garbage()
+        time.sleep(60)
+"""
+
+
+def test_a_signal_that_comes_where_python_drops_what_is_raised_is_not_lost(tmp_path):
+    running = start(tmp_path / "out", 5, wait=IN_GARBAGE)
+    assert [running.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+    began = time.monotonic()
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert said == "stopped by Ctrl-C: 5 of 9 files are written\n" and running.returncode == 130
+    assert time.monotonic() - began < 5 and not list(tmp_path.iterdir())
+
+
+IMPORTS = """
+from taming_jax.stopping import listen
+listen()
+print("ready", flush=True)
+import time
+time.sleep(60)  # in a module that is imported
+"""
+
+
+@pytest.mark.parametrize("name", STOPS)
+def test_a_signal_during_the_imports_ends_a_program_in_one_line(name):
+    running = start(program=IMPORTS)
+    running.stdout.readline()
+    running.send_signal(getattr(signal, f"SIG{name}"))
+    _, said = running.communicate(timeout=60)
+    assert len(said.splitlines()) == 1 and said.startswith("stopped by ") and running.returncode == STOPS[name]
+
+
 @pytest.mark.parametrize("name", ["INT", "HUP"])
 def test_an_ignored_signal_stays_ignored(name, tmp_path):
     """As under nohup, and of what a script starts in the background."""
