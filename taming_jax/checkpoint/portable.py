@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from taming_jax.checkpoint.read import FOLDER
+from taming_jax.differences import few
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+# The types in which parameters are kept there, by their names in that format; those that are written.
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 HUB = "hf://"
 PACKAGED = Path(__file__).parents[1] / "pretrained"
 PRETRAINED = ("landscapes", "landscapes_class")  # the models that the package carries, by the names of their folders
@@ -27,14 +31,32 @@ def is_portable(path: str) -> bool:
 
 
 def write_portable(folder: Path, params: Any, config: Mapping[str, Any], dtype: str = "float32") -> None:
-    """Write one network. Floats become `dtype`, float32 or float16."""
+    """Write one network, its arrays in `dtype`, a name of DTYPES. Raises ValueError for another one, and for numbers
+    that have no place in it."""
     from safetensors.numpy import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
+    dtype = known_dtype(dtype)
     flat = flatten_dict(jax.device_get(params), sep="/")
-    save_file({name: np.ascontiguousarray(array, dtype) for name, array in flat.items()}, folder / WEIGHTS)
+    with np.errstate(over="ignore"):  # told below
+        arrays = {name: np.ascontiguousarray(array, jnp.dtype(dtype)) for name, array in flat.items()}
+    beyond = [name for name, array in arrays.items() if np.isfinite(flat[name]).all() > np.isfinite(array).all()]
+    if beyond:
+        raise ValueError(f"dtype={dtype!r} cannot hold the numbers of {few(beyond, most=3)}; take bfloat16 or float32.")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(arrays, folder / WEIGHTS)
     text = json.dumps({"library_name": "taming_jax", **config}, indent=2)
     (folder / CONFIG).write_text(text + "\n")
+
+
+def known_dtype(dtype: Any) -> str:
+    """The name of a type that `write_portable` writes. Raises ValueError for another one."""
+    try:
+        name = jnp.dtype(dtype).name
+    except TypeError:
+        name = ""
+    if name not in DTYPES.values():
+        raise ValueError(f"dtype={dtype!r} is unknown; known: {', '.join(DTYPES.values())}.")
+    return name
 
 
 def read_config(path: str) -> dict[str, Any]:
@@ -53,15 +75,23 @@ def read_config(path: str) -> dict[str, Any]:
 
 
 def read_params(path: str, dtype: Any = None) -> Any:
-    """The parameters, cast to `dtype`, default float32. Raises ValueError for a damaged file."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
+    """The parameters, cast to `dtype`, default float32. Raises ValueError for a damaged file, and for arrays of numbers
+    that are no parameters."""
+    from safetensors import SafetensorError, deserialize
 
     file = epath.Path(path) / WEIGHTS
     try:
-        flat = load(file.read_bytes())
+        found = deserialize(file.read_bytes())  # not `numpy.load`, which knows no bfloat16
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged: {error}; get it again") from error
+    known = {**DTYPES, "F64": "float64"}
+    foreign = [f"{name} ({array['dtype']})" for name, array in found if array["dtype"] not in known]
+    if foreign:
+        raise ValueError(
+            f"{file} holds arrays of other types than {', '.join(known.values())}: {few(foreign, most=3)}; write it "
+            "anew in one of these."
+        )
+    flat = {name: np.frombuffer(a["data"], jnp.dtype(known[a["dtype"]])).reshape(a["shape"]) for name, a in found}
     return unflatten_dict({name: a.astype(dtype or np.float32, copy=False) for name, a in flat.items()}, sep="/")
 
 
