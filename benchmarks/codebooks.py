@@ -60,11 +60,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "vq": {"quantizer": "vq", "embed_dim": 8, "kmeans": 5, **RESTARTS},
     "ema": {"quantizer": "ema", "embed_dim": 8, "ema_restart_below": 0.5, "ema_decay": 0.98},
     "l2": {"quantizer": "normalized", "embed_dim": 8, **RESTARTS},
-    "simvq": {"quantizer": "simvq", "embed_dim": 32, "legacy_beta": False},
+    "simvq": {"quantizer": "simvq", "embed_dim": 32},
     "ibq": {"quantizer": "ibq", "embed_dim": 32, "entropy_weight": 0.05},
     "fsq": {"quantizer": "fsq"},
     "lfq": {"quantizer": "lfq", "entropy_weight": 0.1},
-    "bsq": {"quantizer": "bsq", "entropy_weight": 0.1, "entropy_temperature": 1.0, "beta": 0.0},
+    "bsq": {"quantizer": "bsq", "entropy_weight": 0.1},
 }
 ROTATED = ("paper", "vq", "ema", "l2", "simvq")
 MEASURES = {  # what the table says of each, and how

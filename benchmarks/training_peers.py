@@ -123,7 +123,7 @@ class VQGAN(nn.Module):
         self.encoder, self.decoder = encoder(cfg), decoder(cfg)
         self.quant_conv = nn.Conv2d(cfg.z_channels, cfg.embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(cfg.embed_dim, cfg.z_channels, 1)
-        self.quantizer = Quantizer(cfg.n_embed, cfg.embed_dim, cfg.beta)
+        self.quantizer = Quantizer(cfg.n_embed, cfg.embed_dim, cfg.settled.beta)
 
     def forward(self, x):
         z, loss = self.quantizer(self.quant_conv(self.encoder(x)))

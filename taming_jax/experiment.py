@@ -6,6 +6,7 @@ path.
 
 import dataclasses
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from taming_jax.conditioning import ConditionConfig
@@ -20,8 +21,8 @@ from taming_jax.sampling.rejection import rounds_for
 from taming_jax.settings import PathText, below, check, to_dict
 from taming_jax.sharding import MeshConfig
 from taming_jax.training.loop import TrainConfig
-from taming_jax.training.optim import OptimizerConfig, make_optimizer
-from taming_jax.training.transformer import TransformerTraining
+from taming_jax.training.optim import DiscOptimizerConfig, OptimizerConfig, make_optimizer
+from taming_jax.training.transformer import TokenLossConfig, TransformerTraining
 from taming_jax.training.vqgan import VQGANTraining
 from taming_jax.training.vqgan_loss import VQGANLossConfig
 from taming_jax.two_stage import TwoStage
@@ -115,20 +116,25 @@ class VQGANExperiment:
     feature_discriminator: FeatureDiscriminatorConfig = FeatureDiscriminatorConfig()
     loss: VQGANLossConfig = VQGANLossConfig()
     optimizer: OptimizerConfig = OptimizerConfig(b1=0.5, b2=0.9)
+    disc_optimizer: DiscOptimizerConfig = DiscOptimizerConfig()
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()
+
+    def __post_init__(self) -> None:
+        with below("disc_optimizer"):
+            self.disc_optimizer.beside(self.optimizer)  # refuses what cannot be
 
     def training(self) -> VQGANTraining:
         """Of these networks. Raises ValueError where the settings do not fit one another."""
         data, loss = self.data, self.loss
-        optimizer = make_optimizer(self.optimizer, batch_size=data.batch_size, steps=self.train.steps)
+        make = partial(make_optimizer, batch_size=data.batch_size, steps=self.train.steps)
         return VQGANTraining(
             model=VQGAN(self.model),
             discriminator=Discriminator(self.discriminator) if loss.disc_weight else None,
             feature_discriminator=FeatureDiscriminator(self.feature_discriminator) if loss.feature_weight else None,
             loss=loss,
-            optimizer=optimizer,
-            disc_optimizer=optimizer if loss.adversarial else None,
+            optimizer=make(self.optimizer),
+            disc_optimizer=make(self.disc_optimizer.beside(self.optimizer)) if loss.adversarial else None,
             batch_shape=(data.batch_size, *data.sides, self.model.in_channels),
             accumulate=self.optimizer.accumulate,
             ema_decay=self.optimizer.ema_decay,
@@ -178,6 +184,7 @@ class TransformerExperiment:
     remap: PathText = ""
     unknown: str = "random"
     optimizer: OptimizerConfig = OptimizerConfig(weight_decay=0.01)
+    token_loss: TokenLossConfig = TokenLossConfig()
     mesh: MeshConfig = MeshConfig()
     train: TrainConfig = TrainConfig()
     sample: SampleConfig = SampleConfig()
@@ -198,6 +205,7 @@ class TransformerExperiment:
             ema_decay=self.optimizer.ema_decay,
             seed=self.train.seed,
             init_from=self.init_from,
+            loss=self.token_loss,
         )
 
 
@@ -206,5 +214,7 @@ def saved_form(experiment: VQGANExperiment | TransformerExperiment, needs: Needs
 
     needs: of the training. The saved settings of the data meet them, so that they alone give batches as in training.
     """
-    kind = "vqgan" if isinstance(experiment, VQGANExperiment) else "two_stage"
+    kind = "two_stage"
+    if isinstance(experiment, VQGANExperiment):
+        kind, experiment = "vqgan", dataclasses.replace(experiment, model=experiment.model.settled)
     return {"kind": kind, **to_dict(experiment), "data": to_dict(experiment.data.meeting(needs))}

@@ -16,7 +16,7 @@ from jax import Array
 from jaxtyping import Float, Int, Key, Shaped
 
 from taming_jax.conditioning import Condition
-from taming_jax.models.gpt import GPT, head_of, prediction_nll
+from taming_jax.models.gpt import GPT, head_of, predicted_parts, prediction_nll
 from taming_jax.models.vqgan import VQGAN, network_input
 from taming_jax.nn import orders
 from taming_jax.nn.lookup_free import splits
@@ -191,7 +191,7 @@ class TwoStage:
     ) -> Float[Array, "b l"]:
         """Negative log-likelihood of each target in nats, float32, after the condition and the inputs before it."""
         prediction = self.logits(params, condition, inputs, **options)
-        return prediction_nll(head_of(self.gpt, params), prediction, targets)
+        return prediction_nll(predicted_parts(head_of(self.gpt, params), prediction, targets))
 
     def corrupt(self, key: Key[Array, ""], sequence: Int[Array, "b l"]) -> Int[Array, "b l"]:
         """Replace a share of 1 - pkeep of the tokens by random ids."""
@@ -217,7 +217,19 @@ class TwoStage:
         *,
         key: Key[Array, ""] | None = None,
     ) -> Float[Array, "b l"]:
-        """Negative log-likelihood of each image token in nats, float32 in sequence order (paper, equation 6).
+        """Negative log-likelihood of each image token in nats, float32 in sequence order (paper, equation 6); key: see
+        `token_parts`."""
+        return prediction_nll(self.token_parts(params, stages, batch, key=key))
+
+    def token_parts(
+        self,
+        params: Any,
+        stages: Mapping[str, Any],
+        batch: Mapping[str, Array],
+        *,
+        key: Key[Array, ""] | None = None,
+    ) -> list[tuple[Float[Array, "b l _"], Int[Array, "b l"]]]:
+        """The prediction of each image token in sequence order, see `models.gpt.predicted_parts`.
 
         With a key it is training: dropout, `corrupt` and `hide` are on.
         """
@@ -228,7 +240,8 @@ class TwoStage:
             key_corrupt, key_dropout, key_hide = jax.random.split(key, 3)
             inputs, condition = self.corrupt(key_corrupt, sequence), self.hide(key_hide, condition)
             options = {"train": True, "rngs": {"dropout": key_dropout}}
-        return self.nll(params, condition, inputs, sequence, **options)
+        prediction = self.logits(params, condition, inputs, **options)
+        return predicted_parts(head_of(self.gpt, params), prediction, sequence)
 
 
 @functools.lru_cache(maxsize=64)

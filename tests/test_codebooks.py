@@ -11,6 +11,8 @@ import optax
 import pytest
 from tiny import TINY
 
+from taming_jax.data.config import DataConfig
+from taming_jax.experiment import VQGANExperiment, saved_form
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.nn.codes import choice_entropy, rotated
 from taming_jax.nn.lookup_free import (
@@ -20,12 +22,14 @@ from taming_jax.nn.lookup_free import (
     bit_entropy,
 )
 from taming_jax.nn.quantizers import (
+    QUANTIZERS,
     IndexQuantizer,
     LinearQuantizer,
     NormalizedQuantizer,
     VectorQuantizer,
     ema_codebook,
 )
+from taming_jax.settings import from_dict, to_dict
 from taming_jax.sharding import make_mesh, put_batch, replicated
 from taming_jax.training import codebook
 from taming_jax.training.vqgan import VQGANTraining
@@ -307,8 +311,71 @@ def test_the_entropy_term_counts_more_at_first():
         ({"kl_weight": 1e-3}, r"kl_weight=0.001, .*no effect; known are \('gumbel',\)"),
         ({"entropy_temperature": 1.0}, r"entropy_temperature=1.0, .*no effect"),
         ({"beta": -0.1}, r"beta=-0.1"),
+        ({"entropy_sample": 2.0}, r"entropy_sample=2.0, but without entropy_weight"),
+        ({"quantizer": "lfq", "embed_dim": 10, "entropy_batch": 0.5}, r"entropy_batch=0.5, but without entropy_weight"),
+        ({"quantizer": "normalized", "entropy_weight": 0.1, "entropy_batch": -1.0}, r"entropy_batch=-1.0"),
+        ({"quantizer": "vq", "entropy_temperature": 0.02}, r"entropy_temperature=0.02, .*no effect"),
     ],
 )
 def test_quantizer_settings_that_cannot_work_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         VQGANConfig(**settings)
+
+
+SIZES = {"lfq": {"embed_dim": 10}, "bsq": {"embed_dim": 10}, "fsq": {"embed_dim": 2, "n_embed": 16, "levels": (4, 4)}}
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "own"),
+    [
+        ("vq", (0.25, True, 0.01)),
+        ("ema", (0.25, True, 0.01)),
+        ("normalized", (0.25, True, 0.01)),
+        ("gumbel", (0.25, True, 0.01)),
+        ("simvq", (0.25, False, 0.01)),
+        ("ibq", (0.25, True, 0.01)),
+        ("fsq", (0.25, True, 0.01)),
+        ("lfq", (0.25, True, 0.01)),
+        ("bsq", (0.0, True, 1.0)),
+    ],
+)
+def test_quantizers_have_their_authors_defaults_and_saved_settings_stay(quantizer, own):
+    config = VQGANConfig(quantizer=quantizer, **SIZES.get(quantizer, {}))
+    names = ("beta", "legacy_beta", "entropy_temperature")
+    assert {getattr(config, name) for name in names} == {None}
+    assert tuple(getattr(config.settled, name) for name in names) == own
+    assert config.settled.settled == config.settled and from_dict(VQGANConfig, to_dict(config)) == config
+    # What checkpoints from before hold: one default for all, which they keep.
+    older = {**to_dict(config), "beta": 0.25, "legacy_beta": True, "entropy_temperature": 0.01}
+    older = {name: value for name, value in older.items() if name not in ("entropy_sample", "entropy_batch")}
+    settled = from_dict(VQGANConfig, older).settled
+    assert tuple(getattr(settled, name) for name in names) == (0.25, True, 0.01)
+
+
+def test_the_network_has_the_quantizer_of_its_settings():
+    small = {"embed_dim": 5, "n_embed": 32, "z_channels": 8}
+    of = lambda **settings: VQGAN(dataclasses.replace(TINY, **small, **settings)).bind({}).quantizer
+    authors, before = of(quantizer="bsq"), of(quantizer="bsq", beta=0.25, entropy_temperature=0.01)
+    assert (authors.beta, authors.entropy_temperature) == (0.0, 1.0)
+    assert (before.beta, before.entropy_temperature) == (0.25, 0.01)
+    assert not of(quantizer="simvq").legacy and of(quantizer="simvq", legacy_beta=True).legacy
+    apart = of(quantizer="lfq", entropy_weight=0.1, entropy_sample=0.5, entropy_batch=2.0)
+    assert (apart.entropy_sample, apart.entropy_batch) == (0.5, 2.0)
+
+
+def test_a_checkpoint_holds_what_none_stood_for():
+    experiment = VQGANExperiment("", DataConfig(), model=VQGANConfig(quantizer="bsq", embed_dim=10))
+    saved = saved_form(experiment)["model"]
+    assert (saved["beta"], saved["legacy_beta"], saved["entropy_temperature"]) == (0.0, True, 1.0)
+
+
+@pytest.mark.parametrize(("kind", "c"), [("normalized", 3), ("lfq", 5), ("bsq", 5), ("ibq", 3)])
+def test_the_two_entropies_are_weighted_apart(kind, c):
+    z = np.random.RandomState(5).randn(20, c).astype(np.float32)
+    make = lambda **weights: QUANTIZERS[kind](32, c, entropy_weight=1.0, entropy_temperature=0.5, **weights)
+    variables = make().init(jax.random.key(0), z)
+    term = lambda **weights: float(make(**weights).apply(variables, z).metrics["entropy_loss"])
+    sample, batch = term(entropy_batch=0.0), term(entropy_sample=0.0)
+    assert sample > 0 > batch
+    assert term() == pytest.approx(sample + batch, rel=1e-5)
+    assert term(entropy_sample=0.5, entropy_batch=2.0) == pytest.approx(0.5 * sample + 2 * batch, rel=1e-5)

@@ -52,6 +52,8 @@ def parameters(tree):
 def test_it_composes(name, arg):
     settings = experiment(name, arg)
     saved = json.loads(json.dumps(saved_form(settings)))
+    if name.endswith("vqgan"):
+        settings = dataclasses.replace(settings, model=settings.model.settled)
     assert from_dict(type(settings), {key: value for key, value in saved.items() if key != "kind"}) == settings
     if "tiny" in arg:
         assert settings.train.steps <= 100 and settings.data.size == 32 and settings.workdir.endswith("_tiny")

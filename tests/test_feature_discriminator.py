@@ -204,7 +204,7 @@ def test_schedule_and_averages_of_logits_are_those_of_each(both):
                 average = 0.9 * average + 0.1 * found[f"logits_{name}{ending}"]
             np.testing.assert_allclose(getattr(states[-1], logits)[name], average, rtol=1e-4, atol=1e-7)
     names = {name.removesuffix("_features") for name in metrics[0] if name.endswith("_features")}
-    assert names == {"g_loss", "d_weight", "disc_loss", "logits_real", "logits_fake", "lecam"}
+    assert names == {"g_loss", "d_weight", "disc_loss", "logits_real", "logits_fake", "lecam", "disc_grad_norm"}
 
 
 def test_two_devices_compute_what_one_does(both):

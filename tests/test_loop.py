@@ -294,7 +294,19 @@ def changed(config, path, value):
 @pytest.mark.parametrize(
     ("config", "path", "value", "meaning"),
     [
-        (FIRST, "train.steps", 7, "harmless"),
+        (FIRST, "train.steps", 7, "training"),  # its schedule is a cosine, which ends with them
+        (SECOND, "train.steps", 7, "training"),
+        (changed(FIRST, "optimizer.schedule", "constant"), "train.steps", 7, "harmless"),
+        (FIRST, "train.log_every", 7, "harmless"),
+        (FIRST, "train.eval_every", 7, "harmless"),
+        (changed(FIRST, "loss.guard", 0.5), "train.eval_every", 7, "training"),
+        (changed(FIRST, "loss.guard", 0.5), "data.n_val", 7, "training"),
+        (FIRST, "disc_optimizer.learning_rate", 1e-3, "training"),
+        (FIRST, "loss.pixel_loss", "l2", "training"),
+        (SECOND, "token_loss.z_loss", 1e-4, "training"),
+        (SECOND, "transformer.residual_dtype", "float32", "training"),
+        (SECOND, "optimizer.skip_above", 4.0, "model"),
+        (changed(SECOND, "optimizer.skip_above", 3.0), "optimizer.skip_above", 4.0, "training"),
         (FIRST, "mesh.fsdp", 4, "harmless"),
         (FIRST, "workdir", "elsewhere", "harmless"),
         (FIRST, "data.workers", 3, "harmless"),
@@ -343,7 +355,8 @@ def test_an_optimizer_goes_on_with_any_settings():
         state = optimizer.init({"layer": {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}})
         return [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(state)[0]]
 
-    for settings in ({"clip_norm": 1.0}, {"weight_decay": 0.1}, {"schedule": "cosine", "warmup": 2}):
+    cosine = {"schedule": "cosine", "warmup": 2, "floor": 0.1}
+    for settings in ({"clip_norm": 1.0}, {"weight_decay": 0.1}, {"skip_above": 4.0}, cosine):
         assert names(**settings) == names()
 
 

@@ -1,16 +1,18 @@
 """The models that the package carries: they are small, open by their names, and obey maps and classes."""
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import taming_jax
 from taming_jax.checkpoint import open_saved
-from taming_jax.checkpoint.portable import PACKAGED, PRETRAINED
+from taming_jax.checkpoint.portable import PACKAGED, PRETRAINED, read_params, write_portable
 from taming_jax.data.demo import DemoLandscapes
 from taming_jax.data.demo.landscape_kinds import N_CLASSES
 from taming_jax.data.demo.landscape_reader import read_class, read_labels
@@ -74,3 +76,33 @@ def test_half_precision_is_loaded_as_float32(by_map, tmp_path):
     assert sizes[1] < 0.55 * sizes[0]
     again = taming_jax.load(str(tmp_path / "half"))
     assert {leaf.dtype for leaf in jax.tree.leaves(again.params)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize(("dtype", "close"), [("bfloat16", 1 / 128), (np.float16, 1 / 1024)])
+def test_what_is_written_in_half_is_read_again(by_map, tmp_path, dtype, close):
+    first = by_map.first_stage
+    first.save_pretrained(tmp_path / "half", dtype=dtype)
+    again = taming_jax.load(str(tmp_path / "half"))
+    near = partial(np.testing.assert_allclose, rtol=close, atol=1e-6)
+    jax.tree.map(near, again.params, first.params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(again.params)} == {jnp.dtype("float32")}
+    halved = taming_jax.load(str(tmp_path / "half"), dtype=jnp.bfloat16).params
+    assert {leaf.dtype for leaf in jax.tree.leaves(halved)} == {jnp.dtype("bfloat16")}
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float64", "float8_e4m3fn", "bool", "half precision", None])
+def test_types_that_are_not_read_are_not_written(by_map, tmp_path, dtype):
+    with pytest.raises(ValueError, match=r"dtype=.* is unknown; known: float32, float16, bfloat16"):
+        by_map.save_pretrained(tmp_path / "new" / "whole", dtype=dtype)
+    assert not (tmp_path / "new").exists()
+
+
+def test_numbers_beyond_a_type_and_files_of_other_types_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"dtype='float16' cannot hold the numbers of layer/kernel; take bfloat16"):
+        write_portable(tmp_path / "a", {"layer": {"kernel": np.array([1e6, 1.0], np.float32)}}, {}, "float16")
+    write_portable(tmp_path / "b", {"kernel": np.array([1e6, np.inf], np.float32)}, {}, "bfloat16")
+    np.testing.assert_allclose(read_params(str(tmp_path / "b"))["kernel"], [1e6, np.inf], rtol=1e-2)
+    (tmp_path / "c").mkdir()
+    save_file({"kernel": np.array([-1, 0, 1], np.int8)}, tmp_path / "c" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"arrays of other types than float32, .*: kernel \(I8\); write it anew"):
+        read_params(str(tmp_path / "c"))

@@ -1,10 +1,12 @@
 """The quantizers: nearest codes, straight-through gradient, both placements of beta, averages that follow."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from taming_jax.nn.conv import conv1x1
 from taming_jax.nn.quantizers import (
     QUANTIZERS,
     EMAVectorQuantizer,
@@ -158,10 +160,21 @@ def gumbel():
     return GUMBEL.init(jax.random.key(0), Z[..., :4])
 
 
+def test_gumbels_logits_start_as_a_convolution_of_pytorch():
+    params = GumbelQuantizer(2000, 64).init(jax.random.key(0), jnp.zeros((1, 1, 1, 64)))["params"]["proj"]
+    assert jax.tree.map(jnp.shape, params) == {"kernel": (1, 1, 64, 2000), "bias": (2000,)}
+    for name, values in params.items():  # uniform in +-1/8
+        assert np.abs(values).max() <= 0.125 and np.std(values) == pytest.approx(0.0722, rel=0.05), name
+    z, flax = np.random.RandomState(6).randn(2, 3, 3, 64).astype(np.float32), nn.Conv(2000, (1, 1))
+    ours = jax.jit(conv1x1(2000).apply)({"params": params}, z)
+    np.testing.assert_array_equal(ours, jax.jit(flax.apply)({"params": params}, z))  # as trained ones were computed
+
+
 def test_gumbel_draws_in_training_and_takes_the_likeliest_otherwise(gumbel):
     z = Z[..., :4] * 3
     still = GUMBEL.apply(gumbel, z)
-    logits = z @ gumbel["params"]["proj"]["kernel"][0, 0]
+    kernel, bias = (np.asarray(gumbel["params"]["proj"][name]) for name in ("kernel", "bias"))
+    logits = z @ kernel[0, 0] + bias
     np.testing.assert_array_equal(still.ids, np.argmax(logits, axis=-1))
     np.testing.assert_array_equal(still.z, gumbel["params"]["codebook"][still.ids])
     drawn = [
@@ -176,7 +189,8 @@ def test_gumbel_draws_in_training_and_takes_the_likeliest_otherwise(gumbel):
 def test_gumbel_draws_each_code_as_often_as_its_softmax_says(gumbel):
     z = jnp.broadcast_to(Z[:1, :1, :1, :4] * 2, (1, 100, 100, 4))
     ids = GUMBEL.apply(gumbel, z, train=True, rngs={"quantize": jax.random.key(3)}).ids
-    expected = jax.nn.softmax(z[0, 0, 0] @ gumbel["params"]["proj"]["kernel"][0, 0])
+    proj = gumbel["params"]["proj"]
+    expected = jax.nn.softmax(z[0, 0, 0] @ proj["kernel"][0, 0] + proj["bias"])
     np.testing.assert_allclose(count_codes(ids, 6) / 10_000, expected, atol=0.02)
 
 

@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from taming_jax.checkpoint.paths import FOLDER
+from taming_jax.differences import few
 from taming_jax.files import safetensors_arrays, write_whole
 from taming_jax.settings import as_saved
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+DTYPES = ("float32", "float16", "bfloat16")  # in which parameters are written
 HUB = "hf://"
 PACKAGED = Path(__file__).parents[1] / "pretrained"
 PRETRAINED = ("landscapes", "landscapes_class")  # the models that the package carries, by the names of their folders
@@ -29,14 +32,32 @@ def is_portable(path: str) -> bool:
 
 
 def write_portable(folder: Path, params: Any, config: Mapping[str, Any], dtype: str = "float32") -> None:
-    """Write one network. Floats become `dtype`, float32 or float16."""
+    """Write one network, its arrays in `dtype`, a name of DTYPES. Raises ValueError for another one, and for numbers
+    that have no place in it."""
     from safetensors.numpy import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
+    dtype = known_dtype(dtype)
     flat = flatten_dict(jax.device_get(params), sep="/")
-    save_file({name: np.ascontiguousarray(array, dtype) for name, array in flat.items()}, folder / WEIGHTS)
+    with np.errstate(over="ignore"):  # told below
+        arrays = {name: np.ascontiguousarray(array, jnp.dtype(dtype)) for name, array in flat.items()}
+    beyond = [name for name, array in arrays.items() if np.isfinite(flat[name]).all() > np.isfinite(array).all()]
+    if beyond:
+        raise ValueError(f"dtype={dtype!r} cannot hold the numbers of {few(beyond, most=3)}; take bfloat16 or float32.")
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(arrays, folder / WEIGHTS)
     text = json.dumps({"library_name": "taming_jax", **config}, indent=2)
     write_whole(folder / CONFIG, text + "\n")
+
+
+def known_dtype(dtype: Any) -> str:
+    """The name of a type that `write_portable` writes. Raises ValueError for another one."""
+    try:
+        name = jnp.dtype(dtype).name
+    except TypeError:
+        name = ""
+    if name not in DTYPES:
+        raise ValueError(f"dtype={dtype!r} is unknown; known: {', '.join(DTYPES)}.")
+    return name
 
 
 def read_config(path: str) -> dict[str, Any]:
@@ -56,12 +77,21 @@ def read_config(path: str) -> dict[str, Any]:
 
 
 def read_params(path: str, dtype: Any = None) -> Any:
-    """The parameters, cast to `dtype`, default float32. Raises ValueError for a damaged file."""
+    """The parameters, cast to `dtype`, default float32. Raises ValueError for a damaged file, and for arrays of numbers
+    that are no parameters."""
     file = epath.Path(path) / WEIGHTS
     try:
         flat = safetensors_arrays(file.read_bytes())
     except ValueError as error:
         raise ValueError(f"{str(file)!r} is damaged: {error}; get it again") from error
+    foreign = [
+        f"{name} ({array.dtype})" for name, array in flat.items() if not jnp.issubdtype(array.dtype, jnp.floating)
+    ]
+    if foreign:
+        raise ValueError(
+            f"{str(file)!r} holds arrays that are no floats: {few(foreign, most=3)}; write it anew in one of "
+            f"{', '.join(DTYPES)}."
+        )
     return unflatten_dict({name: a.astype(dtype or np.float32, copy=False) for name, a in flat.items()}, sep="/")
 
 

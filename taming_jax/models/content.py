@@ -89,10 +89,11 @@ class Content:
         return colours(x)
 
     def reconstruction_loss(
-        self, x: Float[Array, "b H W c"], reconstruction: Float[Array, "b H W c"]
+        self, x: Float[Array, "b H W c"], reconstruction: Float[Array, "b H W c"], loss: str = ""
     ) -> dict[str, Float[Array, ""]]:
-        """{name of the metric: mean over everything}, of what went in and what came out."""
-        return {f"{self.loss}_loss": LOSSES[self.loss](reconstruction, x)}
+        """{name of the metric: mean over everything}, of what went in and what came out. loss: another than its own."""
+        name = loss or self.loss
+        return {f"{name}_loss": LOSSES[name](reconstruction, x)}
 
     def _derived(self, batch: Mapping[str, Any], edge_sigma: float) -> Float[Array, "b H W c"]:
         raise ValueError(f"the first stage reads {self.name}, but the batch holds only {', '.join(sorted(batch))}")

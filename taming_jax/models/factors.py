@@ -10,7 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
-from taming_jax.nn.attention import MLP, make_norm
+from taming_jax.nn.attention import MLP, make_norm, output_layer
 from taming_jax.sharding import split_by_row
 
 Factors = tuple[int, ...]
@@ -35,8 +35,7 @@ class FactoredHead(nn.Module):
     zero: bool = False
 
     def setup(self) -> None:
-        init = nn.initializers.zeros if self.zero else nn.initializers.normal(0.02)
-        layer = lambda n: nn.Dense(n, use_bias=False, kernel_init=init, dtype=self.dtype)
+        layer = lambda n: output_layer(n, self.dtype, self.zero)
         norm = lambda: make_norm(self.norm, None, self.dtype, self.use_bias)
         self.first_head, self.second_head = layer(self.factors[0]), layer(self.factors[1])
         # As large as the normed x to which it is added: with smaller rows the second part heeds the first later.
@@ -46,14 +45,14 @@ class FactoredHead(nn.Module):
 
     def first(self, x: Float[Array, "b l d"]) -> Float[Array, "b l n"]:
         """Logits of the first part, float32."""
-        return self.first_head(x).astype(jnp.float32)
+        return self.first_head(x)
 
     def second(self, x: Float[Array, "b l d"], first: Int[Array, "b l"]) -> Float[Array, "b l n"]:
         """Logits of the second part, float32, after the first."""
         rows = jnp.take(split_by_row(self.first_token.embedding), first, axis=0)
         x = x + rows.astype(x.dtype)
         x = x + self.refine(self.norm_mlp(x))
-        return self.second_head(self.norm_out(x)).astype(jnp.float32)
+        return self.second_head(self.norm_out(x))
 
     def __call__(self, x: Float[Array, "b l d"], ids: Int[Array, "b l"]) -> tuple[Array, Array]:
         """Logits of both parts of each token, (b, l, factors[0]) and (b, l, factors[1]), the second's after the first

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from taming_jax.models.factors import FactoredHead, parts_of
-from taming_jax.nn.attention import MLPS, NORMS, Block, Position, Rate, make_norm
+from taming_jax.nn.attention import MLPS, NORMS, Block, Position, Rate, make_norm, output_layer
 from taming_jax.nn.cache import Cache, heads_in_row
 from taming_jax.nn.rotary import Layout, Turns, rotary_turns, sequence_layout
 from taming_jax.settings import check, check_known
@@ -38,7 +38,9 @@ class GPTConfig:
     block_size: longest input sequence, condition included, last image token excluded.
         Both 0: as many as the parts of a two-stage model need, see `two_stage.TwoStage`; `GPT` itself wants numbers.
     n_unmasked: this many leading positions see one another freely.
-    dtype: "float32" or "bfloat16", of the layers; parameters and statistics stay float32, and logits become it.
+    dtype: "float32" or "bfloat16", of the layers; parameters, statistics and logits stay float32.
+    residual_dtype: of the stream that the layers add to: "" for `dtype`, or "float32", in which nothing that a layer
+    adds gets lost, for the memory of that stream.
     attention: "xla" anywhere; "cudnn" is the fused kernel of NVIDIA's GPUs, and needs bfloat16.
     remat: what training computes again instead of keeping it: "" nothing, "block" all within a block, "dots" all but
     the results of its linear layers.
@@ -88,6 +90,7 @@ class GPTConfig:
     drop_path: float = 0.0
     grid: tuple[int, ...] = ()
     factors: tuple[int, ...] = ()
+    residual_dtype: str = ""
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "block_size", "condition_size"):
@@ -99,6 +102,7 @@ class GPTConfig:
         check(self, "n_unmasked", self.n_unmasked >= 0, "it must be 0 or more positions")
         check(self, "n_embd", self.n_embd % self.n_head == 0, f"it must be a multiple of n_head={self.n_head}")
         check_known(self, "dtype", ("float32", "bfloat16"))
+        check_known(self, "residual_dtype", ("", "float32"))
         check_known(self, "attention", ATTENTION)
         fused = self.attention == "cudnn"
         check(self, "attention", not fused or self.dtype == "bfloat16", "it needs dtype='bfloat16'")
@@ -174,7 +178,7 @@ class GPT(nn.Module):
         if layout is None and (config.condition_table or config.positions == "rotary"):
             layout = self._layout(ids.shape[1])
         dtype = jnp.dtype(config.dtype)
-        x = split_by_image(self._embed(ids, start, layout)).astype(dtype)  # (b, l, d)
+        x = split_by_image(self._embed(ids, start, layout)).astype(config.residual_dtype or dtype)  # (b, l, d)
         x = nn.Dropout(config.embedding_dropout, deterministic=not train)(x)
         turns = self._turns(layout, start, ids.shape[1])
         written = []
@@ -193,9 +197,7 @@ class GPT(nn.Module):
             if self.is_initializing():
                 _factored_head(config, "head")(x, jnp.zeros(x.shape[:2], jnp.int32))
             return x if cache is None else (x, tuple(written))
-        init = nn.initializers.zeros if config.zero_head else nn.initializers.normal(0.02)
-        head = nn.Dense(config.vocab_size, use_bias=False, kernel_init=init, dtype=dtype, name="head")
-        logits = head(x).astype(jnp.float32)
+        logits = output_layer(config.vocab_size, dtype, config.zero_head, "head")(x)
         return logits if cache is None else (logits, tuple(written))
 
     def _check_sizes(self, cache: tuple[Cache, ...] | None, length: int) -> None:
@@ -338,16 +340,19 @@ def _factored_head(config: GPTConfig, name: str | None = None) -> FactoredHead:
     )
 
 
-def prediction_nll(
+def predicted_parts(
     head: FactoredHead | None, prediction: Float[Array, "b l n"], ids: Int[Array, "b l"]
-) -> Float[Array, "b l"]:
-    """The negative log-likelihood of each token in nats, float32, by the results of a network; with a head of its
-    parts, the sum of theirs."""
+) -> list[tuple[Float[Array, "b l _"], Int[Array, "b l"]]]:
+    """(logits, the ids that they should give) by the results of a network; with a head, of both parts of each token."""
     if head is None:
-        return token_cross_entropy(prediction, ids)
-    both = zip(head(prediction, ids), parts_of(ids, head.factors), strict=True)
-    first, second = (token_cross_entropy(logits, part) for logits, part in both)
-    return first + second
+        return [(prediction, ids)]
+    return list(zip(head(prediction, ids), parts_of(ids, head.factors), strict=True))
+
+
+def prediction_nll(parts: Sequence[tuple[Float[Array, "b l _"], Int[Array, "b l"]]]) -> Float[Array, "b l"]:
+    """The negative log-likelihood of each token in nats, float32: the sum of that of its parts."""
+    first, *others = (token_cross_entropy(logits, ids) for logits, ids in parts)
+    return sum(others, start=first)
 
 
 def with_layers_apart(model: GPT) -> GPT:

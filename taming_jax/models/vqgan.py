@@ -17,7 +17,7 @@ from taming_jax.models.content import CONTENTS, Content
 from taming_jax.nn.codes import ESTIMATORS
 from taming_jax.nn.conv import Conv, ResBlock, SpatialAttention, conv1x1, double, downsample, group_norm
 from taming_jax.nn.extremes import argmax
-from taming_jax.nn.quantizers import QUANTIZERS, Quantized, Remap, Temperature
+from taming_jax.nn.quantizers import QUANTIZERS, NormalizedQuantizer, Quantized, Remap, Temperature
 from taming_jax.settings import check, check_known
 from taming_jax.sharding import split_by_image
 
@@ -30,10 +30,14 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "restart_below": ("vq", "normalized"),
     "entropy_weight": ("normalized", "lfq", "bsq", "ibq"),
     "entropy_temperature": ("normalized", "lfq", "bsq", "ibq"),
+    "entropy_sample": ("normalized", "lfq", "bsq", "ibq"),
+    "entropy_batch": ("normalized", "lfq", "bsq", "ibq"),
     "legacy_beta": ("vq", "simvq", "ibq"),
     "ema_restart_below": ("ema",),
     "kl_weight": ("gumbel",),
 }
+# The settings for which each quantizer has a default of its own, by its name for them.
+OWN = {"beta": "beta", "legacy_beta": "legacy", "entropy_temperature": "entropy_temperature"}
 
 
 @dataclass(frozen=True)
@@ -53,14 +57,16 @@ class VQGANConfig:
     edge_sigma: smoothing in pixels before edges are looked for, see `maps.edges`.
     dropout: share dropped in each residual block in training, in [0, 1).
     norm_groups: groups of every GroupNorm; must divide all widths.
-    quantizer: a name in QUANTIZERS. beta, legacy_beta: weight of the quantizer's loss and on which term it lies.
+    quantizer: a name in QUANTIZERS. beta, legacy_beta: weight of the quantizer's loss and on which term it lies. None,
+    here and for entropy_temperature: the quantizer's own, which is its authors'.
     levels: of the quantizer "fsq", of each channel: n_embed is their product, embed_dim their number.
     estimator: how the gradient gets past the rounding where there is a table of codes, a name in ESTIMATORS.
     kmeans: above 0, the table starts as the means of the first batch's latents, after so many iterations.
     restart_below: above 0, codes of "vq" and "normalized" that are used less than this share of the average get a new
     place, see VectorQuantizer.
     entropy_weight, entropy_temperature: of "normalized", "lfq", "bsq" and "ibq": of the loss by which codes are used
-    alike, and latents near one. The published temperatures are 0.01, of "bsq" 1.
+    alike, and latents near one. entropy_sample, entropy_batch: its two terms by themselves, the entropy of each
+    latent's choice, which is to be low, and that of the average choice, which is to be high.
     ema_decay, ema_restart_below: of the quantizer "ema", see EMAVectorQuantizer; ema_decay of `restart_below` too.
     kl_weight: of "gumbel".
     remap: the codes that are in use; ids are then places in this list. unknown: where other codes go, see Remap.
@@ -82,8 +88,8 @@ class VQGANConfig:
     dropout: float = 0.0
     norm_groups: int = 32
     quantizer: str = "vq"
-    beta: float = 0.25
-    legacy_beta: bool = True
+    beta: float | None = None
+    legacy_beta: bool | None = None
     ema_decay: float = 0.99
     ema_restart_below: float = 0.05
     kl_weight: float = 5e-4
@@ -94,7 +100,9 @@ class VQGANConfig:
     remat: bool = False
     attention: str = "vanilla"
     entropy_weight: float = 0.0
-    entropy_temperature: float = 0.01
+    entropy_temperature: float | None = None
+    entropy_sample: float = 1.0
+    entropy_batch: float = 1.0
     levels: tuple[int, ...] = ()
     estimator: str = "straight"
     kmeans: int = 0
@@ -134,13 +142,19 @@ class VQGANConfig:
 
     def _check_quantizer(self) -> None:
         check_known(self, "estimator", ESTIMATORS)
-        check(self, "entropy_temperature", self.entropy_temperature > 0, "it must be above 0")
-        check(self, "entropy_weight", self.entropy_weight >= 0, "it must not be negative")
+        warm = self.entropy_temperature is None or self.entropy_temperature > 0
+        check(self, "entropy_temperature", warm, "it must be above 0")
+        for name in ("entropy_weight", "entropy_sample", "entropy_batch"):
+            check(self, name, getattr(self, name) >= 0, "it must not be negative")
+        for name in ("entropy_sample", "entropy_batch"):
+            weighs = bool(self.entropy_weight) or getattr(self, name) == 1
+            check(self, name, weighs, "without entropy_weight it has no effect")
         check(self, "kmeans", self.kmeans >= 0, "it must be 0 or more iterations")
         check(self, "restart_below", 0 <= self.restart_below < 1, "it must be in [0, 1)")
-        check(self, "beta", self.beta >= 0, "it must not be negative")
+        check(self, "beta", self.beta is None or self.beta >= 0, "it must not be negative")
         for name in OPTIONS:
-            fits = getattr(self, name) == getattr(VQGANConfig, name) or self.quantizer in OPTIONS[name]
+            left = (getattr(VQGANConfig, name), self.own_default(name) if name in OWN else None)
+            fits = getattr(self, name) in left or self.quantizer in OPTIONS[name]
             check(self, name, fits, f"with quantizer={self.quantizer!r} it has no effect; known are {OPTIONS[name]}")
         if self.quantizer == "fsq":
             check(self, "levels", min(self.levels, default=0) >= 3, "each channel needs at least 3; 2 are signs: 'lfq'")
@@ -150,6 +164,15 @@ class VQGANConfig:
         if self.quantizer in ("lfq", "bsq"):
             fits = self.embed_dim < 31 and self.n_embed == 2**self.embed_dim
             check(self, "n_embed", fits, f"it must be 2^embed_dim, of embed_dim={self.embed_dim} below 31")
+
+    def own_default(self, name: str) -> Any:
+        """What the quantizer has for a setting of OWN; of one that it does not know, what most others have."""
+        return getattr(QUANTIZERS[self.quantizer], OWN[name], getattr(NormalizedQuantizer, OWN[name]))
+
+    @property
+    def settled(self) -> "VQGANConfig":
+        """The settings with the quantizer's own in place of None, as checkpoints keep them."""
+        return replace(self, **{name: self.own_default(name) for name in OWN if getattr(self, name) is None})
 
     @property
     def reads(self) -> Content:
@@ -281,7 +304,7 @@ class VQGAN(nn.Module):
     config: VQGANConfig
 
     def setup(self) -> None:
-        cfg = self.config
+        cfg = self.config.settled
         self.encoder = Encoder(cfg)
         self.decoder = Decoder(cfg)
         self.quant_conv = conv1x1(cfg.embed_dim)
@@ -292,6 +315,8 @@ class VQGAN(nn.Module):
             "beta": cfg.beta,
             "entropy_weight": cfg.entropy_weight,
             "entropy_temperature": cfg.entropy_temperature,
+            "entropy_sample": cfg.entropy_sample,
+            "entropy_batch": cfg.entropy_batch,
         }
         averages = {"decay": cfg.ema_decay, "restart_below": cfg.ema_restart_below}
         options: dict[str, dict[str, Any]] = {

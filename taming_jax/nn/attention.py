@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 
 from taming_jax.nn.cache import FEW, Cache, as_heads, as_heads_apart, as_queries_of_rows, as_rows, write
 from taming_jax.nn.devices import on_tpu
+from taming_jax.nn.products import product_in_float32
 from taming_jax.nn.rotary import Turns, rotate
 
 Position = Int[Array, ""] | int
@@ -262,6 +263,13 @@ def linear(features: int, name: str, dtype: DTypeLike, use_bias: bool = True) ->
     """A dense layer as GPT starts it: weights N(0, 0.02), bias zero."""
     start = nn.initializers.normal(0.02)
     return nn.Dense(features, use_bias, dtype, kernel_init=start, dot_general=product_of_rows, name=name)
+
+
+def output_layer(features: int, dtype: DTypeLike, zero: bool = False, name: str | None = None) -> nn.Dense:
+    """The layer of logits, which are float32 whatever the type of the arithmetic; it starts as GPT's, or at zero."""
+    start = nn.initializers.zeros if zero else nn.initializers.normal(0.02)
+    product = lambda x, kernel, dims, **_: product_in_float32(x, kernel, dims)
+    return nn.Dense(features, use_bias=False, dtype=dtype, kernel_init=start, dot_general=product, name=name)
 
 
 def product_of_rows(x: Float[Array, "*b d"], kernel: Float[Array, "d e"], dims: Any, **options: Any) -> Array:

@@ -73,17 +73,24 @@ def rotated(z: Float[Array, "*b c"], codes: Float[Array, "*b c"]) -> Float[Array
 ESTIMATORS = {"straight": straight, "rotation": rotated}
 
 
-def entropy_of_choices(logits: Float[Array, "m n"]) -> Float[Array, ""]:
-    """Mean entropy of each row's softmax less the entropy of the mean softmax, in nats."""
+def entropy_of_choices(logits: Float[Array, "m n"], sample: float = 1.0, batch: float = 1.0) -> Float[Array, ""]:
+    """`sample` times the mean entropy of each row's softmax less `batch` times the entropy of the mean softmax, in
+    nats."""
     choice = jax.nn.softmax(logits)
     average = jnp.mean(choice, axis=0)
     each = -jnp.mean(jnp.sum(choice * jax.nn.log_softmax(logits), axis=1))
-    return each + jnp.sum(average * jnp.log(average + 1e-5))
+    return sample * each + batch * jnp.sum(average * jnp.log(average + 1e-5))
 
 
-def choice_entropy(z: Float[Array, "*b c"], codes: Float[Array, "n c"], temperature: float = 0.01) -> Float[Array, ""]:
-    """Mean entropy of each latent's choice among the codes less the entropy of the mean choice, in nats."""
+def choice_entropy(
+    z: Float[Array, "*b c"],
+    codes: Float[Array, "n c"],
+    temperature: float = 0.01,
+    sample: float = 1.0,
+    batch: float = 1.0,
+) -> Float[Array, ""]:
+    """`entropy_of_choices` of each latent's choice among the codes by their squared distances."""
     z = z.reshape(-1, z.shape[-1])
     dots = jnp.einsum("mc,nc->mn", z, codes, precision=lax.Precision.HIGHEST)
     distances = jnp.sum(z**2, axis=1, keepdims=True) + jnp.sum(codes**2, axis=1)[None] - 2 * dots
-    return entropy_of_choices(-distances / temperature)
+    return entropy_of_choices(-distances / temperature, sample, batch)

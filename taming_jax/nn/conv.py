@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Key
 
 from taming_jax.nn.devices import on_cpu
+from taming_jax.nn.products import product_in_float32
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right)
 NONE, SAME3 = ((0, 0), (0, 0)), ((1, 1), (1, 1))
@@ -222,7 +223,7 @@ class SpatialAttention(nn.Module):
         q, k, v = (conv1x1(c, dtype=self.dtype, name=n)(normed).reshape(b, h * w, c) for n in "qkv")
 
         def attend(q: Float[Array, "b q c"]) -> Float[Array, "b q c"]:
-            scores = jnp.einsum("bqc,bkc->bqk", q, k).astype(jnp.float32) * c**-0.5
+            scores = product_in_float32(q, k, (((2,), (2,)), ((0,), (0,)))) * c**-0.5  # (b, q, k)
             weights = jax.nn.softmax(scores, axis=-1).astype(self.dtype)
             return jnp.einsum("bqk,bkc->bqc", weights, v)
 

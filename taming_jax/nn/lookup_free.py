@@ -66,8 +66,9 @@ class LookupFreeQuantizer(nn.Module):
     """The sign of each channel: codes in {-1, 1}^d, of which there are 2^d (LFQ: Yu et al. 2023, arXiv 2310.05737,
     section 3.1). The id has a bit for each channel, the first one's the least.
 
-    The loss is `beta` times the commitment and `entropy_weight` times the entropy of each latent's choice less that of
-    the average choice, see `bit_entropy`. n_embed must be 2^embed_dim.
+    The loss is `beta` times the commitment and `entropy_weight` times the entropy of each latent's choice, times
+    `entropy_sample`, less that of the average choice, times `entropy_batch`; see `bit_entropy`. n_embed must be
+    2^embed_dim.
     """
 
     n_embed: int
@@ -75,6 +76,8 @@ class LookupFreeQuantizer(nn.Module):
     beta: float = 0.25
     entropy_weight: float = 0.0
     entropy_temperature: float = 0.01
+    entropy_sample: float = 1.0
+    entropy_batch: float = 1.0
 
     @property
     def scale(self) -> float:
@@ -93,7 +96,8 @@ class LookupFreeQuantizer(nn.Module):
         metrics = {"commit_loss": self.beta * jnp.mean((z - codes) ** 2)}
         loss = metrics["commit_loss"]
         if self.entropy_weight:
-            metrics["entropy_loss"] = self.entropy_weight * bit_entropy(z, self.scale, self.entropy_temperature)
+            terms = (self.entropy_temperature, self.entropy_sample, self.entropy_batch)
+            metrics["entropy_loss"] = self.entropy_weight * bit_entropy(z, self.scale, *terms)
             loss = loss + metrics["entropy_loss"]
         return Quantized(straight(z, codes), ids, loss, metrics)
 
@@ -105,7 +109,11 @@ class LookupFreeQuantizer(nn.Module):
 
 class BinarySphericalQuantizer(LookupFreeQuantizer):
     """LookupFreeQuantizer on the sphere: latents of length 1, codes in {-1, 1}^d / sqrt(d) (BSQ: Zhao et al. 2024,
-    arXiv 2406.07548, section 4.1). No latent is further than sqrt(2 - 2 / sqrt(d)) from its code."""
+    arXiv 2406.07548, section 4.1). No latent is further than sqrt(2 - 2 / sqrt(d)) from its code, so that the authors
+    have no commitment, and a temperature of 1."""
+
+    beta: float = 0.0
+    entropy_temperature: float = 1.0
 
     @property
     def scale(self) -> float:
@@ -115,9 +123,11 @@ class BinarySphericalQuantizer(LookupFreeQuantizer):
         return unit_length(z.astype(jnp.float32))
 
 
-def bit_entropy(z: Float[Array, "*b c"], scale: float, temperature: float) -> Float[Array, ""]:
-    """Mean entropy of each latent's choice among the codes {-scale, scale}^d less that of the mean choice, in nats,
-    where choices are a softmax of negative squared distances over the temperature.
+def bit_entropy(
+    z: Float[Array, "*b c"], scale: float, temperature: float, sample: float = 1.0, batch: float = 1.0
+) -> Float[Array, ""]:
+    """`sample` times the mean entropy of each latent's choice among the codes {-scale, scale}^d less `batch` times that
+    of the mean choice, in nats, where choices are a softmax of negative squared distances over the temperature.
 
     The first is exact, since the channels of one latent choose apart. The second is so for up to `GROUP` channels; more
     are taken in groups of equal size, as nearly as it goes, whose sum is an upper bound (Zhao et al. 2024, section
@@ -134,4 +144,4 @@ def bit_entropy(z: Float[Array, "*b c"], scale: float, temperature: float) -> Fl
             joint = jnp.concatenate([joint * (1 - share), joint * share], axis=1)
         average = jnp.mean(joint, axis=0)
         together = together + jnp.sum(average * jnp.log(average + 1e-5))
-    return each + together
+    return sample * each + batch * together

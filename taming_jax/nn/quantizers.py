@@ -26,6 +26,7 @@ from taming_jax.nn.codes import (
     nearest,
     unit_length,
 )
+from taming_jax.nn.conv import conv1x1
 from taming_jax.nn.extremes import argmax
 from taming_jax.nn.lookup_free import BinarySphericalQuantizer, FiniteScalarQuantizer, LookupFreeQuantizer
 
@@ -146,12 +147,15 @@ class NormalizedQuantizer(VectorQuantizer):
     2110.04627, section 3.2); made for few channels.
 
     The loss is that of codes and commitment, the latter times `beta`, and `entropy_weight` times the entropy of each
-    latent's choice less that of the average choice (Yu et al. 2024, arXiv 2310.05737, section 3.1), where choices are a
-    softmax over codes at `entropy_temperature`. Arithmetic in float32.
+    latent's choice, times `entropy_sample`, less that of the average choice, times `entropy_batch` (Yu et al. 2024,
+    arXiv 2310.05737, section 3.1), where choices are a softmax over codes at `entropy_temperature`. Arithmetic in
+    float32.
     """
 
     entropy_weight: float = 0.0
     entropy_temperature: float = 0.01
+    entropy_sample: float = 1.0
+    entropy_batch: float = 1.0
 
     def setup(self) -> None:
         def uniform(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "n c"]:
@@ -176,7 +180,8 @@ class NormalizedQuantizer(VectorQuantizer):
         metrics["commit_loss"] = self.beta * jnp.mean((lax.stop_gradient(zq) - z) ** 2)
         loss = metrics["codebook_loss"] + metrics["commit_loss"]
         if self.entropy_weight:
-            metrics["entropy_loss"] = self.entropy_weight * choice_entropy(z, codes, self.entropy_temperature)
+            terms = (self.entropy_temperature, self.entropy_sample, self.entropy_batch)
+            metrics["entropy_loss"] = self.entropy_weight * choice_entropy(z, codes, *terms)
             loss = loss + metrics["entropy_loss"]
         return Quantized(ESTIMATORS[self.estimator](z, zq), ids, loss, metrics)
 
@@ -185,9 +190,12 @@ class LinearQuantizer(VectorQuantizer):
     """A codebook that is drawn once from a normal distribution and never moves, seen through a linear map that is
     learned (SimVQ: Zhu et al. 2024, arXiv 2411.02038, section 3.3).
 
-    Every step moves all codes together, the idle ones too. The loss is VectorQuantizer's. As in the authors' program
-    the map has a bias, so that the codes need not lie around zero where the latents do not.
+    Every step moves all codes together, the idle ones too. The loss is VectorQuantizer's, but that `beta` weights the
+    commitment, as in the authors' configurations. As in their program the map has a bias, so that the codes need not
+    lie around zero where the latents do not.
     """
+
+    legacy: bool = False
 
     def setup(self) -> None:
         normal = nn.initializers.normal(self.embed_dim**-0.5)
@@ -210,12 +218,14 @@ class IndexQuantizer(VectorQuantizer):
     products (IBQ, index back-propagation: Shi et al. 2024, arXiv 2412.02692, section 3.2).
 
     The loss is VectorQuantizer's, beside the squared difference of latents and what is decoded, which moves all codes
-    too, and `entropy_weight` times the entropy of each latent's choice less that of the average choice, a softmax of
-    the products over `entropy_temperature`.
+    too, and `entropy_weight` times the entropy of each latent's choice, times `entropy_sample`, less that of the
+    average choice, times `entropy_batch`; a choice is a softmax of the products over `entropy_temperature`.
     """
 
     entropy_weight: float = 0.0
     entropy_temperature: float = 0.01
+    entropy_sample: float = 1.0
+    entropy_batch: float = 1.0
 
     def setup(self) -> None:
         # Codes near each other would pass no gradient on: that of the soft choice is their covariance under it.
@@ -236,7 +246,8 @@ class IndexQuantizer(VectorQuantizer):
         metrics: dict[str, Float[Array, ""]] = {}
         loss = jnp.mean((zq - z) ** 2) + terms
         if self.entropy_weight:
-            metrics["entropy_loss"] = self.entropy_weight * entropy_of_choices(logits / self.entropy_temperature)
+            choices = (logits / self.entropy_temperature, self.entropy_sample, self.entropy_batch)
+            metrics["entropy_loss"] = self.entropy_weight * entropy_of_choices(*choices)
             loss = loss + metrics["entropy_loss"]
         return Quantized(zq.reshape(*grid, self.embed_dim), ids.reshape(grid), loss, metrics)
 
@@ -254,7 +265,7 @@ class GumbelQuantizer(nn.Module):
     kl_weight: float = 5e-4
 
     def setup(self) -> None:
-        self.proj = nn.Conv(self.n_embed, (1, 1))
+        self.proj = conv1x1(self.n_embed)
         self.codebook = self.param("codebook", nn.initializers.normal(1.0), (self.n_embed, self.embed_dim))
 
     def __call__(self, z: Latents, *, train: bool = False, temperature: Temperature = 1.0) -> Quantized:

@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from taming_jax.conditioning import has_stage
 from taming_jax.data.sources import codes
 from taming_jax.differences import differences
 from taming_jax.experiment import TransformerExperiment
-from taming_jax.models.vqgan import VQGAN
+from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.settings import to_dict
 from taming_jax.two_stage import TwoStage
 
@@ -43,7 +44,7 @@ def describe(experiment: TransformerExperiment, model: TwoStage, workdir: str = 
 def check_codes(experiment: TransformerExperiment, model: TwoStage, workdir: str) -> None:
     """Raise ValueError, naming the difference, where the codes were made by other networks or settings than these."""
     path = experiment.data.path
-    notes = differences(codes.read_info(path)["tokens_of"], describe(experiment, model, workdir), "config")
+    notes = differences(_with_later(codes.read_info(path)["tokens_of"]), describe(experiment, model, workdir), "config")
     if notes:
         raise ValueError(
             f"the codes in {path!r} do not fit this configuration ({notes}); take the first stages and the condition "
@@ -56,8 +57,17 @@ def codes_digest(params: Any) -> str:
     return _digest({name: params[name] for name in ("encoder", "quant_conv", "quantizer") if name in params})
 
 
+def _with_later(found: Mapping[str, Any]) -> dict[str, Any]:
+    """A description as `describe` gives it, where the settings of networks that came after it was written are at what
+    they were then, their defaults."""
+    defaults = to_dict(VQGANConfig().settled)
+    fill = lambda network: {**defaults, **network} if isinstance(network, Mapping) else network
+    condition = {name: fill(value) if name == "stage" else value for name, value in found["condition"].items()}
+    return {**found, "first_stage": fill(found["first_stage"]), "condition": condition}
+
+
 def _network(stage: VQGAN, path: str) -> dict[str, Any]:
-    return {**to_dict(stage.config), "parameters": _digest(checkpoint.open_saved(path).load_params())}
+    return {**to_dict(stage.config.settled), "parameters": _digest(checkpoint.open_saved(path).load_params())}
 
 
 def _digest(params: Any) -> str:

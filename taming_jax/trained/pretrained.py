@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from taming_jax.checkpoint import Saved
-from taming_jax.checkpoint.portable import Card, write_card, write_portable
+from taming_jax.checkpoint.portable import Card, known_dtype, write_card, write_portable
 from taming_jax.files import whole
 
 
@@ -24,9 +24,11 @@ def save_pretrained(
     parts: folder within it -> (parameters, the checkpoint that they were loaded from), "" being the model itself.
     licence: its name on the hub, such as "mit". data: what it was trained on, default what its settings say. metrics:
     figures by their names, default those that its checkpoint was saved with. words: more for the card. dtype: in
-    which they are stored, float32 or float16, in half the size; they are loaded as float32.
-    Raises ValueError where the folder holds something already or the model was not loaded from a checkpoint.
+    which they are stored, float32, or float16 or bfloat16, in half the size; they are loaded as float32.
+    Raises ValueError for another dtype, where the folder holds something already, where the model was not loaded from a
+    checkpoint, and where its parameters are beyond float16.
     """
+    dtype = known_dtype(dtype)
     out = Path(folder).expanduser()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} holds something already; name a new folder.")

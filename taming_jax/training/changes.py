@@ -15,11 +15,14 @@ RULES: tuple[tuple[str, str], ...] = (
         r"data\.(path|root|val_path|maps|depths|boxes|val_boxes)$|loss\.(lpips|feature)_path$|condition\.stage$|remap$",
         "place",
     ),
-    (r"(model|discriminator|transformer)\.(dtype|\w*dropout|drop_path)$", "training"),
+    (r"(model|discriminator|transformer)\.(dtype|residual_dtype|\w*dropout|drop_path)$", "training"),
     (r"model\.(beta|legacy_beta|kl_weight|ema_\w+|entropy_\w+|estimator)$", "training"),  # fit any saved state
     (r"model\.kmeans$", "harmless"),  # of the first step only
     # Their arrays are there, or not.
-    (r"optimizer\.ema_decay$|loss\.(disc_weight|feature_weight|lecam_weight|guard)$|model\.restart_below$", "switch"),
+    (
+        r"optimizer\.(ema_decay|skip_above)$|loss\.(disc_weight|feature_weight|lecam_weight|guard)$|model\.restart_below$",
+        "switch",
+    ),
     (r"usage_window$", "model"),  # the size of such an array
     (r"(model|(feature_)?discriminator|transformer|condition)\.|kind$|order$", "model"),
 )
@@ -34,8 +37,19 @@ def compare(saved: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, lis
     for path in sorted(before.keys() & now.keys()):
         if before[path] != now[path]:
             meaning = _meaning(path, before[path], now[path], now["kind"])
+            if meaning == "harmless" and (_matters(path, before) or _matters(path, now)):
+                meaning = "training"
             found[meaning].append(f"config.{path}: saved {before[path]!r}, given {now[path]!r}")
     return found
+
+
+def _matters(path: str, settings: Mapping[str, Any]) -> bool:
+    """Whether a setting that is harmless elsewhere has a say in how a training with these settings goes on."""
+    if path == "train.steps":
+        return settings.get("optimizer.schedule") == "cosine"  # which ends with them
+    if path in ("train.eval_every", "data.n_val"):
+        return bool(settings.get("loss.guard"))  # which heeds what evaluations find
+    return False
 
 
 def _meaning(path: str, before: Any, now: Any, kind: str) -> str:

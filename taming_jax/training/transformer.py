@@ -6,28 +6,48 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import struct
 from jaxtyping import Array, Float, Int, Key
 
 from taming_jax import checkpoint
-from taming_jax.models.gpt import GPTConfig, stack_layers, unstack_layers
+from taming_jax.models.gpt import GPTConfig, prediction_nll, stack_layers, unstack_layers
+from taming_jax.settings import check
 from taming_jax.training.accumulate import mean_over_parts
-from taming_jax.training.optim import move_averages, start_averages
+from taming_jax.training.losses import even_cross_entropy, squared_log_partition
+from taming_jax.training.optim import AnyOptimizer, move_averages, start_averages, start_norms, updated
 from taming_jax.two_stage import TwoStage
 
 Batch = Mapping[str, Array]
+Metrics = dict[str, Float[Array, ""]]
+
+
+@dataclass(frozen=True)
+class TokenLossConfig:
+    """What is added to the mean cross-entropy of the image tokens.
+
+    label_smoothing: share of each target that is spread evenly over all codes (Szegedy et al. 2015, arXiv 1512.00567,
+    section 7). z_loss: weight of the squared logarithm of the sum that the softmax divides by, such as 1e-4, which
+    keeps logits from drifting (Chowdhery et al. 2022, arXiv 2204.02311, section 5).
+    """
+
+    label_smoothing: float = 0.0
+    z_loss: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(self, "label_smoothing", 0 <= self.label_smoothing < 1, "it is a share in [0, 1)")
+        check(self, "z_loss", self.z_loss >= 0, "it must not be negative")
 
 
 @struct.dataclass
 class TransformerState:
-    """step: updates done. params: the transformer's. opt_state: the optimizer's. averages: of the parameters,
-    where training keeps them."""
+    """step: steps done. params: the transformer's. opt_state: the optimizer's. averages: of the parameters, where
+    training keeps them. norms: of the gradients, where it skips updates."""
 
     step: Int[Array, ""]
     params: Any
     opt_state: Any
     averages: Any = struct.field(default_factory=dict)
+    norms: Any = struct.field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,21 +59,23 @@ class TransformerTraining:
     accumulate: parts of the batch that go through the networks one after the other.
     ema_decay: of the averages of the parameters; 0 for none.
     seed: of the randomness in steps: its key folded with the number of the step, so a resumed run needs no saved key.
-    init_from: the directory of a second stage to start from; empty for a fresh one.
+    init_from: the directory of a second stage to start from; empty for a fresh one. loss: what it is trained on.
     """
 
     model: TwoStage
-    optimizer: optax.GradientTransformation
+    optimizer: AnyOptimizer
     accumulate: int = 1
     ema_decay: float = 0.0
     seed: int = 0
     init_from: str = ""
+    loss: TokenLossConfig = TokenLossConfig()
 
     def init(self, key: Key[Array, ""]) -> TransformerState:
         """A fresh state; pure, so that it can be compiled with shardings for its output."""
         params = self.model.gpt.init(key, jnp.zeros((1, self.model.condition.length), jnp.int32))["params"]
         averages = start_averages(self.ema_decay, params)
-        return TransformerState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params), averages)
+        opt_state, norms = self.optimizer.init(params), start_norms(self.optimizer)
+        return TransformerState(jnp.zeros((), jnp.int32), params, opt_state, averages, norms)
 
     def start(self) -> dict[str, Any]:
         """The fields of a fresh state that come from the model in `init_from`. Raises ValueError for another network
@@ -80,18 +102,37 @@ class TransformerTraining:
 
     def step(
         self, state: TransformerState, stages: Mapping[str, Any], batch: Batch
-    ) -> tuple[TransformerState, dict[str, Float[Array, ""]]]:
-        """One update on the mean cross-entropy of the image tokens, under the parameters of the networks that make
-        these; to be jitted with the state donated. Metrics: loss, in nats, and grad_norm."""
+    ) -> tuple[TransformerState, Metrics]:
+        """One update on the mean cross-entropy of the image tokens and what `loss` adds to it, under the parameters of
+        the networks that make these; to be jitted with the state donated.
 
-        def gradients_of(_: None, part: Batch, key: Key[Array, ""]) -> tuple[None, tuple[Float[Array, ""], Any]]:
-            loss_of = lambda params: self.model.token_nll(params, stages, part, key=key).mean()
-            return None, jax.value_and_grad(loss_of)(state.params)
+        Metrics: loss, in nats, and where something was added nll, the cross-entropy alone, and log_partition, what
+        z_loss weights; grad_norm, learning_rate and skipped_updates, see `optim.updated`.
+        """
+
+        def gradients_of(_: None, part: Batch, key: Key[Array, ""]) -> tuple[None, tuple[Any, Any]]:
+            loss_of = lambda params: self._loss(params, stages, part, key)
+            return None, jax.value_and_grad(loss_of, has_aux=True)(state.params)
 
         key = jax.random.fold_in(jax.random.key(self.seed), state.step)
-        _, (loss, gradients) = mean_over_parts(gradients_of, None, batch, key, self.accumulate)
-        updates, opt_state = self.optimizer.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        averages = move_averages(self.ema_decay, state.averages, params, state.step)
-        metrics = {"loss": loss, "grad_norm": optax.tree.norm(gradients)}
-        return TransformerState(state.step + 1, params, opt_state, averages), metrics
+        _, ((loss, metrics), gradients) = mean_over_parts(gradients_of, None, batch, key, self.accumulate)
+        update = updated(self.optimizer, gradients, state.opt_state, state.params, state.norms, state.step)
+        averages = move_averages(self.ema_decay, state.averages, update.params, state.step)
+        state = TransformerState(state.step + 1, update.params, update.opt_state, averages, update.norms)
+        return state, {"loss": loss, **metrics, **update.metrics}
+
+    def _loss(
+        self, params: Any, stages: Mapping[str, Any], batch: Batch, key: Key[Array, ""]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """(what is trained on, metrics beside it)."""
+        parts, smoothing = self.model.token_parts(params, stages, batch, key=key), self.loss.label_smoothing
+        loss = nll = prediction_nll(parts).mean()
+        metrics = {"nll": nll} if smoothing or self.loss.z_loss else {}
+        total = lambda of, *options: sum((of(logits, *options) for logits, _ in parts), start=jnp.zeros(()))
+        if smoothing:
+            n = None if self.model.gpt.config.factors else self.model.n_codes  # ids beyond them are the condition's
+            loss = (1 - smoothing) * nll + smoothing * total(even_cross_entropy, n)
+        if self.loss.z_loss:
+            metrics["log_partition"] = total(squared_log_partition)
+            loss = loss + self.loss.z_loss * metrics["log_partition"]
+        return loss, metrics

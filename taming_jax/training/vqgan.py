@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import struct
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
@@ -32,7 +31,7 @@ from taming_jax.settings import check, check_known, plain_size
 from taming_jax.training import codebook
 from taming_jax.training.accumulate import mean_over_parts
 from taming_jax.training.adversary import Adversary, Frozen, on_features, on_patches
-from taming_jax.training.optim import move_averages, start_averages
+from taming_jax.training.optim import AnyOptimizer, move_averages, start_averages, start_norms, updated
 from taming_jax.training.vqgan_loss import VQGANLossConfig, generator_weight, reconstruction_loss
 
 Batch = Mapping[str, Array]
@@ -66,6 +65,7 @@ class VQGANState:
     feature_stats: Any = struct.field(default_factory=dict)
     feature_opt_state: Any = struct.field(default_factory=dict)
     feature_logits: Any = struct.field(default_factory=dict)
+    norms: Any = struct.field(default_factory=dict)  # of gradients by the parameters' field, where updates are skipped
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ class VQGANTraining:
     model: VQGAN
     discriminator: Discriminator | None
     loss: VQGANLossConfig
-    optimizer: optax.GradientTransformation
-    disc_optimizer: optax.GradientTransformation | None
+    optimizer: AnyOptimizer
+    disc_optimizer: AnyOptimizer | None
     batch_shape: tuple[int, int, int, int]
     accumulate: int = 1
     ema_decay: float = 0.0
@@ -121,6 +121,11 @@ class VQGANTraining:
             raise ValueError(
                 f"LPIPS compares images of 3 channels or 1, and these have {config.in_channels}, but "
                 f"config.loss.perceptual_weight is {loss.perceptual_weight}; set it to 0"
+            )
+        if loss.pixel_loss and config.reads.loss == "bce":
+            raise ValueError(
+                f"config.loss.pixel_loss={loss.pixel_loss!r}, but {config.content} has labels, no numbers, and is "
+                "trained by cross-entropy; set it to ''."
             )
         given = {"disc_weight": self.discriminator, "feature_weight": self.feature_discriminator}
         for name, discriminator in given.items():
@@ -186,6 +191,8 @@ class VQGANTraining:
             variables = self.discriminator.init(disc_key, image)
             disc_params, batch_stats = variables["params"], variables.get("batch_stats", {})
             disc_opt_state = self.disc_optimizer.init(disc_params)
+        norms = {"params": start_norms(self.optimizer)}
+        norms |= {adversary.params: start_norms(self.disc_optimizer) for adversary in self.adversaries}
         averaged = ("real", "fake") if self.loss.lecam_weight else ()
         heads: dict[str, Any] = {}
         if self.feature_discriminator and self.disc_optimizer:
@@ -207,6 +214,7 @@ class VQGANTraining:
             guard={"best": jnp.zeros(()), "waits": jnp.zeros((), jnp.int32), "waited": jnp.zeros((), jnp.int32)}
             if self.loss.guard
             else {},
+            norms={name: started for name, started in norms.items() if started},
             **heads,
         )
 
@@ -263,7 +271,8 @@ class VQGANTraining:
         the discriminator on features. The batch holds what `models.vqgan.network_input` reads, images as (b, H, W, c)
         float32 in [-1, 1]. Metrics are float32 scalars: total_loss, nll_loss (= rec_loss), l1_loss (or l2_loss,
         bce_loss), quant_loss, those of the quantizer, and where they are computed p_loss, g_loss, d_weight,
-        disc_factor, disc_loss, logits_real, logits_fake, lecam, r1; of the discriminator on features g_loss_features,
+        disc_factor, disc_loss, logits_real, logits_fake, lecam, r1; grad_norm, learning_rate, skipped_updates (see
+        `optim.updated`), and disc_grad_norm and so on; of the discriminator on features g_loss_features,
         d_weight_features and so on. Raises ValueError where frozen parameters are asked for and missing.
         """
         loss, frozen = self.loss, frozen or {}
@@ -273,6 +282,9 @@ class VQGANTraining:
                     f"config.loss.{weight}={getattr(loss, weight)}, but there are no {which} parameters; 0 means no "
                     f"{which}."
                 )
+        # In this JAX split(key)[i] is fold_in(key, i): steps 0 and 1 begin with the two keys of `init`.
+        # Flax folds names into these before it draws, so that no draw is repeated; a constant between them would be
+        # cleaner, and would change how every training that was saved goes on.
         keys = jax.random.split(jax.random.fold_in(jax.random.key(self.seed), state.step))
         if self.model.config.kmeans and not self.init_from:
             state = self._start_table(state, batch, jax.random.fold_in(keys[1], 1))
@@ -330,9 +342,13 @@ class VQGANTraining:
 
         statistics = {name: getattr(state, name) for name in MOVED}
         statistics, (grads, metrics) = mean_over_parts(gradients, statistics, batch, key, self.accumulate)
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
-        params = _kept(FROZEN[self.freeze], state.params, optax.apply_updates(state.params, updates))
-        state = replace(state, params=params, opt_state=opt_state, **statistics)
+        optimizer, norms = self.optimizer, state.norms.get("params", {})
+        update = updated(optimizer, grads, state.opt_state, state.params, norms, state.step)
+        metrics |= update.metrics
+        statistics["ema"] = update.chosen(state.ema, statistics["ema"])
+        params = _kept(FROZEN[self.freeze], state.params, update.params)
+        norms = {**state.norms, "params": update.norms} if norms else state.norms
+        state = replace(state, params=params, opt_state=update.opt_state, norms=norms, **statistics)
         if self.freeze:
             return state, metrics
         return codebook.followed(self.model.config, state, self.latents // self.accumulate), metrics
@@ -373,7 +389,7 @@ class VQGANTraining:
             metrics |= {"perplexity_recent": perplexity(recent), "usage_recent": usage(recent)}
         factor = loss.adversarial_factor(state.step - state.guard["waited"] if state.guard else state.step)
         for adversary in self.adversaries:
-            judged = partial(adversary.generator_loss, loss, state, frozen)
+            judged = partial(adversary.generator_loss, loss, state, frozen, key=key)
             (g, statistics[adversary.stats]), g_grad = jax.value_and_grad(judged, has_aux=True)(fake)
             weight = generator_weight(loss, adversary.weight, state.params, features, nll_grad, g_grad)
             # The weights are no functions of the parameters here, so one pull-back serves all terms.
@@ -393,9 +409,12 @@ class VQGANTraining:
         statistics, (grads, metrics) = mean_over_parts(gradients, statistics, batch, key, self.accumulate)
         assert self.disc_optimizer is not None  # see __post_init__
         for adversary in self.adversaries:
-            params, opt_state = getattr(state, adversary.params), getattr(state, adversary.opt_state)
-            updates, opt_state = self.disc_optimizer.update(grads[adversary.params], opt_state, params)
-            fields = {adversary.params: optax.apply_updates(params, updates), adversary.opt_state: opt_state}
+            name, learns = adversary.params, self.loss.learns(state.step) > 0
+            before, norms = (getattr(state, adversary.opt_state), getattr(state, name)), state.norms.get(name, {})
+            update = updated(self.disc_optimizer, grads[name], *before, norms, state.step, learns)
+            metrics |= adversary.named({f"disc_{metric}": value for metric, value in update.metrics.items()})
+            norms = {**state.norms, name: update.norms} if norms else state.norms
+            fields = {name: update.params, adversary.opt_state: update.opt_state, "norms": norms}
             state = replace(state, **fields)
         return replace(state, **statistics), metrics
 
@@ -409,7 +428,7 @@ class VQGANTraining:
         grads: dict[str, Any] = {}
         metrics: Metrics = {}
         for adversary in self.adversaries:
-            loss_of = partial(adversary.own_loss, self.loss, state, frozen, images, fake)
+            loss_of = partial(adversary.own_loss, self.loss, state, frozen, images, fake, key=key)
             params = getattr(state, adversary.params)
             (value, (moved, found)), grads[adversary.params] = jax.value_and_grad(loss_of, has_aux=True)(params)
             statistics |= moved

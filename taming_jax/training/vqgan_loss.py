@@ -14,6 +14,7 @@ from taming_jax.models.vqgan import VQGANConfig
 from taming_jax.nn.codes import Quantized
 from taming_jax.nn.conv import SAME3, conv2d
 from taming_jax.settings import PathText, check, check_known
+from taming_jax.training.augmentation import KINDS
 from taming_jax.training.losses import D_LOSSES, adaptive_weight
 
 
@@ -21,7 +22,7 @@ from taming_jax.training.losses import D_LOSSES, adaptive_weight
 class VQGANLossConfig:
     """Weights and schedule of the loss. The defaults are the published training's, with the discriminator from step 0.
 
-    pixel_weight, perceptual_weight: of the mean absolute difference and of LPIPS, which together are the "nll". Without
+    pixel_weight, perceptual_weight: of `pixel_loss` and of LPIPS, which together are the "nll". Without
         a perceptual weight no LPIPS is computed and no weight file needed.
     codebook_weight: of the quantizer's loss.
     entropy_start, entropy_steps: its entropy term counts so many times as much at step 0, falling linearly to once at
@@ -44,12 +45,15 @@ class VQGANLossConfig:
         at once.
     adaptive_cap: largest adaptive weight (before disc_weight).
     fixed_weight: disc_weight and feature_weight alone, with no adaptive weights.
+    pixel_loss: "l1" or "l2", the mean absolute or squared difference; "": that of what is read, of images l1.
+    augment: names of `augmentation.KINDS` with commas between them, which reals and fakes go through in turn on their
+        way to a discriminator; "": none.
     lpips_path, feature_path: the converted weights, needed where perceptual_weight or feature_weight is above 0.
     temperature_start, _max, _min, _warmup, _steps: of the Gumbel quantizer: from start linearly to max in `warmup`
         steps, then along half a cosine to min at step `steps`.
 
     For label maps the "nll" is `pixel_weight` times the binary cross-entropy of their channels, and there is neither
-    LPIPS nor a discriminator: their weights must be 0. For edges and pose the difference is squared.
+    LPIPS nor a discriminator: their weights must be 0. For edges and pose the difference is squared by default.
     """
 
     perceptual_weight: float = 1.0
@@ -76,6 +80,8 @@ class VQGANLossConfig:
     guard: float = 0.0
     feature_weight: float = 0.0
     feature_path: PathText = "weights/dinov2_vits14.npz"
+    pixel_loss: str = ""
+    augment: str = ""
 
     def __post_init__(self) -> None:
         weights = ("perceptual_weight", "pixel_weight", "codebook_weight", "disc_weight", "feature_weight")
@@ -86,12 +92,16 @@ class VQGANLossConfig:
         check(self, "entropy_start", bool(self.entropy_steps) or self.entropy_start == 1.0, begins)
         check(self, "adaptive_cap", self.adaptive_cap > 0, "it must be above 0")
         check_known(self, "disc_loss", D_LOSSES)
+        check_known(self, "pixel_loss", ("", "l1", "l2"))
+        kinds = self.augmentation
+        known = len(set(kinds)) == len(kinds) and set(kinds) <= set(KINDS)
+        check(self, "augment", known, f"it must be of {', '.join(KINDS)}, each at most once, with commas between them")
         check(self, "lecam_decay", 0 < self.lecam_decay < 1, "it must be in (0, 1)")
         check(
             self, "guard", bool(self.disc_ramp) or not self.guard, "without disc_ramp there is nothing that could wait"
         )
         needed = "it needs a discriminator, and disc_weight is 0, and feature_weight too"
-        for name in ("lecam_weight", "r1_weight", "guard"):
+        for name in ("lecam_weight", "r1_weight", "guard", "augment"):
             check(self, name, self.adversarial or not getattr(self, name), needed)
         for name in ("temperature_start", "temperature_min"):
             check(self, name, getattr(self, name) > 0, "it must be above 0")
@@ -108,6 +118,11 @@ class VQGANLossConfig:
             f"it must be from 0 to disc_start={self.disc_start}: the generator would be trained by an untrained "
             "discriminator",
         )
+
+    @property
+    def augmentation(self) -> tuple[str, ...]:
+        """The kinds of `augment`."""
+        return tuple(name.strip() for name in self.augment.split(",")) if self.augment else ()
 
     @property
     def adversarial(self) -> bool:
@@ -151,7 +166,7 @@ def reconstruction_loss(
     fake: Float[Array, "b H W c"],
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """(the "nll", what it consists of), of what went in and what came out."""
-    parts = config.reads.reconstruction_loss(images, fake)
+    parts = config.reads.reconstruction_loss(images, fake, loss.pixel_loss)
     value: Any = loss.pixel_weight * sum(parts.values())
     if loss.perceptual_weight > 0:
         parts["p_loss"] = jnp.mean(lpips_distance(lpips_params, images, fake, config.dtype))

@@ -124,7 +124,7 @@ def _gpt(config: GPTConfig) -> dict[str, Any]:
 
 
 def _first_stage(stage: StageNetworks, saved: Mapping[str, Any], remap: str, notes: list[str]) -> dict[str, Any]:
-    config = stage.config
+    config = stage.config.settled
     if config.quantizer == "normalized":
         raise ValueError("quantizer='normalized': the original has no codes of length 1; --format llamagen knows them")
     if config.quantizer not in ("vq", "ema", "gumbel"):
