@@ -104,5 +104,5 @@ def test_numbers_beyond_a_type_and_files_of_other_types_are_refused(tmp_path):
     np.testing.assert_allclose(read_params(str(tmp_path / "b"))["kernel"], [1e6, np.inf], rtol=1e-2)
     (tmp_path / "c").mkdir()
     save_file({"kernel": np.array([-1, 0, 1], np.int8)}, tmp_path / "c" / "model.safetensors")
-    with pytest.raises(ValueError, match=r"arrays of other types than float32, .*: kernel \(I8\); write it anew"):
+    with pytest.raises(ValueError, match=r"arrays that are no floats: kernel \(int8\); write it anew"):
         read_params(str(tmp_path / "c"))

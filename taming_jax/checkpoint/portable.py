@@ -32,7 +32,7 @@ def is_portable(path: str) -> bool:
 
 
 def write_portable(folder: Path, params: Any, config: Mapping[str, Any], dtype: str = "float32") -> None:
-    """Write one network, its arrays in `dtype`, a name of DTYPES. Raises ValueError for another one, and for numbers
+    """Write one network, its arrays in `dtype`, one of DTYPES. Raises ValueError for another one, and for numbers
     that have no place in it."""
     from safetensors.numpy import save_file
 
