@@ -158,6 +158,18 @@ CONDITIONS = {
 }
 
 
+def test_codes_written_before_a_setting_came_still_fit(photo_experiment, photo_codes, monkeypatch):
+    info, mesh = codes.read_info(str(photo_codes)), taming_jax.sharding.make_mesh()
+    network = {name: value for name, value in info["tokens_of"]["first_stage"].items() if name != "entropy_batch"}
+    told = {**info, "tokens_of": {**info["tokens_of"], "first_stage": network}}
+    monkeypatch.setattr(codes, "read_info", lambda path: told)
+    coded = from_codes(photo_experiment, photo_codes)
+    open_stages(coded, "", mesh)
+    network["n_embed"] = 16
+    with pytest.raises(ValueError, match=r"first_stage\.n_embed: 16 there, 32 here"):
+        open_stages(coded, "", mesh)
+
+
 @pytest.mark.parametrize("kind", CONDITIONS)
 def test_codes_are_the_tokens_of_the_images(kind, stages, tmp_path):
     """With the same classes, in the same order, under every kind of condition; so the loss is the same function."""
