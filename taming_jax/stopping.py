@@ -135,7 +135,8 @@ class Noted:
     def __init__(self, several: bool = False) -> None:
         self.received: int | None = None
         self.began = False
-        self.several, self._raises = several, False
+        self.several, self._raises, self._after = several, False, 0.0
+        self._timer: threading.Timer | None = None
 
     def __enter__(self) -> Self:
         self._previous: dict[int, Any] = {}
@@ -155,26 +156,35 @@ class Noted:
             _Process.training = None
 
     @contextlib.contextmanager
-    def raising(self) -> Iterator[None]:
+    def raising(self, after: float = 0.0) -> Iterator[None]:
         """Within the block, of which nothing is saved, a signal raises Stopped, and one that was noted before does at
-        once; not in one of several processes, which stop together."""
-        self._raises = not self.several
+        once; not in one of several processes, which stop together. after: seconds that the block may take first."""
+        self._raises, self._after = not self.several, after
         try:
             if self._raises and self.received is not None:
-                raise Stopped(self.received)
+                self._raise(self.received)
             yield
         finally:
             self._raises = False
+            if self._timer:
+                self._timer.cancel()
 
     def _note(self, number: int, _: object) -> None:
         if self.received is not None and not _Process.lost:
             return
-        first, _Process.lost = self.received is None, False
+        again, _Process.lost = _Process.lost, False
         self.received = _Process.number = self.received or number
-        if first and self.several and number != signal.SIGTERM:
+        if not again and self.several and number != signal.SIGTERM:
             os.kill(os.getpid(), signal.SIGTERM)
-        if self._raises:
+        if self._raises and again:
             raise Stopped(self.received)
+        if self._raises:
+            self._raise(self.received)
+
+    def _raise(self, number: int) -> None:
+        if not self._after:
+            raise Stopped(number)
+        self._timer = _send_again(number, self._after)
 
 
 def _raise(number: int, _: object) -> None:
@@ -192,11 +202,20 @@ def _unraisable(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
         return
 
-    def again(number: int = unraisable.exc_value.number) -> None:
+    _send_again(unraisable.exc_value.number, 0.02)
+
+
+def _send_again(number: int, seconds: float) -> threading.Timer:
+    """Come to the handler of a signal once more, that it may raise."""
+
+    def send() -> None:
         _Process.lost = True
         os.kill(os.getpid(), number)
 
-    threading.Timer(0.02, again).start()
+    timer = threading.Timer(seconds, send)
+    timer.daemon = True
+    timer.start()
+    return timer
 
 
 def _watch(read: int) -> None:

@@ -200,7 +200,7 @@ def stop_here(name="INT"):
 def test_a_signal_at_any_moment_costs_nothing(moment, name, tmp_path, monkeypatch):
     """Several times, as by an impatient person; what goes on then is as if nothing had been."""
     rng = random.Random(f"{moment} {name}")
-    at = {"data": rng.randint(2, 6), "last evaluation": 6, "saving": rng.choice((2, 4))}.get(moment, 3)
+    at = {"data": rng.randint(2, 5), "last evaluation": 6, "saving": rng.choice((2, 4))}.get(moment, 3)
     armed, save = [True], checkpoint.Checkpoints.save
 
     def when(this, number):
@@ -250,18 +250,28 @@ def test_a_signal_at_any_moment_costs_nothing(moment, name, tmp_path, monkeypatc
     assert pictures[0] == pictures[1] and len(pictures[0]) == 2
 
 
-def test_a_signal_before_the_first_step_saves_nothing(tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize("step", [1, 4])
+def test_a_signal_while_no_data_comes_does_not_wait_for_it(step, tmp_path, monkeypatch, caplog):
+    """As from a network file system that does not answer."""
     undisturbed = batches
 
-    def signalled(start):
-        stop_here()
-        yield from undisturbed(start)
+    def stuck(start):
+        for number, batch in enumerate(undisturbed(start), start + 1):
+            if number == step:
+                stop_here()
+                time.sleep(60)
+            yield batch
 
-    monkeypatch.setattr(sys.modules[__name__], "batches", signalled)
+    monkeypatch.setattr(sys.modules[__name__], "batches", stuck)
+    monkeypatch.setattr(loop, "GRACE", 0.1)
+    began = time.monotonic()
     with caplog.at_level(logging.WARNING):
-        _, finished = train(tmp_path)
-    assert not finished and "before the first step" in caplog.text
-    assert not checkpoint.has_checkpoint(str(tmp_path))
+        _, finished = train(tmp_path, save_every=6)
+    assert not finished and time.monotonic() - began < 50
+    if step == 1:
+        assert "before the first step" in caplog.text and not checkpoint.has_checkpoint(str(tmp_path))
+    else:
+        assert checkpoint.find_step(str(tmp_path)).name == "3"
 
 
 def test_a_training_may_run_in_any_thread(tmp_path):

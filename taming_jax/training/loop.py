@@ -17,7 +17,7 @@ from taming_jax import sharding
 from taming_jax.checkpoint import Checkpoints, DamagedCheckpoint, load_config, shape_difference
 from taming_jax.lease import Lease
 from taming_jax.settings import PathText, check, check_known
-from taming_jax.stopping import Stopped
+from taming_jax.stopping import GRACE, Stopped
 from taming_jax.training.changes import compare
 from taming_jax.training.goodput import Goodput
 from taming_jax.training.pace import Pace
@@ -146,7 +146,7 @@ def train(
                 while number < config.steps and not stopping:
                     alike = len(compiled) == 1  # and so are the times of steps, but for the first
                     with pace.step() if alike else contextlib.nullcontext():
-                        with goodput.other("data"), stop.raising():
+                        with goodput.other("data"), stop.raising(after=GRACE):
                             batch = sharding.put_batch(next(stream), mesh)
                         number += 1
                         shapes = tuple((name, array.shape) for name, array in sorted(batch.items()))
