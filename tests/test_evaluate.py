@@ -1,6 +1,7 @@
 """`evaluate samples`, `reconstruction`, `likelihood`, `sweep` and `compare` on models trained for a step."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -83,17 +84,16 @@ def test_the_figures_of_each_class(class_dir, tmp_path):
     measuring, out = Measuring(open_features("demo", make_mesh()), 8), tmp_path / "r.json"
     settings = SampleConfig(n=N * 4, batch_size=16)
     samples.samples(class_dir, settings, "train", str(out), measuring, by_class=True)
-    found = json.loads(out.read_text(encoding="utf-8"))[
-        "by_class"
-    ]  # 32 scenes are 3 or 4 a class, of which 4 are needed
+    found = json.loads(out.read_text(encoding="utf-8"))["by_class"]  # of 32 scenes: 3 or 4 a class, and 4 are needed
     scenes = pipeline.make_crops(experiment("demo_vqgan").data, "train", 0, 32, 0, 32)
     labels = next(scenes)["class_label"]
     assert found and {int(name) for name in found} == {k for k in range(10) if (labels == k).sum() > 3}
     assert all(row["images"] == (np.arange(N * 4) % 10 == int(name)).sum() for name, row in found.items())
     assert all(row["of_reference"] == (labels == int(name)).sum() for name, row in found.items())
     assert "| by_class | images |" in out.with_suffix(".md").read_text(encoding="utf-8")
+    reference = shutil.copy(out.with_suffix(".npz"), tmp_path / "statistics.npz")
     with pytest.raises(ValueError, match="--by_class needs"):
-        samples.samples(class_dir, settings, str(out.with_suffix(".npz")), str(out), measuring, by_class=True)
+        samples.samples(class_dir, settings, str(reference), str(out), measuring, by_class=True)
 
 
 def test_drawing_that_was_killed_goes_on_and_other_settings_are_refused(class_dir, tmp_path, monkeypatch):

@@ -67,7 +67,7 @@ def test_a_used_folder_and_foreign_ones_are_refused(saved, tmp_path):
         taming_jax.load(str(tmp_path / "foreign"))
     shutil.copytree(out, tmp_path / "damaged")
     (tmp_path / "damaged/model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{}")
-    with pytest.raises(ValueError, match=r"model.safetensors is damaged"):
+    with pytest.raises(ValueError, match=r"model.safetensors' is damaged"):
         taming_jax.load(str(tmp_path / "damaged"))
     model.saved, kept = None, model.saved
     with pytest.raises(ValueError, match="was not loaded from a checkpoint"):

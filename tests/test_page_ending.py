@@ -21,7 +21,8 @@ from taming_jax.page.queue import Full, Queue
 ROOT = Path(__file__).parent.parent
 # The page with a model that draws by long calls of XLA, in place of those of --workdir.
 PROGRAM = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run behind a `&`
 from taming_jax.stopping import listen
 listen()
 import jax, page_models
@@ -52,10 +53,9 @@ def ask(address, path, body=None):
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_ends_it_in_one_line_while_it_draws(name, tmp_path):
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "TMPDIR": str(tmp_path), "JAX_PLATFORMS": "cpu"}
-    fresh = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run behind a `&`
     command = [sys.executable, "-c", PROGRAM]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, preexec_fn=fresh, encoding="utf-8"
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, encoding="utf-8"
     ) as page:
         address = page.stdout.readline().split()[0]
         form = json.dumps({"model": 0, "height": 16, "width": 16}).encode()

@@ -205,13 +205,14 @@ def test_what_cannot_be_written_is_told_once_and_nothing_of_the_history_is_lost(
             report.scalars(step, {"loss": step})
             report.images(step, "val", np.zeros((1, 8, 8, 3)))
             report.text(step, "parameters", "none")
-    told, names = [record.getMessage() for record in caplog.records], ("metrics.jsonl", "images", "parameters.txt")
+    told = [record.getMessage() for record in caplog.records]
+    names = ("times.jsonl", "metrics.jsonl", "images", "parameters.txt")
     assert [words.split("'")[1] for words in told] == [str(tmp_path / name) for name in names]
     assert all(words.endswith("(No space left on device); training goes on.") for words in told)
     report.scalars(4, {"loss": 4})
     report.close()
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "metrics.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "metrics.jsonl", "times.jsonl"]
 
 
 def test_lines_that_are_lost_in_the_end_are_counted(tmp_path, caplog):
