@@ -70,6 +70,18 @@ def unchecked_shapes() -> Iterator[None]:
 WITH_TORCH = ("test_dinov2.py", "test_formats.py", "test_hub.py", "test_inception.py")
 collect_ignore = [] if importlib.util.find_spec("torch") else [*WITH_TORCH]
 
+# What trains, converts or compiles for many seconds; `-m "not slow"` leaves it out.
+SLOW = (
+    "test_codebooks_benchmark.py", "test_compile_for.py", "test_conditioning.py", "test_configs.py", "test_convert.py",
+    "test_evaluate.py", "test_loop.py", "test_mesh.py", "test_programs.py", "test_rectangles.py", "test_window.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in SLOW:
+            item.add_marker("slow")
+
 
 def pytest_report_header() -> str:
     return f"without PyTorch, and so without {', '.join(collect_ignore)}: pip install torch" if collect_ignore else ""
