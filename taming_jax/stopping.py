@@ -55,7 +55,7 @@ def listen() -> None:
     output goes on where its reader has gone: `tee` gets a Ctrl-C, too, and a terminal is gone with its window.
     """
     _Process.listens, _Process.begun, _Process.number = True, False, None
-    sys.unraisablehook = _unraisable
+    sys.unraisablehook, sys.excepthook = _unraisable, _uncaught
     sys.stdout, sys.stderr = _lasting(sys.stdout, READER_GONE), _lasting(sys.stderr)
     take()
     read, write = os.pipe()
@@ -203,6 +203,12 @@ def _unraisable(unraisable: Any) -> None:
         return
 
     _send_again(unraisable.exc_value.number, 0.02)
+
+
+def _uncaught(kind: Any, error: Any, trace: Any) -> None:
+    """What libraries print in threads of their own, once they are stopped in the middle, would bury the one line."""
+    if _Process.number is None or threading.get_ident() == threading.main_thread().ident:
+        sys.__excepthook__(kind, error, trace)
 
 
 def _send_again(number: int, seconds: float) -> threading.Timer:

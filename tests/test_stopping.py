@@ -98,6 +98,29 @@ def test_a_signal_that_comes_where_python_drops_what_is_raised_is_not_lost(tmp_p
     assert time.monotonic() - began < 5 and not list(tmp_path.iterdir())
 
 
+BESIDE = """
+        import threading
+        def complain():
+            print("ready", flush=True)
+            while True:
+                try:
+                    raise RuntimeError("Event loop is closed")
+                except RuntimeError:
+                    if stopping.received():
+                        sys.excepthook(*sys.exc_info())
+        threading.Thread(target=complain, daemon=True).start()
+        time.sleep(60)
+"""
+
+
+def test_what_libraries_complain_of_when_they_are_stopped_does_not_bury_the_line(tmp_path):
+    running = start(tmp_path / "out", 7, wait=BESIDE)
+    assert [running.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate(timeout=60)
+    assert said == "stopped by SIGTERM: 7 of 9 files are written\n" and running.returncode == 143
+
+
 IMPORTS = """
 from taming_jax.stopping import listen
 listen()
