@@ -67,7 +67,7 @@ def unchecked_shapes() -> Iterator[None]:
 
 
 # What is compared with twins of other programs' networks in PyTorch, which is large and needed for nothing else.
-WITH_TORCH = ("test_dinov2.py", "test_formats.py", "test_hub.py", "test_inception.py")
+WITH_TORCH = ("test_dinov2.py", "test_formats.py", "test_hub.py", "test_inception.py", "test_weight_files.py")
 collect_ignore = [] if importlib.util.find_spec("torch") else [*WITH_TORCH]
 
 # What trains, converts or compiles for many seconds; `-m "not slow"` leaves it out.
