@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def check_writable(folder: PathLike) -> None:
         place = place.parent
     try:
         if not place.exists() or place.is_dir():
-            attempt = place / f".writable.{os.getpid()}.tmp"
+            attempt = place / f".writable.{secrets.token_hex(4)}.tmp"
             attempt.write_bytes(b"?")  # a full disk takes an empty file
             attempt.unlink()
             return

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -32,7 +33,7 @@ def check_outputs(option: str, outputs: Mapping[Any, Ours], inputs: Iterable[Pat
                 raise IsADirectoryError("it is a folder")
             if path.parent not in tried:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                attempt = unfinished(path, f"try{os.getpid()}")
+                attempt = unfinished(path, f"try{secrets.token_hex(4)}")
                 attempt.write_bytes(bytes(4096))
                 attempt.unlink()
                 tried.add(path.parent)
