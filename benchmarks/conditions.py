@@ -124,6 +124,7 @@ def _train(wanted: Any, program: str) -> None:
     if checkpoint.has_checkpoint(wanted.workdir):
         part = "transformer" if isinstance(wanted, TransformerExperiment) else "model"
         settings, saved = getattr(wanted, part), checkpoint.load_config(wanted.workdir)
+        settings = getattr(settings, "settled", settings)
         left = ("vocab_size", "block_size")  # 0 where they are what the parts need, which the saved ones tell
         computed = {name: 0 for name in left if getattr(settings, name, None) == 0}
         same = part in saved and dataclasses.replace(from_dict(type(settings), saved[part]), **computed) == settings

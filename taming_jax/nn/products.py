@@ -24,8 +24,11 @@ def _forward(x: Array, y: Array, dims: Any) -> tuple[Array, tuple[Array, Array]]
 
 
 def _backward(dims: Any, factors: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
-    _, pull_back = jax.vjp(lambda x, y: lax.dot_general(x, y, dims), *factors)
-    return pull_back(gradient.astype(factors[0].dtype))
+    (x, y), gradient = factors, gradient.astype(factors[0].dtype)
+    # Not jax.vjp, which would write the product itself down once more.
+    (of_x,) = jax.linear_transpose(lambda x: lax.dot_general(x, y, dims), x)(gradient)
+    (of_y,) = jax.linear_transpose(lambda y: lax.dot_general(x, y, dims), y)(gradient)
+    return of_x, of_y
 
 
 product_in_float32.defvjp(_forward, _backward)
