@@ -5,6 +5,7 @@ import gc
 import importlib.metadata
 import importlib.util
 import os
+import signal
 import tempfile
 
 # Read once, when jax is first imported: hence before any import below. Most of the suite's time is compilation, so that
@@ -19,6 +20,10 @@ if tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) < (0, 11
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")  # these go by way of MLIR, the older ones straight to LLVM
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS]).strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
+
+# Behind a `&` or nohup these are ignored, by the programs that the tests start, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

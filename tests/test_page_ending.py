@@ -1,5 +1,6 @@
 """How the page ends, with a program of its own for each test: by signals while XLA draws, and its temporary folders."""
 
+import contextlib
 import json
 import os
 import signal
@@ -21,8 +22,7 @@ from taming_jax.page.queue import Full, Queue
 ROOT = Path(__file__).parent.parent
 # The page with a model that draws by long calls of XLA, in place of those of --workdir.
 PROGRAM = """
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run behind a `&`
+import sys
 from taming_jax.stopping import listen
 listen()
 import jax, page_models
@@ -50,13 +50,25 @@ def ask(address, path, body=None):
         return json.loads(answer.read())
 
 
+@contextlib.contextmanager
+def killed_in_the_end(process):
+    """A test that fails must not wait for a program that goes on."""
+    try:
+        yield
+    finally:
+        process.kill()
+
+
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP"])
 def test_a_signal_ends_it_in_one_line_while_it_draws(name, tmp_path):
     env = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "TMPDIR": str(tmp_path), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", PROGRAM]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, encoding="utf-8"
-    ) as page:
+    with (
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, encoding="utf-8"
+        ) as page,
+        killed_in_the_end(page),
+    ):
         address = page.stdout.readline().split()[0]
         form = json.dumps({"model": 0, "height": 16, "width": 16}).encode()
         drawn, waits = (ask(address, "draw", form)["name"] for _ in range(2))

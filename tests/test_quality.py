@@ -13,6 +13,7 @@ from PIL import Image
 from taming_jax import evaluate
 from taming_jax.data.config import DataConfig
 from taming_jax.data.demo import DemoLandscapes, DemoScenes
+from taming_jax.files import read_npz
 from taming_jax.metrics import distances
 from taming_jax.metrics.predictions import inception_score
 from taming_jax.metrics.resizing import resize_for_features
@@ -241,8 +242,8 @@ def test_statistics_of_an_earlier_version_are_used_with_a_note(folder, tmp_path)
 def test_statistics_go_through_files_of_both_kinds(folder, tmp_path):
     with_all = measuring(folder)
     direct = distance(str(folder / "a"), str(folder / "b"), str(tmp_path / "r.json"), with_all, save=True).figures
-    stored = np.load(tmp_path / "r.npz")
-    assert {"mu", "sigma", "mu_s", "sigma_s"} <= set(stored.files)  # both pytorch-fid and ADM read it
+    stored = read_npz(tmp_path / "r.npz")
+    assert {"mu", "sigma", "mu_s", "sigma_s"} <= set(stored)  # both pytorch-fid and ADM read it
     from_file = distance(str(tmp_path / "r.npz"), str(folder / "a"), str(tmp_path / "q.json"), with_all).figures
     assert from_file["fid"] == pytest.approx(direct["fid"], rel=1e-9)
     assert from_file["sfid"] == pytest.approx(direct["sfid"], rel=1e-9) and "precision" not in from_file
