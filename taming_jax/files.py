@@ -3,6 +3,8 @@
 import contextlib
 import os
 import secrets
+import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,16 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
             return {name: file[name] for name in file.files}
     except Exception as error:  # zipfile, zlib, pickle and numpy each have their own for a truncated or foreign file
         raise ValueError(f"{path} is truncated, or not a file of arrays alone: {first_line(error)}") from error
+
+
+def entries_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+    """The entries of a zip archive by their names. Raises ValueError where two have one name: programs differ in which
+    of them they take."""
+    entries = {entry.filename: entry for entry in archive.infolist()}
+    if len(entries) != len(archive.infolist()):
+        twice, _ = Counter(entry.filename for entry in archive.infolist()).most_common(1)[0]
+        raise ValueError(f"it is a zip archive with two entries called {twice[:100]!r}; refused")
+    return entries
 
 
 # What safetensors calls the types of arrays.

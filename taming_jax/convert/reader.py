@@ -4,8 +4,10 @@ Such a file is a pickle and the raw memory of its arrays: since PyTorch 1.6 a zi
 `data/KEY`, before that the same one after the other.
 """
 
+import mmap
 import zipfile
-from functools import lru_cache
+from collections.abc import Callable
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,28 +15,37 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from taming_jax.convert.array_names import one_of
-from taming_jax.convert.unpickler import Inert, NumpyArray, Refused, Settings, Storage, Tensor, Unpickler, brief
+from taming_jax.convert.opcodes import Bounded, pickle_length
+from taming_jax.convert.tensors import Refused, Storage, Tensor, brief
+from taming_jax.convert.unpickler import Inert, NumpyArray, Settings, Unpickler
 from taming_jax.file_kinds import kind_of
-from taming_jax.files import first_line, safetensors_arrays
+from taming_jax.files import entries_of, first_line, safetensors_arrays
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+SHARED, MARGIN = 4, 1 << 20  # arrays may share storages: bytes of all of them for each of the file, and besides
+LONGEST = 1000  # letters of the name of an array
 ENTRIES = ("state_dict", "model", "module", "ema")  # where programs keep a state dict; the first that is there counts
 
 
-def _read_zip(file: BinaryIO) -> Any:
+def _read_zip(file: BinaryIO, size: int) -> Any:
     archive = zipfile.ZipFile(file)
-    sizes = {entry.filename: entry for entry in archive.infolist()}
+    sizes = entries_of(archive)
     found = [name for name in sizes if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(found) != 1:
         raise Refused(f"it is a zip archive that holds data.pkl {len(found)} times, and PyTorch writes it once")
     root = found[0].removesuffix("data.pkl")
+    left = size
 
-    @lru_cache(maxsize=1)  # for files whose arrays all share one storage
+    @cache  # one object for all arrays of a storage
     def read(name: str) -> bytes:
+        nonlocal left
         if name not in sizes:
             raise Refused(f"the entry {name} is missing")
         if sizes[name].compress_type != zipfile.ZIP_STORED:
             raise Refused(f"the entry {name} is compressed, which PyTorch never does; refused")
+        left -= sizes[name].file_size
+        if left < 0:
+            raise Refused(f"its entries have more bytes than the file ({size}), so they overlap; refused")
         return archive.read(name)  # checks the CRC
 
     order = read(root + "byteorder").strip() if root + "byteorder" in sizes else b"little"
@@ -48,54 +59,60 @@ def _read_zip(file: BinaryIO) -> Any:
             raise Refused(
                 f"the entry {name} holds {sizes[name].file_size} bytes, and its array needs {numel * dtype.itemsize}"
             )
-        # One object a storage, so that arrays that share one are still recognised; the bytes are not kept.
+        # One object a storage, so that arrays that share one are still recognised; the bytes are not read yet.
         return storages.setdefault((key, dtype), Storage(dtype, numel, lambda: read(name)))
 
-    return _loaded(Unpickler(BytesIO(read(found[0])), storage))
+    return _unpickled(read(found[0]), 0, storage)[0]
 
 
-def _loaded(unpickler: Unpickler) -> Any:
-    """What is pickled. Raises Refused where that is one object of somebody's class."""
+def _unpickled(data: Any, start: int, storage: Callable[..., Storage] | None) -> tuple[Any, int]:
+    """(what is pickled in some bytes from `start` on, where it ends). Raises Refused where that is one object of
+    somebody's class."""
+    end = start + pickle_length(Bounded(data, start))
+    unpickler = Unpickler(BytesIO(data[start:end]), storage)
     tree = unpickler.load()
     if isinstance(tree, Inert) and not isinstance(tree, NumpyArray):
         raise Refused(
             f"it holds a whole object ({unpickler.first or 'of a class'}), which only its own program can load: save "
             "its arrays there, torch.save(model.state_dict(), NEW)"
         )
-    return tree
+    return tree, end
 
 
-def _read_legacy(file: BinaryIO) -> Any:
+def _read_legacy(data: mmap.mmap) -> Any:
     """PyTorch before 1.6: four pickles, the list of storages, and their contents, each behind its length."""
-    first = _loaded(Unpickler(file, None))
+    first, place = _unpickled(data, 0, None)
     if first != LEGACY_MAGIC:
         held = f" of {', '.join(map(brief, list(first)[:4]))}" if isinstance(first, dict) and first else ""
         raise Refused(
             f"it is a pickle of Python, but no PyTorch checkpoint: it holds {brief(first)}{held}; save "
             "its arrays in its own program as a state dict (torch.save) or as safetensors"
         )
-    version, system = Unpickler(file, None).load(), Unpickler(file, None).load()
+    version, place = _unpickled(data, place, None)
+    system, place = _unpickled(data, place, None)
     if version != 1001 or not isinstance(system, dict) or not system.get("little_endian"):
         raise Refused(f"it is of version {brief(version)} of the older form, or big-endian; refused")
     wanted: dict[str, Storage] = {}
     places: dict[str, tuple[int, int]] = {}
 
+    @cache  # one object for all arrays of a storage
+    def read(key: str) -> bytes:
+        start, end = places[key]
+        return data[start:end]
+
     def storage(dtype: np.dtype, key: str, numel: int) -> Storage:
-        def load() -> bytes:
-            start, length = places[key]
-            file.seek(start)
-            return file.read(length)
+        return wanted.setdefault(key, Storage(dtype, numel, lambda: read(key)))
 
-        return wanted.setdefault(key, Storage(dtype, numel, load))
-
-    tree = _loaded(Unpickler(file, storage))
-    for key in Unpickler(file, None).load():
-        count = int.from_bytes(file.read(8), "little")
-        if key not in wanted:
+    tree, place = _unpickled(data, place, storage)
+    keys, place = _unpickled(data, place, None)
+    for key in keys:
+        if type(key) is not str or key not in wanted:
             raise Refused(f"it holds a storage {brief(key)} that nothing refers to; refused")
-        length = count * wanted[key].dtype.itemsize
-        places[key] = (file.tell(), length)
-        file.seek(length, 1)
+        if key in places:
+            raise Refused(f"it holds the storage {brief(key)} twice; refused")
+        start = place + 8
+        place = start + int.from_bytes(data[place:start], "little") * wanted[key].dtype.itemsize
+        places[key] = (start, place)
     return tree
 
 
@@ -123,7 +140,7 @@ def _entry_of(tree: dict, ema: bool) -> tuple[str, list[str]]:
     return entry, there
 
 
-def _state_of(tree: Any, ema: bool) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def _state_of(tree: Any, ema: bool, size: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     if not isinstance(tree, dict):
         raise Refused(f"it holds no state dict, but {type(tree).__name__}")
     entry, there = _entry_of(tree, ema)
@@ -137,12 +154,24 @@ def _state_of(tree: Any, ema: bool) -> tuple[dict[str, np.ndarray], dict[str, An
     foreign = [brief(k) for k, v in state.items() if not isinstance(k, str) or not isinstance(v, Tensor)]
     if foreign:
         raise Refused(f"its state dict holds entries that are no arrays: {', '.join(foreign[:5])}")
+    _check_sizes(state, size)
     extras: dict[str, Any] = {}
     if state is not tree:
         extras |= {k: v for k, v in tree.items() if isinstance(k, str) and isinstance(v, (int, float, str))}
         extras |= {"entry": entry, "entries": there}
         extras |= {"args": tree["args"].values} if isinstance(tree.get("args"), Settings) else {}
     return {name: tensor.array() for name, tensor in state.items()}, extras
+
+
+def _check_sizes(state: dict[str, Tensor], size: int) -> None:
+    """Raise Refused where arrays that share storages would be many times as large as their file of `size` bytes."""
+    if long := [name for name in state if len(name) > LONGEST]:
+        raise Refused(f"an array is called {brief(long[0])}, by {len(long[0])} letters; refused")
+    total = sum(tensor.nbytes for tensor in state.values())
+    if total > SHARED * size + MARGIN:
+        raise Refused(
+            f"its {len(state)} arrays have {total} bytes, and the file {size}: they are copies of one another; refused"
+        )
 
 
 def read_state(path: str | Path, ema: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -165,9 +194,12 @@ def read_state(path: str | Path, ema: bool = False) -> tuple[dict[str, np.ndarra
             return safetensors_arrays(path.read_bytes()), {}
         if kind.name not in ("torch", "pickle"):
             raise Refused(str(kind))
+        size = path.stat().st_size
         with open(path, "rb") as file:
-            tree = _read_zip(file) if kind.name == "torch" else _read_legacy(file)
-            return _state_of(tree, ema)
+            if kind.name == "torch":
+                return _state_of(_read_zip(file, size), ema, size)
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return _state_of(_read_legacy(data), ema, size)
     except (MemoryError, KeyboardInterrupt):
         raise
     except Exception as error:  # a damaged pickle can fail in any way

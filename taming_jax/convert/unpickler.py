@@ -8,34 +8,19 @@ library, where what does harm begins, are refused, except those that settings ar
 import pickle
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
-import ml_dtypes
 import numpy as np
 
-STORAGES = {
-    "FloatStorage": np.dtype("float32"),
-    "HalfStorage": np.dtype("float16"),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "DoubleStorage": np.dtype("float64"),
-    "LongStorage": np.dtype("int64"),
-    "IntStorage": np.dtype("int32"),
-    "ShortStorage": np.dtype("int16"),
-    "CharStorage": np.dtype("int8"),
-    "ByteStorage": np.dtype("uint8"),
-    "BoolStorage": np.dtype("bool"),
-}
+from taming_jax.convert.tensors import FLOAT8, STORAGES, Final, Refused, Storage, Tensor, brief, tensor
+
+LONGEST = 500  # letters of a name of a class, or of a storage
 UNTYPED = "UntypedStorage"  # of arrays that name their type themselves
 # Of Python's library, what may lie in callbacks and hyper-parameters, and is inert here.
 HARMLESS = {"abc", "argparse", "collections", "copyreg", "dataclasses", "datetime", "decimal", "enum", "fractions"}
 HARMLESS |= {"functools", "logging", "numbers", "pathlib", "re", "string", "types", "typing", "uuid", "weakref"}
 PLAIN = {"object", "int", "float", "complex", "bool", "str", "bytes", "bytearray", "range", "slice", "type"}
-FLOAT8 = {
-    name: np.dtype(getattr(ml_dtypes, name))
-    for name in ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu")
-}
 TORCH_CONSTANTS = {
     "float16",
     "bfloat16",
@@ -48,48 +33,6 @@ TORCH_CONSTANTS = {
     "uint8",
     "bool",
 } | FLOAT8.keys()
-
-
-class Refused(ValueError):
-    """Something that a checkpoint may not contain, in words for the user."""
-
-
-class _Final:
-    """What a pickle may make, but not change: its opcode BUILD would write past any check of the constructor."""
-
-    def __setstate__(self, _: Any) -> None:
-        raise Refused("it changes an array after it was described; refused")
-
-
-@dataclass(frozen=True)
-class Storage(_Final):
-    """A piece of raw memory: `load()` gives its bytes."""
-
-    dtype: np.dtype
-    numel: int
-    load: Callable[[], bytes]
-
-
-@dataclass(frozen=True)
-class Tensor(_Final):
-    """A view of a storage that is not read yet."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]  # in elements
-
-    def array(self) -> np.ndarray:
-        """The values, read-only, of the stored type. Raises Refused where the storage is shorter than claimed."""
-        storage, size = self.storage, self.storage.dtype.itemsize
-        data = storage.load()
-        if len(data) < storage.numel * size:
-            raise Refused(f"a storage holds {len(data)} bytes, and its array needs {storage.numel * size}")
-        plain = np.dtype(np.uint8) if size == 1 else storage.dtype  # numpy has no strides for float8_e5m2
-        flat = np.frombuffer(data, plain, count=storage.numel)
-        strides = [step * size for step in self.strides]
-        view = np.lib.stride_tricks.as_strided(flat[self.offset :], self.shape, strides, writeable=False)
-        return view.view(storage.dtype)
 
 
 class Inert:
@@ -141,23 +84,15 @@ class _Dtype(Inert):
 
 
 def _scalar(dtype: _Dtype, data: bytes) -> Any:
-    plain = np.dtype(dtype.code)
+    code = dtype.code if isinstance(dtype, _Dtype) else None
+    plain = np.dtype(code if type(code) is str and len(code) <= 4 else "V")
     if plain.kind not in "biuf" or len(data) != plain.itemsize:
-        raise Refused(f"a numpy scalar of type {dtype.code!r} is refused")
+        raise Refused(f"a numpy scalar of type {brief(code)} is refused")
     return np.frombuffer(data, plain)[0].item()
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:
-    if not isinstance(storage, Storage) or not all(type(numbers) in (tuple, list) for numbers in (shape, strides)):
-        raise Refused(f"an array is described wrongly: {brief(storage)}, {brief(shape)}, {brief(strides)}")
-    if not all(type(n) is int and n >= 0 for n in (offset, *shape, *strides)):
-        raise Refused("an array is described wrongly: negative or no numbers")
-    if len(shape) != len(strides) or len(shape) > 32:
-        raise Refused(f"an array is described wrongly: {len(shape)} axes with {len(strides)} strides")
-    last = offset + sum((n - 1) * step for n, step in zip(shape, strides))
-    if 0 not in shape and last >= storage.numel:
-        raise Refused(f"an array reaches to element {last} of a storage of {storage.numel}")
-    return Tensor(storage, offset, tuple(shape), tuple(strides))
+    return tensor(storage, offset, shape, strides)
 
 
 def _tensor_of_type(
@@ -175,49 +110,83 @@ def _parameter(data: Any, *_: Any) -> Any:
 
 def _subclass(build: Any, _: Any, arguments: Any, *__: Any) -> Any:
     """A tensor of a class of its own, or with attributes: the plain one that it is made of."""
-    return build(*arguments) if build in (_tensor, _tensor_of_type, _parameter) else Inert()
-
-
-def brief(value: Any) -> str:
-    """What a pickle holds somewhere, in a few letters, without going into it: its own text may have no end."""
-    if isinstance(value, tuple) and value and isinstance(value[0], str):
-        return f"({value[0][:40]!r}, ...)"
-    if isinstance(value, str):
-        return repr(value[:40])
-    return str(value) if type(value) is int and abs(value) < 1 << 63 else f"a {type(value).__name__}"
+    return build(*arguments) if any(build is known for known in BUILDERS) else Inert()
 
 
 def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")  # how pickles of protocol 2 spell bytes
 
 
-def _plain_dict(*_: Any) -> dict:
-    return {}
-
-
 def _tuple(items: Any = ()) -> tuple:
     return tuple(items)
 
 
+def _list(items: Any = ()) -> list:
+    return list(items)
+
+
+def _plain_dict(*_: Any) -> dict:
+    return {}
+
+
+def _check_keys(keys: Iterable[Any]) -> None:
+    """Raise Refused where it may take for ever to compare and to hash them."""
+    for key in keys:
+        inside = key if isinstance(key, (tuple, frozenset)) else ()
+        if len(inside) > 8 or any(isinstance(part, (tuple, frozenset)) for part in inside):
+            raise Refused("it has a key that consists of many values, which no checkpoint needs; refused")
+
+
+def _dict(items: Any = (), **more: Any) -> OrderedDict:
+    """Of pairs, as Python 2 wrote it, or of another one."""
+    pairs = list(items.items()) if isinstance(items, dict) else [tuple(pair) for pair in items]
+    _check_keys(pair[0] for pair in pairs)
+    return OrderedDict(pairs, **more)
+
+
+def _set(items: Any = ()) -> frozenset | set:
+    items = list(items)
+    _check_keys(items)
+    return set(items)
+
+
+def _frozenset(items: Any = ()) -> frozenset:
+    return frozenset(_set(items))
+
+
+class Function(Final):
+    """A function that a pickle may call, but not change: BUILD would set its defaults, for the whole process."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        self._call = call
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        return self._call(*arguments, **named)
+
+
 KNOWN: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("collections", "defaultdict"): _plain_dict,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v3"): _tensor_of_type,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch._utils", "_rebuild_parameter_with_state"): _parameter,
-    ("torch._tensor", "_rebuild_from_type_v2"): _subclass,
-    ("torch", "Size"): _tuple,
+    ("collections", "OrderedDict"): Function(_dict),
+    ("collections", "defaultdict"): Function(_plain_dict),
+    ("torch._utils", "_rebuild_tensor_v2"): Function(_tensor),
+    ("torch._utils", "_rebuild_tensor_v3"): Function(_tensor_of_type),
+    ("torch._utils", "_rebuild_parameter"): Function(_parameter),
+    ("torch._utils", "_rebuild_parameter_with_state"): Function(_parameter),
+    ("torch._tensor", "_rebuild_from_type_v2"): Function(_subclass),
+    ("torch", "Size"): Function(_tuple),
     ("torch", "device"): Inert,
     ("argparse", "Namespace"): Settings,
-    ("_codecs", "encode"): _encode,
+    ("_codecs", "encode"): Function(_encode),
     ("numpy", "dtype"): _Dtype,
     ("numpy.core.multiarray", "_reconstruct"): NumpyArray,
     ("numpy._core.multiarray", "_reconstruct"): NumpyArray,
-    ("numpy.core.multiarray", "scalar"): _scalar,
-    ("numpy._core.multiarray", "scalar"): _scalar,
-    **{(module, c.__name__): c for module in ("builtins", "__builtin__") for c in (set, frozenset, list, dict, tuple)},
+    ("numpy.core.multiarray", "scalar"): Function(_scalar),
+    ("numpy._core.multiarray", "scalar"): Function(_scalar),
 }
+BUILDERS = [KNOWN["torch._utils", name] for name in ("_rebuild_tensor_v2", "_rebuild_tensor_v3", "_rebuild_parameter")]
+PLAIN_TYPES: dict[str, Callable[..., Any]] = {
+    "set": _set, "frozenset": _frozenset, "list": _list, "dict": _dict, "tuple": _tuple
+}  # fmt: skip
+KNOWN |= {(module, name): Function(PLAIN_TYPES[name]) for module in ("builtins", "__builtin__") for name in PLAIN_TYPES}
 
 
 class Unpickler(pickle.Unpickler):
@@ -232,6 +201,8 @@ class Unpickler(pickle.Unpickler):
         self.first = self._last = ""
 
     def find_class(self, module: str, name: str) -> Any:
+        if len(module) + len(name) > LONGEST:
+            raise Refused(f"it names something by {len(module) + len(name)} letters; refused")
         if (module, name) in KNOWN:
             return KNOWN[module, name]
         if module in ("torch", "torch.cuda") and name in STORAGES:
@@ -259,8 +230,10 @@ class Unpickler(pickle.Unpickler):
         if kind is Inert:
             raise Refused(f"it holds an array of a type that is not read: {self._last}")
         types = {**STORAGES, UNTYPED: np.dtype("uint8")}
-        if type(kind) is not str or kind not in types or type(key) is not str or type(numel) is not int or numel < 0:
+        if type(kind) is not str or kind not in types or type(key) is not str or type(numel) is not int:
             raise Refused(f"a storage is described wrongly: {', '.join(map(brief, pid[1:]))}; refused")
+        if len(key) > LONGEST or not 0 <= numel < 1 << 60:
+            raise Refused(f"a storage is described wrongly: {brief(key)} of {brief(numel)} elements; refused")
         if len(pid) == 6 and pid[5] is not None:
             raise Refused("it holds a view of a storage, which only PyTorch before 0.4 wrote; refused")
         return self._storage(types[kind], key, numel)
