@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from taming_jax.limits import told
+
 _MISSING = object()
 
 
@@ -30,5 +32,4 @@ def few(notes: Sequence[str], most: int) -> str:
 
 def short(value: Any) -> str:
     """A value as Python writes it, cut if it is long."""
-    text = "nothing" if value is _MISSING else repr(value)
-    return text if len(text) <= 60 else f"{text[:50]}... ({len(text)} letters)"
+    return "nothing" if value is _MISSING else told(value)

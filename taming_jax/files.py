@@ -1,19 +1,21 @@
 """Files that are whole or not there, and npz files."""
 
 import contextlib
+import math
 import os
 import secrets
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
 from etils import epath
 
 from taming_jax.file_kinds import kind_of
+from taming_jax.limits import check_unpacked, told
 from taming_jax.names import fitting, written
 
 PathLike = str | os.PathLike[str]
@@ -87,10 +89,39 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     try:
         if words:
             raise ValueError(words)
-        with open(path, "rb") as raw, np.load(raw, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        with zipfile.ZipFile(path) as archive:
+            entries = entries_of(archive)
+            check_unpacked(os.path.getsize(path), sum(entry.file_size for entry in entries.values()), "it")
+            return {name.removesuffix(".npy"): read_npy(archive, entry) for name, entry in entries.items()}
     except Exception as error:  # zipfile, zlib, pickle and numpy each have their own for a truncated or foreign file
         raise ValueError(f"{path} is truncated, or not a file of arrays alone: {first_line(error)}") from error
+
+
+def npy_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """(shape, whether it is in Fortran's order, type) of numpy's array that begins here and has `size` bytes with its
+    header. Raises ValueError where it says of itself that it has more or fewer, or holds objects."""
+    start = file.tell()
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    if any(n < 0 for n in shape) or len(shape) > 32:
+        raise ValueError(f"it has the shape {told(shape)}, which cannot be")
+    expected, found = math.prod(shape) * dtype.itemsize, size - (file.tell() - start)
+    if expected != found:
+        raise ValueError(f"{dtype} {told(shape)} needs {told(expected)} bytes, and there are {found}")
+    return shape, fortran, dtype
+
+
+def read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
+    """An array of an npz file. Raises ValueError where its entry has not the bytes that it says it has."""
+    check_unpacked(entry.compress_size, entry.file_size, f"its entry {told(entry.filename)}")
+    with archive.open(entry) as file:
+        shape, fortran, dtype = npy_header(file, entry.file_size)
+        data = file.read()
+    flat = np.frombuffer(bytearray(data), dtype, math.prod(shape)) if math.prod(shape) else np.zeros(0, dtype)
+    return flat.reshape(shape, order="F" if fortran else "C")
 
 
 def entries_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
@@ -126,10 +157,12 @@ def safetensors_arrays(content: bytes) -> dict[str, np.ndarray]:
     except SafetensorError as error:
         raise ValueError(f"it is truncated, or not a safetensors file: {first_line(error)}") from error
     arrays = {}
-    for name, told in found:
-        if told["dtype"] not in SAFETENSORS:
-            raise ValueError(f"its array {name[:60]!r} is of type {told['dtype']}, which is not read: save it as F16")
-        arrays[name] = np.frombuffer(told["data"], SAFETENSORS[told["dtype"]]).reshape(told["shape"])
+    for name, described in found:
+        if described["dtype"] not in SAFETENSORS:
+            raise ValueError(
+                f"its array {name[:60]!r} is of type {described['dtype']}, which is not read: save it as F16"
+            )
+        arrays[name] = np.frombuffer(described["data"], SAFETENSORS[described["dtype"]]).reshape(described["shape"])
     return arrays
 
 

@@ -15,7 +15,6 @@ import argparse
 import base64
 import html
 import json
-import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,7 @@ from pathlib import Path
 from taming_jax import stopping
 from taming_jax.checkpoint import has_checkpoint, open_saved
 from taming_jax.files import write_whole
+from taming_jax.limits import read_bytes, read_json
 from taming_jax.names import written
 from taming_jax.outputs import check_outputs, is_text, newest_folder
 from taming_jax.program import readable_errors, run_to_its_end
@@ -31,6 +31,7 @@ from taming_jax.training.report import SECONDS, TIMES
 
 MOST_PICTURES = 6  # of a folder without an overview
 CURVES = ("loss", "nll", "l1", "psnr", "fid", "rfid", "accuracy")  # the ends of the names that are drawn
+LARGEST = 1e300  # of numbers that are drawn
 WIDTH, HEIGHT = 420, 150  # of a curve in pixels
 HEAD = '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>'
 STYLE = """
@@ -59,7 +60,7 @@ def picture(path: Path) -> str:
 
 def table(figures: Mapping[str, object]) -> str:
     """The figures that are numbers, one a row."""
-    numbers = {name: x for name, x in figures.items() if isinstance(x, (int, float)) and not isinstance(x, bool)}
+    numbers = {name: x for name, x in figures.items() if _is_number(x)}
     rows = (f"<tr><td>{text(name)}</td><td>{value:.5g}</td></tr>" for name, value in numbers.items())
     return f"<table>{''.join(rows)}</table>" if numbers else ""
 
@@ -84,7 +85,7 @@ def curve(name: str, points: Sequence[tuple[float, float]]) -> str:
 def read_metrics(path: Path) -> dict[str, list[tuple[float, float]]]:
     """name -> [(step, value)] of a metrics.jsonl; cut lines and what is no finite number are passed over."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
+    for line in read_bytes(path).decode("utf-8", "replace").splitlines() if path.is_file() else []:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -98,7 +99,7 @@ def read_metrics(path: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST < value < LARGEST
 
 
 def of_training(folder: Path) -> list[str]:
@@ -129,8 +130,8 @@ def of_results(folder: Path) -> list[str]:
     parts = []
     for path in sorted(folder.glob("*.json")):
         try:
-            figures = json.loads(path.read_text(encoding="utf-8"))
-        except (ValueError, RecursionError):
+            figures = read_json(path)
+        except ValueError:
             continue
         if isinstance(figures, dict):  # others are of another program
             parts.append(f"<h3>{text(path.stem)}</h3>{table(figures)}")

@@ -163,7 +163,7 @@ class Lease:
             return Owner(**json.loads(content)), self.file.stat().mtime
         except FileNotFoundError:
             return None
-        except (ValueError, TypeError):  # half written by who is about to begin, or is dead
+        except (ValueError, TypeError, RecursionError):  # half written by who is about to begin, or is dead
             return Owner("another kind", "?", 0, "?", "?", "", ""), None
 
     def _beat(self) -> None:

@@ -14,6 +14,7 @@ SAID = re.compile(
 ASKED = re.compile(
     r"(?:allocat\w+|for|size)\s+(?:an array with shape.*?of size\s+)?([\d.]+)\s*(bytes|[KMGT]i?B)\b", re.IGNORECASE
 )
+READING = "reading "  # how the message of a MemoryError begins of which a file is the cause
 LESS = (
     "a smaller config.data.batch_size (config.sample.batch_size in drawing, --batch_size in evaluation), in training "
     "with config.optimizer.accumulate, and config.model.remat or config.transformer.remat"
@@ -26,6 +27,8 @@ def out_of_memory(error: BaseException) -> str:
     if not isinstance(error, MemoryError) and not (isinstance(error, RuntimeError) and SAID.search(text)):
         return ""
     asked = f" ({found[1]} {found[2]} were asked for)" if (found := ASKED.search(text)) else ""
+    if isinstance(error, MemoryError) and text.startswith(READING):
+        return f"this machine's memory is full{asked}, which was needed for {text.split(': ')[0]}. End other programs"
     backend = "cpu" if isinstance(error, MemoryError) else _backend(text)
     if backend == "gpu":
         return (

@@ -1,6 +1,5 @@
 """Where programs write: what was there before stays, and that it can be written is known before the work."""
 
-import json
 import os
 import re
 import secrets
@@ -12,6 +11,7 @@ from typing import Any
 from etils import epath
 
 from taming_jax.files import PathLike, unfinished
+from taming_jax.limits import DATA, check_regular, read_json
 
 Ours = Callable[[epath.Path], bool]  # whether the file that is there is one that the program has written
 
@@ -70,8 +70,8 @@ def _is_part(path: epath.Path, read: str) -> bool:
 def is_json(path: epath.Path, *keys: str) -> bool:
     """Whether a file is a JSON object with these keys."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = read_json(path, DATA)
+    except (OSError, ValueError):
         return False
     return isinstance(found, dict) and all(key in found for key in keys)
 
@@ -79,6 +79,7 @@ def is_json(path: epath.Path, *keys: str) -> bool:
 def is_npz(path: epath.Path, *names: str) -> bool:
     """Whether a file holds arrays of these names."""
     try:
+        check_regular(path)
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             return {f"{name}.npy" for name in names} <= set(archive.namelist())
     except (OSError, ValueError, zipfile.BadZipFile):
@@ -88,9 +89,10 @@ def is_npz(path: epath.Path, *names: str) -> bool:
 def is_text(path: epath.Path, pattern: str) -> bool:
     """Whether a text begins with what a regular expression says."""
     try:
+        check_regular(path)
         with path.open("rb") as file:
             begin = file.read(1 << 14).decode("utf-8", "ignore")
-    except OSError:
+    except (OSError, ValueError):
         return False
     return re.match(pattern, begin) is not None
 

@@ -12,6 +12,9 @@ import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
+from taming_jax.differences import few
+from taming_jax.limits import told
+
 T = TypeVar("T")
 Size = int | tuple[int, ...]  # of images in pixels: the side of a square, or (height, width), which has no equal sides
 PathText = Annotated[str, "path"]  # of a file or folder, on disk or in a bucket; `~` is the home folder
@@ -26,21 +29,21 @@ def plain_size(size: Any, name: str = "size") -> Size:
     """A size in the form that all settings and checkpoints have: a square as one number. Raises ValueError."""
     values = (size,) if isinstance(size, int) else tuple(size) if isinstance(size, (tuple, list)) else ()
     if not (isinstance(size, int) or len(values) == 2) or any(type(value) is not int for value in values):
-        raise ValueError(f"{name}={size!r}, but it must be one whole number, or (height, width) in pixels.")
+        raise ValueError(f"{name}={told(size)}, but it must be one whole number, or (height, width) in pixels.")
     return values[0] if len(set(values)) == 1 else values
 
 
 def check(settings: Any, name: str, fits: bool, expected: str) -> None:
     """Raise ValueError where a field of settings does not fit, with what is expected of it."""
     if not fits:
-        raise ValueError(f"{name}={getattr(settings, name)!r}, but {expected}.")
+        raise ValueError(f"{name}={told(getattr(settings, name))}, but {expected}.")
 
 
 def check_known(settings: Any, name: str, known: Collection[str]) -> None:
     """Raise ValueError where a field of settings is none of the known names."""
     value = getattr(settings, name)
     if value not in known:
-        raise ValueError(f"{name}={value!r} is unknown; known: {', '.join(map(str, known))}.")
+        raise ValueError(f"{name}={told(value)} is unknown; known: {', '.join(map(str, known))}.")
 
 
 @contextlib.contextmanager
@@ -59,10 +62,13 @@ def from_dict(cls: type[T], values: Mapping[str, Any], name: str = "config") -> 
     ValueError for unknown or missing keys and for values that are of another type than the field's, or that the
     dataclass refuses.
     """
+    if not isinstance(values, Mapping) or not all(isinstance(key, str) for key in values):
+        raise ValueError(f"{name} is {told(values)} ({type(values).__name__}), but it must be a mapping of settings.")
     fields = {field.name: field for field in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise ValueError(f"{name} has unknown key(s) {', '.join(unknown)}; known keys: {', '.join(sorted(fields))}.")
+        strange = few([told(key)[1:-1] for key in unknown], most=8)
+        raise ValueError(f"{name} has unknown key(s) {strange}; known keys: {', '.join(sorted(fields))}.")
     missing = sorted(
         key
         for key, field in fields.items()
@@ -82,6 +88,8 @@ BEFORE = {"color_profiles": False}
 
 def as_saved(data: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of the data as a training or an encoding has saved them; what they do not name yet is as it was then."""
+    if not isinstance(data, Mapping):
+        raise ValueError(f"config.data is {told(data)} ({type(data).__name__}), but it must be a mapping of settings.")
     of_files = data.get("source", "demo") not in ("demo", "landscapes", "codes")
     return {**(BEFORE if of_files else {}), **data}
 
@@ -117,11 +125,14 @@ def _fit(value: Any, hint: Any, where: str) -> Any:
             return tuple(_fit(item, arguments[0], where) for item in value)
     elif hint is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            return float(value)
+            try:
+                return float(value)
+            except OverflowError:
+                raise ValueError(f"{where} is {told(value)}, which is larger than any float.") from None
     elif hint is int:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
     elif isinstance(value, hint):
         return value
     expected = hint.__name__ if isinstance(hint, type) else str(hint)
-    raise ValueError(f"{where} is {value!r} ({type(value).__name__}), but it must be {expected}.")
+    raise ValueError(f"{where} is {told(value)} ({type(value).__name__}), but it must be {expected}.")

@@ -32,6 +32,7 @@ TABLE: tuple[tuple[int, tuple[str, ...]], ...] = (
             "taming_jax/files.py",
             "taming_jax/file_kinds.py",
             "taming_jax/differences.py",
+            "taming_jax/limits.py",
             "taming_jax/cores.py",
             "taming_jax/memory.py",
             "taming_jax/data/demo",

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -22,6 +23,10 @@ REMOVING = 10  # tenths of a second that removing a checkpoint may take
 
 class DamagedCheckpoint(ValueError):
     """A checkpoint that is complete, but cannot be read or is not as it was saved."""
+
+
+class NoFile(ValueError):
+    """A pipe or a device where a file should be."""
 
 
 class MissingCheckpoint(ValueError):
@@ -50,7 +55,7 @@ _DAMAGE = re.compile(r"NOT_FOUND:|(DATA_LOSS|OUT_OF_RANGE|FAILED_PRECONDITION):(
 def _is_damage(error: BaseException) -> bool:
     """Whether reading failed by what the files are. Anything else, as a disk that does not answer, may pass."""
     error = _innermost(error)
-    spoiled = (WrongSum, FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError)
+    spoiled = (WrongSum, NoFile, FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError)
     return isinstance(error, spoiled) or bool(isinstance(error, ValueError) and _DAMAGE.match(str(error)))
 
 
@@ -70,6 +75,7 @@ def reading(folder: epath.Path, everywhere: bool = False) -> Iterator[None]:
     """
     failure: Exception | None = None
     try:
+        _check_files(folder)
         yield
     except (jax.errors.JaxRuntimeError, MemoryError):
         raise  # the devices' matter
@@ -96,6 +102,19 @@ def reading(folder: epath.Path, everywhere: bool = False) -> Iterator[None]:
         f"{which} could not be read ({kind}{reason}), which need not be its files' fault; remove the cause and give "
         "the same command again, or move this checkpoint away."
     ) from failure
+
+
+def _check_files(folder: epath.Path) -> None:
+    """Raise NoFile where something in a checkpoint is neither a folder nor a file, such as a pipe that one would wait
+    at for ever."""
+    waiting = [] if "://" in str(folder) else [str(folder)]
+    while waiting:
+        with contextlib.suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif not (entry.is_file() or entry.is_dir()) and os.path.exists(entry.path):
+                    raise NoFile(f"{printable(entry.name)} is neither a file nor a folder")
 
 
 def _removed(folder: epath.Path) -> bool:

@@ -16,11 +16,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from taming_jax.checkpoint.paths import FOLDER
 from taming_jax.differences import few
 from taming_jax.files import safetensors_arrays, write_whole
+from taming_jax.limits import read_bytes, read_json
 from taming_jax.settings import as_saved
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 DTYPES = ("float32", "float16", "bfloat16")  # in which parameters are written
 HUB = "hf://"
+LARGEST = 1 << 40  # bytes of WEIGHTS
 PACKAGED = Path(__file__).parents[1] / "pretrained"
 PRETRAINED = ("landscapes", "landscapes_class")  # the models that the package carries, by the names of their folders
 REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
@@ -62,11 +64,7 @@ def known_dtype(dtype: Any) -> str:
 
 def read_config(path: str) -> dict[str, Any]:
     """The configuration of a model in this form. Raises ValueError where it is none of this project."""
-    file = epath.Path(path) / CONFIG
-    try:
-        config = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{str(file)!r} is no JSON: {error}") from error
+    config = read_json(epath.Path(path) / CONFIG)
     if not isinstance(config, dict) or config.get("library_name") != "taming_jax" or "kind" not in config:
         raise ValueError(
             f"{path!r} holds a model of another library; python -m taming_jax.convert makes one of this of those that "
@@ -81,7 +79,7 @@ def read_params(path: str, dtype: Any = None) -> Any:
     that are no parameters."""
     file = epath.Path(path) / WEIGHTS
     try:
-        flat = safetensors_arrays(file.read_bytes())
+        flat = safetensors_arrays(read_bytes(file, LARGEST))
     except ValueError as error:
         raise ValueError(f"{str(file)!r} is damaged: {error}; get it again") from error
     foreign = [
@@ -92,6 +90,8 @@ def read_params(path: str, dtype: Any = None) -> Any:
             f"{str(file)!r} holds arrays that are no floats: {few(foreign, most=3)}; write it anew in one of "
             f"{', '.join(DTYPES)}."
         )
+    if within := [name for name in flat if any(name[:i] in flat for i, c in enumerate(name) if c == "/")]:
+        raise ValueError(f"{str(file)!r} has arrays within another one, {few(within, most=3)}; write it anew.")
     return unflatten_dict({name: a.astype(dtype or np.float32, copy=False) for name, a in flat.items()}, sep="/")
 
 

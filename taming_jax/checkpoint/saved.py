@@ -17,6 +17,7 @@ from taming_jax.checkpoint.read import (
     load_params,
 )
 from taming_jax.file_kinds import kind_of
+from taming_jax.limits import told
 
 T = TypeVar("T")
 TRIES = 4
@@ -34,7 +35,8 @@ class Saved:
     def kind(self) -> str:
         """Of a first stage "vqgan", of a transformer alone "transformer", of both together "two_stage"; "" where it
         does not say."""
-        return self.config.get("kind", "")
+        kind = self.config.get("kind", "")
+        return kind if isinstance(kind, str) else told(kind)
 
     @property
     def trained_here(self) -> bool:

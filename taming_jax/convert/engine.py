@@ -91,6 +91,12 @@ def entries_of(
     return found
 
 
+def check_layers(layers: int, state: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError where a network is told to have more layers than the file has arrays, before it is built."""
+    if layers > len(state):
+        raise ValueError(f"it is to have {layers} layers, and the file has {len(state)} arrays")
+
+
 @dataclass
 class Brought:
     """arrays: by our names, in our layout and type. kept: passive ones, by the source's names. dtypes: the type of each

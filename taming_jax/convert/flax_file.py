@@ -77,7 +77,7 @@ def read_flax(path: str | Path) -> tuple[dict[str, np.ndarray], list[str]]:
         if wrong := [name for name, value in state.items() if not isinstance(value, np.ndarray)]:
             raise ValueError(f"these entries are no arrays: {', '.join(map(shown, wrong[:5]))}")
         return state, notes
-    except (MemoryError, KeyboardInterrupt):
-        raise
+    except MemoryError as error:
+        raise MemoryError(f"reading {path}: {error}") from error
     except Exception as error:  # msgpack has many for a damaged file
         raise ValueError(f"{path} is truncated, or not a file of Flax: {first_line(error)}") from error

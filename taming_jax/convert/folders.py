@@ -1,10 +1,10 @@
 """Which file of a folder is its checkpoint; and what a folder is that holds none."""
 
-import json
 import re
 from pathlib import Path
 
 from taming_jax.file_kinds import shown
+from taming_jax.limits import read_json
 
 # What programs of Hugging Face call their files, without ending, the first that is there before the others.
 STEMS = ("diffusion_pytorch_model", "model", "pytorch_model", "flax_model")
@@ -91,12 +91,10 @@ def index_of(part: Path) -> Path | None:
 def weight_map(index: Path) -> dict[str, str]:
     """The file of each array. Raises ValueError where it is no index, or names files outside of its folder."""
     try:
-        if index.stat().st_size > 64 << 20:
-            raise ValueError("it has more than 64 MiB")
-        found = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        found = read_json(index, 64 << 20)["weight_map"]
         if not isinstance(found, dict) or not found or not all(isinstance(file, str) for file in found.values()):
             raise ValueError("its weight_map names no file for each array")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{index} is no index of a checkpoint: {str(error)[:200]}") from error
     outside = [file for file in found.values() if re.search(r"(^|[/\\])\.\.([/\\]|$)|^[/\\~]|^\w:|\0|^$", file)]
     if outside:

@@ -53,6 +53,14 @@ class _Value:
         self.weight = min(CAP, self.weight + sum(part.weight for part in parts))
 
 
+class _Text(_Value):
+    """Python keeps the hash of one."""
+
+    def __init__(self, letters: int) -> None:
+        super().__init__()
+        self.weight += letters // 16
+
+
 _PLAIN = _Value()
 
 
@@ -83,7 +91,7 @@ class _Scan:
         self.stack.append(_Value(*parts))
 
     def keys(self, found: list[_Value]) -> None:
-        if any(key.weight > KEY for key in found):
+        if any(key.weight > KEY and type(key) is not _Text for key in found):
             raise Refused(f"it has a key that consists of more than {KEY} values, which no checkpoint needs; refused")
 
     def call(self, *parts: _Value) -> None:
@@ -151,7 +159,7 @@ DOES: dict[str, Callable[[_Scan, Any], Any]] = {
     "NEWOBJ_EX": lambda scan, _: scan.reduced(scan.take(3)),
     **dict.fromkeys(("INST", "OBJ"), lambda scan, _: scan.reduced(scan.from_mark())),
     "STACK_GLOBAL": lambda scan, _: scan.reduced(scan.take(2)),
-    "BINPERSID": lambda scan, _: (scan.take(1), scan.push()),
+    "BINPERSID": lambda scan, _: scan.made([], scan.take(1)[:0]),
     "BUILD": lambda scan, _: scan.built(),
 }
 
@@ -168,9 +176,9 @@ def pickle_length(file: Bounded) -> int:
             if do := does.get(opcode.name):
                 do(scan, value)
             elif isinstance(value, (str, bytes)) and len(value) > 15:
-                text = _Value()
-                text.weight += len(value) // 16
-                stack.append(text)
+                stack.append(_Text(len(value)))
+            elif type(value) is int and value.bit_length() > 64:
+                stack.append(_Value(*[_PLAIN] * (value.bit_length() // 128)))
             else:
                 stack.append(_PLAIN)
             if scan.count > MOST:

@@ -200,8 +200,8 @@ def read_state(path: str | Path, ema: bool = False) -> tuple[dict[str, np.ndarra
                 return _state_of(_read_zip(file, size), ema, size)
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 return _state_of(_read_legacy(data), ema, size)
-    except (MemoryError, KeyboardInterrupt):
-        raise
+    except MemoryError as error:
+        raise MemoryError(f"reading {path}: {error}") from error
     except Exception as error:  # a damaged pickle can fail in any way
         if isinstance(error, Refused) or kind.name == "safetensors":
             raise ValueError(f"{path}: {error}") from error

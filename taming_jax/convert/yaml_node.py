@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any
 
-from taming_jax.differences import short
+from taming_jax.differences import few, short
 
 REQUIRED = object()
 
@@ -34,7 +34,7 @@ class Node:
         """An entry that changes nothing here."""
         value = self.values.pop(key, None)
         if value not in (None, [], {}):
-            self.notes.append(f"{self.where}.{key}={short(value)}: {why}")
+            self.notes.append(f"{self.where}.{str(key)[:60]}={short(value)}: {why}")
 
     def must(self, key: str, expected: Any, default: Any, why: str) -> None:
         """An entry that can only have one value here."""
@@ -42,7 +42,7 @@ class Node:
         value = self.values.pop(key, default)
         if value != expected:
             given = f"{self.where}.{key}={short(value)}{omitted}"
-            raise ValueError(f"{given} is not supported, only {expected!r}: {why}")
+            raise ValueError(f"{given} is not supported, only {short(expected)}: {why}")
 
     def part(self, key: str, default: Any = REQUIRED) -> tuple[str, "Node"]:
         """An entry {target: a.b.Class, params: {...}}: the class, if it is one of the original or of latent-diffusion,
@@ -51,7 +51,7 @@ class Node:
 
     def close(self) -> None:
         if self.values:
-            names = ", ".join(f"{self.where}.{key}={short(value)}" for key, value in self.values.items())
+            names = few([f"{self.where}.{str(key)[:60]}={short(value)}" for key, value in self.values.items()], most=8)
             raise ValueError(f"the configuration has settings that the original does not know: {names}")
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from taming_jax.data.listing import Listing
 from taming_jax.data.opening import BrokenImage, opened
 from taming_jax.data.text import READ, REFUSED, read_text
+from taming_jax.limits import told
 
 YES, NO = ("1", "true", "yes", "t", "y"), ("", "0", "-1", "false", "no", "f", "n", "none", "null", "nan")
 SEPARATORS = ",;\t|"
@@ -22,7 +23,7 @@ def short(value: Any, most: int = 80) -> str:
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
-        text = repr(value)
+        text = told(value, most)
     text = text.encode("utf-8", "replace").decode()  # JSON may name halves of letters, which no terminal shows
     return text if len(text) <= most else text[: most - 4] + " ..."
 

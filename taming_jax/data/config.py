@@ -4,6 +4,7 @@ import dataclasses
 from typing import Any
 
 from taming_jax import cores
+from taming_jax.limits import told
 from taming_jax.settings import PathText, Size, check, check_known, plain_size, sides
 
 # By name, what `path` must name for it; empty where `path` may be left so. `pipeline.OPENERS` has what opens each.
@@ -43,6 +44,8 @@ AS_SET = Needs()  # batches as the settings alone say
 
 def missing_values(text: str) -> tuple[float, ...]:
     """Of "0,65535". Raises ValueError for what is no list of numbers."""
+    if not isinstance(text, str):
+        raise ValueError(f"config.data.missing={told(text)}, but it must be numbers with commas between them.")
     return tuple(float(part) for part in text.split(",")) if text.strip() else ()
 
 

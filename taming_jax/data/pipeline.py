@@ -144,7 +144,7 @@ def unlabelled(data: Mapping[str, Any]) -> int:
     """The value for "no label" in files of label maps that are read with these settings of a DataConfig, -1 for none;
     of codes, as the maps that they were made of. No files are listed. Raises ValueError for codes that are gone."""
     if data.get("source") == "codes":
-        data = read_info(data["path"])["data"]
+        data = read_info(str(data.get("path", "")))["data"]
     given = data.get("unlabelled", -1)
     return COCO_STUFF_UNLABELLED if given < 0 and data.get("source") == "coco_stuff" else given
 
@@ -154,7 +154,7 @@ def missing_depths(data: Mapping[str, Any]) -> tuple[float, ...]:
     the maps that they were made of, as long as those are there."""
     if data.get("source") == "codes":
         try:
-            data = read_info(data["path"])["data"]
+            data = read_info(str(data.get("path", "")))["data"]
         except ValueError:  # moved; a model that was trained on them is still one
             return ()
     return missing_values(data.get("missing", ""))

@@ -6,6 +6,8 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
+from taming_jax.limits import DATA, read_bytes
+
 REFUSED = {codecs.BOM_UTF32_LE: "UTF-32", codecs.BOM_UTF32_BE: "UTF-32"}
 READ = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
@@ -15,10 +17,11 @@ def normal(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
-def read_text(path: str | Path) -> str:
-    """A text in UTF-8, with or without a byte order mark, or in UTF-16 with one. Raises ValueError for any other."""
+def read_text(path: str | Path, most: int = DATA) -> str:
+    """A text in UTF-8, with or without a byte order mark, or in UTF-16 with one. Raises ValueError for any other,
+    and for more than `most` bytes."""
     try:
-        data = Path(path).read_bytes()
+        data = read_bytes(path, most)
     except OSError as error:
         raise ValueError(f"{str(path)!r} cannot be read: {error.strerror}") from error
     advice = "save it as UTF-8"

@@ -27,6 +27,7 @@ REMAT = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 ATTENTION = ("xla", "cudnn")
+MOST_LAYERS = 256  # a mistyped number would compile without end
 POSITIONS = ("learned", "rotary")
 
 
@@ -97,6 +98,7 @@ class GPTConfig:
             check(self, name, getattr(self, name) >= 0, "it must be at least 1, or 0 for what is needed")
         for name in ("n_layer", "n_head", "n_embd"):
             check(self, name, getattr(self, name) >= 1, "it must be at least 1")
+        check(self, "n_layer", self.n_layer <= MOST_LAYERS, f"it must be at most {MOST_LAYERS}")
         for name in ("embedding_dropout", "residual_dropout", "attention_dropout"):
             check(self, name, 0 <= getattr(self, name) < 1, "it is a share in [0, 1)")
         check(self, "n_unmasked", self.n_unmasked >= 0, "it must be 0 or more positions")

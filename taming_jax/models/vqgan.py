@@ -36,6 +36,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "ema_restart_below": ("ema",),
     "kl_weight": ("gumbel",),
 }
+MOST_LEVELS, MOST_BLOCKS = 16, 256  # of a network: a mistyped number would compile without end
 # The settings for which each quantizer has a default of its own, by its name for them.
 OWN = {"beta": "beta", "legacy_beta": "legacy", "entropy_temperature": "entropy_temperature"}
 
@@ -116,6 +117,10 @@ class VQGANConfig:
         for name in ("resolution", "num_res_blocks", "n_embed", "norm_groups", *sizes):
             check(self, name, getattr(self, name) >= 1, "it must be at least 1")
         check(self, "ch_mult", min(self.ch_mult, default=0) >= 1, "it must hold at least one level, each at least 1")
+        check(self, "ch_mult", len(self.ch_mult) <= MOST_LEVELS, f"it must hold at most {MOST_LEVELS} levels")
+        for name in ("num_res_blocks", "decoder_blocks"):
+            few = getattr(self, name) * len(self.ch_mult) <= MOST_BLOCKS
+            check(self, name, few, f"with {len(self.ch_mult)} levels that is more than {MOST_BLOCKS} blocks")
         for name in ("decoder_ch", "decoder_blocks"):
             check(self, name, getattr(self, name) >= 0, "it must not be negative")
         widths = {ch * m for ch in (self.ch, self.decoder_ch or self.ch) for m in (1, *self.ch_mult)}

@@ -11,6 +11,7 @@ In the PyTorch implementation these two arrays are the forward and the backward 
 import numpy as np
 from jaxtyping import Int
 
+MOST = 1 << 24  # codes of a grid
 Order = Int[np.ndarray, " l"]
 
 
@@ -100,6 +101,8 @@ def order(name: str, h: int, w: int, seed: int = 1) -> Order:
         raise ValueError(f"unknown token order {name!r}; known are {', '.join(ORDERS)}")
     if h < 1 or w < 1:
         raise ValueError(f"a token order needs a grid of at least 1 x 1 codes, and this one is {h} x {w}")
+    if h * w > MOST:
+        raise ValueError(f"a grid of {h} x {w} codes has more than {MOST}, for which no order is computed")
     indices = random(h, w, seed) if name == "random" else ORDERS[name](h, w)
     return np.ascontiguousarray(indices, np.int32)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from taming_jax.differences import flat
+from taming_jax.limits import read_json, told
 
 # Of a protocol, what may differ from run to run without harm to a comparison.
 PASSING = ("command", "began", "seconds", "versions.", "devices", "processes", "statistics", "checkpoint.", "exported")
@@ -14,7 +15,7 @@ PASSING = ("command", "began", "seconds", "versions.", "devices", "processes", "
 def read_result(path: str) -> dict[str, Any]:
     """Raises ValueError for a file that is no result."""
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = read_json(path)
         if isinstance(found, dict) and isinstance(found["protocol"], dict):
             return found
     except (OSError, ValueError, KeyError) as error:
@@ -51,4 +52,6 @@ def _row(name: str, cells: Sequence[str]) -> str:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None else f"{value:.5g}"
+    if value is None:
+        return ""
+    return f"{value:.5g}" if isinstance(value, (int, float)) and abs(value) < 1 << 63 else told(value)

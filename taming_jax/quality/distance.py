@@ -1,11 +1,11 @@
 """`evaluate distance A B`: how far the images B are from the reference A."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
 from taming_jax import sharding
+from taming_jax.limits import read_json
 from taming_jax.quality.features import Features
 from taming_jax.quality.images import ImageSet, array_names, of_npz, open_images
 from taming_jax.quality.measures import NEIGHBOURS, OF_PAIRS, Compared, compare
@@ -85,7 +85,7 @@ def open_set(path: str, measuring: Measuring) -> Opened:
 
 def _statistics_of(path: str) -> str:
     try:
-        return str(Path(path).parent / json.loads(Path(path).read_text(encoding="utf-8"))["protocol"]["statistics"])
+        return str(Path(path).parent / read_json(path)["protocol"]["statistics"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no result that has its statistics beside it ({type(error).__name__})") from error
 

@@ -14,7 +14,7 @@ from taming_jax.data.config import DataConfig, Needs
 from taming_jax.data.pixels import decode
 from taming_jax.data.records import Problems
 from taming_jax.data.walk import find_images
-from taming_jax.files import first_line
+from taming_jax.files import entries_of, first_line, npy_header, read_npy
 from taming_jax.pictures import colours, to_pixels
 
 
@@ -94,8 +94,8 @@ def array_names(path: str) -> list[str]:
     """The arrays of an npz file. Raises ValueError for another file."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return [name.removesuffix(".npy") for name in archive.namelist()]
-    except (OSError, zipfile.BadZipFile) as error:
+            return [name.removesuffix(".npy") for name in entries_of(archive)]
+    except Exception as error:  # of zipfile, for damaged files
         raise ValueError(f"{path} is not a file of arrays (.npz): {first_line(error)}") from error
 
 
@@ -103,19 +103,15 @@ def stored_array(path: str, name: str) -> np.ndarray:
     """An array of an npz file, mapped into memory where it is stored as it is, so that it may be larger than memory."""
     try:
         with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
-            entry = archive.getinfo(f"{name}.npy")
+            entry = entries_of(archive)[f"{name}.npy"]
             if entry.compress_type != zipfile.ZIP_STORED:
-                with archive.open(entry) as packed:
-                    return np.lib.format.read_array(packed, allow_pickle=False)
+                return read_npy(archive, entry)
+            archive.open(entry).close()  # refuses one that begins elsewhere than the archive says
             file.seek(entry.header_offset + 26)
             lengths = np.frombuffer(file.read(4), "<u2")
             file.seek(entry.header_offset + 30 + int(lengths.sum()))
-            version = np.lib.format.read_magic(file)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read(file)
-            if dtype.hasobject:
-                raise ValueError("it holds Python objects")
-            if not np.prod(shape, dtype=np.int64):
+            shape, fortran, dtype = npy_header(file, entry.file_size)
+            if 0 in shape:
                 return np.zeros(shape, dtype)
             return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
     except Exception as error:  # of zipfile and numpy, for damaged files

@@ -13,6 +13,7 @@ from taming_jax.data.prefetch import Prefetched
 from taming_jax.files import write_npz
 from taming_jax.metrics.distances import Moments
 from taming_jax.metrics.predictions import PredictionSums
+from taming_jax.quality.chosen import Chosen
 from taming_jax.quality.features import Features, Protocol
 from taming_jax.quality.images import ImageSet, array_names, stored_array
 
@@ -49,40 +50,6 @@ class Statistics:
     unreadable: tuple[str, ...] = ()
     earlier: bool = False
     shown: tuple[np.ndarray, ...] = ()
-
-
-class Chosen:
-    """At most `most` rows of a sequence, each as likely to be among them as any other; which, says their number alone.
-
-    Images often come sorted by class, so that the first of them would be of a few classes.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.most, self.seen = most, 0
-        self._draw = np.random.default_rng(0)
-        self._parts: list[tuple[np.ndarray, ...]] = []  # (rows, their numbers, what was drawn for them)
-
-    def add(self, rows: np.ndarray) -> None:
-        numbers = np.arange(self.seen, self.seen + len(rows))
-        self._parts.append((rows, numbers, self._draw.random(len(rows))))
-        self.seen += len(rows)
-        if sum(len(part[0]) for part in self._parts) >= 2 * self.most:
-            self._parts = [self._least()]
-
-    @property
-    def rows(self) -> np.ndarray:
-        """(m, ...), in the order of the sequence."""
-        return self._least()[0]
-
-    @property
-    def numbers(self) -> np.ndarray:
-        """int (m,): their places in the sequence."""
-        return self._least()[1]
-
-    def _least(self) -> tuple[np.ndarray, ...]:
-        rows, numbers, drawn = map(np.concatenate, zip(*self._parts))
-        kept = np.sort(np.argsort(drawn)[: self.most])
-        return rows[kept], numbers[kept], drawn[kept]
 
 
 class Gathering:
@@ -212,7 +179,7 @@ def read_statistics(path: str, protocol: Protocol) -> Statistics:
     """
     names = set(array_names(path))
     kinds = [("mu", "sigma", protocol.feature)] + ([("mu_s", "sigma_s", SPATIAL)] if "mu_s" in names else [])
-    arrays = {name: np.asarray(stored_array(path, name), np.float64) for pair in kinds for name in pair[:2]}
+    arrays = {name: _numbers(path, name) for pair in kinds for name in pair[:2]}
     gaussians: dict[str, Gaussian] = {}
     for mu, sigma, feature in kinds:
         mean, covariance = arrays[mu], arrays[sigma]
@@ -225,13 +192,40 @@ def read_statistics(path: str, protocol: Protocol) -> Statistics:
     if width != expected:
         raise ValueError(f"{path} has means of {width} features, and this comparison is of {expected}: set --dims")
     if "protocol" in names:
-        said = Protocol(*map(str, stored_array(path, "protocol")))
+        said = _protocol(path)
     else:  # ADM's evaluator has one resize; pytorch-fid's file says nothing
         said = Protocol("", "", "tensorflow" if "mu_s" in names else "", "")
     protocol.check_same(said, path)
     said = dataclasses.replace(said, feature=protocol.feature)  # which their width has shown
-    n = int(stored_array(path, "n")) if "n" in names else None
+    n = _number(path) if "n" in names else None
     return Statistics(path, said, gaussians, n, earlier="protocol" in names and READ not in names)
+
+
+def _numbers(path: str, name: str) -> np.ndarray:
+    found = stored_array(path, name)
+    if found.dtype.kind not in "fiu":
+        raise ValueError(f"{path}: {name} is {found.dtype} {found.shape}; expected numbers")
+    return np.asarray(found, np.float64)
+
+
+def _protocol(path: str) -> Protocol:
+    """As `write_statistics` has written it. Raises ValueError for anything else."""
+    found = stored_array(path, "protocol")
+    expected = (len(dataclasses.fields(Protocol)),)
+    if found.shape != expected or found.dtype.kind != "U":
+        raise ValueError(f"{path}: protocol is {found.dtype} {found.shape}; expected texts {expected}")
+    return Protocol(*map(str, found))
+
+
+def _number(path: str) -> int:
+    """Of images that were measured. Raises ValueError for anything else than a whole number, at least 1."""
+    found = stored_array(path, "n")
+    if found.shape not in ((), (1,)) or found.dtype.kind not in "iuf":
+        raise ValueError(f"{path}: n is {found.dtype} {found.shape}; expected one number of images")
+    n = float(found.reshape(()))
+    if not (1 <= n < 1 << 53 and n == int(n)):
+        raise ValueError(f"{path}: n={n}; expected a number of images, at least 1")
+    return int(n)
 
 
 def write_statistics(statistics: Statistics, path: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from taming_jax.files import whole, write_whole
+from taming_jax.limits import read_json, told
 from taming_jax.quality.images import ImageSet, of_array
 
 SETTINGS = "settings.json"
@@ -27,12 +28,12 @@ class Store:
         path = folder / SETTINGS
         if path.exists():
             try:
-                found = json.loads(path.read_text(encoding="utf-8"))
+                found = read_json(path)
             except ValueError as error:
                 raise ValueError(f"{path} is damaged; remove the folder to draw anew") from error
             different = sorted(k for k in found.keys() | settings.keys() if found.get(k) != settings.get(k))
             if different:
-                said = "; ".join(f"{k}: there {found.get(k)!r}, now {settings.get(k)!r}" for k in different)
+                said = "; ".join(f"{k}: there {told(found.get(k))}, now {told(settings.get(k))}" for k in different)
                 raise ValueError(
                     f"{folder} holds images drawn with other settings ({said}); remove it, or choose another --out"
                 )

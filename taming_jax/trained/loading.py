@@ -12,6 +12,7 @@ from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, Saved, open_save
 from taming_jax.checkpoint.saved import Portable
 from taming_jax.conditioning import Condition, ConditionConfig, StageCondition, has_stage, make_condition
 from taming_jax.data import pipeline
+from taming_jax.limits import told
 from taming_jax.models.gpt import GPT, GPTConfig, cast_layers, unstack_layers, with_layers_apart
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.settings import from_dict, plain_size, sides
@@ -58,13 +59,14 @@ def _loaded(
     if saved.kind == "vqgan":
         return FirstStage(vqgan_of(saved), saved.load_params(dtype), mesh)
     if saved.kind == "transformer":
-        gpt = with_layers_apart(GPT(from_dict(GPTConfig, config["transformer"], "config.transformer")))
+        gpt = with_layers_apart(GPT(from_dict(GPTConfig, saved_part(config, "transformer"), "config.transformer")))
         return TokenModel(gpt, unstack_layers(saved.load_params(dtype)), mesh)
     if saved.kind != "two_stage":
         raise ValueError(f"{path!r} holds a checkpoint of kind {saved.kind!r}; known: vqgan, two_stage, transformer.")
+    settings = from_dict(ConditionConfig, saved_part(config, "condition"), "config.condition")
     first = load_first_stage(_first_stage_of(saved), dtype=dtype, mesh=mesh)
     second = None
-    if has_stage(from_dict(ConditionConfig, config["condition"], "config.condition")):
+    if has_stage(settings):
         second = load_first_stage(os.path.join(path, CONDITION_STAGE), dtype=dtype, mesh=mesh)
     model = two_stage(config, first.model, second.model if second else None)
     params = unstack_layers(saved.load_params(dtype))
@@ -77,12 +79,32 @@ def _first_stage_of(saved: Saved) -> str:
     where its configuration says, so that models may share one."""
     own = os.path.join(saved.path, FIRST_STAGE)
     shared = isinstance(saved, Portable) and not epath.Path(own).exists()
-    return saved.config.get("first_stage") or own if shared else own
+    named = saved.config.get("first_stage") or own if shared else own
+    if not isinstance(named, str):
+        raise ValueError(f"config.first_stage is {told(named)}, but it must be the directory of a first stage.")
+    return named
+
+
+@dataclasses.dataclass(frozen=True)
+class _Training:
+    """What of a second stage's training its network has to know."""
+
+    order: str
+    pkeep: float
+    condition_dropout: float = 0.0
+
+
+def saved_part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """The settings below a name of a saved configuration. Raises ValueError where there are none."""
+    found = config.get(name)
+    if not isinstance(found, Mapping):
+        raise ValueError(f"config.{name} is {told(found)}, but it must be a mapping of settings.")
+    return found
 
 
 def vqgan_of(saved: Saved) -> VQGAN:
     """The network of a saved first stage."""
-    return VQGAN(from_dict(VQGANConfig, saved.config["model"], "config.model"))
+    return VQGAN(from_dict(VQGANConfig, saved_part(saved.config, "model"), "config.model"))
 
 
 def load_first_stage(path: str, **options: Any) -> FirstStage:
@@ -111,22 +133,25 @@ def color_profiles(config: Mapping[str, Any]) -> bool:
 def two_stage(config: Mapping[str, Any], first_stage: VQGAN, condition_stage: VQGAN | None = None) -> TwoStage:
     """The two-stage model that a saved or composed configuration names, around its networks. Raises ValueError where
     they do not fit."""
-    size, content = plain_size(config["data"]["size"], "config.data.size"), first_stage.config.content
+    data = saved_part(config, "data")
+    if "size" not in data:
+        raise ValueError("config.data lacks size, the side of the images in training.")
+    size, content = plain_size(data["size"], "config.data.size"), first_stage.config.content
+    own = {name: config[name] for name in ("order", "pkeep", "condition_dropout") if name in config}
+    training = from_dict(_Training, own, "config")
     if content != "image":
         raise ValueError(
             f"config.first_stage={config.get('first_stage', '')!r} reads {content}, but images are drawn: name the "
             "first stage of the images; that of a map goes into config.condition.stage."
         )
-    condition = from_dict(ConditionConfig, config["condition"], "config.condition")
+    condition = from_dict(ConditionConfig, saved_part(config, "condition"), "config.condition")
     return TwoStage(
         first_stage=first_stage,
-        gpt=GPT(from_dict(GPTConfig, config["transformer"], "config.transformer")),
+        gpt=GPT(from_dict(GPTConfig, saved_part(config, "transformer"), "config.transformer")),
         condition=with_missing(
             make_condition(condition, first_stage, size, condition_stage, color_profiles(config)),
-            pipeline.missing_depths(config["data"]),
+            pipeline.missing_depths(data),
         ),
         grid=first_stage.config.grid(*sides(size)),
-        order=config["order"],
-        pkeep=float(config["pkeep"]),
-        condition_dropout=float(config.get("condition_dropout", 0.0)),
+        **dataclasses.asdict(training),
     )

@@ -217,14 +217,14 @@ def _step(line: str) -> float:
     """The step of a line of the history; infinity for a broken one."""
     try:
         return json.loads(line)["step"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         return math.inf
 
 
 def _rows(file: epath.Path) -> Iterator[dict[str, Any]]:
     """The whole lines of a file."""
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             row = json.loads(line)
             if isinstance(row, dict):
                 yield row

@@ -1,7 +1,6 @@
 """The directories of diffusers' VQModel: config.json beside safetensors or .bin. Its network is the original's first
 stage, without a loss."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ import numpy as np
 
 from taming_jax.convert.engine import Table
 from taming_jax.convert.formats.names import SAME, levels, stage_table
+from taming_jax.differences import few
+from taming_jax.limits import read_json, told
 from taming_jax.models.vqgan import VQGANConfig
 from taming_jax.settings import from_dict, to_dict
 
@@ -42,10 +43,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """config.json. Raises ValueError where it is missing or none."""
     if not path.is_file():
         raise ValueError(f"a model of diffusers needs its {CONFIG}; there is none at {path}: name it with --config")
-    try:
-        settings = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON: {str(error)[:200]}") from error
+    settings = read_json(path)
     if not isinstance(settings, dict):
         raise ValueError(f"{path} is no mapping of settings")
     return settings
@@ -54,30 +52,36 @@ def read_settings(path: Path) -> dict[str, Any]:
 def config_of(settings: Mapping[str, Any], where: str) -> VQGANConfig:
     """The network of these settings. Raises ValueError for what is unknown or cannot be."""
     if settings.get("_class_name") not in ("VQModel", None):
-        raise ValueError(f"{where}: _class_name={settings['_class_name']!r} is not supported, only VQModel")
+        raise ValueError(f"{where}: _class_name={told(settings['_class_name'])} is not supported, only VQModel")
     own = {name: value for name, value in settings.items() if not name.startswith("_")}
     unknown = sorted(own.keys() - DEFAULTS.keys() - set(WITHOUT_EFFECT))
     if unknown:
-        raise ValueError(f"{where}: the settings {', '.join(unknown)} are unknown")
+        raise ValueError(f"{where}: the settings {few([told(name)[1:-1] for name in unknown], most=8)} are unknown")
     found = DEFAULTS | {name: value for name, value in own.items() if name in DEFAULTS}
     for name, only in (("act_fn", "silu"), ("norm_type", "group")):
         if found[name] != only:
-            raise ValueError(f"{where}: {name}={found[name]!r} is not supported, only {only!r}")
+            raise ValueError(f"{where}: {name}={told(found[name])} is not supported, only {only!r}")
+    for name in ("block_out_channels", "down_block_types", "up_block_types"):
+        kind = int if name == "block_out_channels" else str
+        if not isinstance(found[name], list) or not found[name] or not all(type(x) is kind for x in found[name]):
+            raise ValueError(f"{where}: {name}={told(found[name])} must be a list of {kind.__name__}")
     widths = found["block_out_channels"]
     depth = len(widths)
     down, up = found["down_block_types"], found["up_block_types"]
     known = all(kind in DOWN for kind in down) and all(kind in UP for kind in up)
     if not known or not len(down) == len(up) == depth:
-        raise ValueError(f"{where}: down_block_types={down}, up_block_types={up} are not supported for {depth} levels")
+        raise ValueError(
+            f"{where}: down_block_types={told(down)}, up_block_types={told(up)} are not supported for {depth} levels"
+        )
     attended = [level for level, kind in enumerate(down) if DOWN[kind]]
     if attended != sorted(depth - 1 - place for place, kind in enumerate(up) if UP[kind]):
         raise ValueError(f"{where}: levels that attend in the encoder alone, or in the decoder, are not supported")
     middle = found["mid_block_add_attention"]
     if attended and not middle:
         raise ValueError(f"{where}: levels that attend without mid_block_add_attention are not supported")
-    if any(type(width) is not int or width % widths[0] for width in widths):
-        raise ValueError(f"{where}: block_out_channels={widths} must be multiples of the first")
-    factor = 2 ** (depth - 1)
+    if min(widths) < 1 or any(width % widths[0] for width in widths):
+        raise ValueError(f"{where}: block_out_channels={told(widths)} must be multiples of the first")
+    factor = 2 ** (min(depth, 64) - 1)  # more levels are refused below
     size = found["sample_size"]
     resolution = size if isinstance(size, int) and size >= factor and size % factor == 0 else max(256, factor)
     values = {

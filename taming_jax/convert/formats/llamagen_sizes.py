@@ -1,6 +1,5 @@
 """What LlamaGen's files do not hold: sizes that stand in its code, its command lines, or beside the file."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from taming_jax.convert.original.settings import load_project
+from taming_jax.limits import read_json
 
 # (layers, width) of the published transformers -> heads.
 HEADS = {
@@ -36,7 +36,7 @@ def told_by(
 
     Raises ValueError where `config` contradicts the arrays.
     """
-    told = {name: value for name, value in args.items() if name in NAMES and value is not None}
+    told = {name: value for name, value in _numbers(args).items()}
     if config is not None:
         given = _numbers(load_project(config))
         wrong = [f"{name}={given[name]}, but its arrays say {arrays[name]}" for name in _contradicted(given, arrays)]
@@ -54,12 +54,14 @@ def grid_side(told: Mapping[str, Any], state: Mapping[str, np.ndarray], name: st
     """Codes a side of the training images: by the table of positions where the file holds it; by the settings told; by
     the size in a published name, as `c2i_B_384.pt`; by the first stage's training, whose saved configuration `stage`
     is; else as published. Raises ValueError for tokens that make no square."""
-    factor = 2 ** (len(stage["model"]["ch_mult"]) - 1) if stage else int(told.get("downsample_size", FACTOR))
+    factor = 2 ** (len(stage["model"]["ch_mult"]) - 1) if stage else max(1, int(told.get("downsample_size", FACTOR)))
     tokens = 0
-    if "freqs_cis" in state:
+    if "freqs_cis" in state and state["freqs_cis"].ndim:
         tokens = len(state["freqs_cis"]) - 1
     elif "block_size" in told:
         tokens = int(told["block_size"])
+    if tokens < 0:
+        raise ValueError(f"{tokens} positions of image tokens cannot be")
     if tokens:
         side = round(tokens**0.5)
         if side * side != tokens:
@@ -77,14 +79,14 @@ def _numbers(found: Any) -> dict[str, Any]:
     if not isinstance(found, Mapping):
         return {}
     known = {name: value for name, value in found.items() if name in NAMES}
-    return {name: value for name, value in known.items() if type(value) in (int, float)}
+    return {name: value for name, value in known.items() if type(value) in (int, float) and abs(value) < 1 << 53}
 
 
 def _beside(file: Path) -> dict[str, Any]:
     """The sizes in a JSON or YAML file; nothing where it is another kind of file."""
     try:
         if file.suffix == ".json":
-            return _numbers(json.loads(file.read_bytes())) if file.stat().st_size < 1 << 20 else {}
+            return _numbers(read_json(file))
         return _numbers(load_project(file))
     except (ValueError, OSError, UnicodeDecodeError):
         return {}

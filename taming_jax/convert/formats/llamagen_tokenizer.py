@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from taming_jax.convert.engine import Passive, Table
+from taming_jax.convert.engine import Passive, Table, check_layers
 from taming_jax.convert.formats.names import SAME, levels, stage_table
 from taming_jax.models.vqgan import VQGANConfig
 from taming_jax.settings import from_dict, to_dict
@@ -23,12 +23,13 @@ def config_of(state: Mapping[str, np.ndarray], told: Mapping[str, Any]) -> VQGAN
         first = state["encoder.conv_in.weight"].shape
         depth = 1 + max(_numbers(state, "encoder.conv_blocks.", 2))
         blocks = 1 + max(_numbers(state, "encoder.conv_blocks.0.res.", 4))
+        check_layers(depth * blocks, state)
         widths = [state[f"encoder.conv_blocks.{i}.res.0.conv1.weight"].shape[0] for i in range(depth)]
         codes, z = state["quantize.embedding.weight"].shape, state["encoder.conv_out.weight"].shape[0]
         out = state["decoder.conv_out.weight"].shape[0]
     except (KeyError, ValueError, IndexError) as error:
         raise ValueError(f"the arrays make no tokenizer of LlamaGen: {error} is missing or of another form") from error
-    if any(width % first[0] for width in widths) or len(first) != 4 or len(codes) != 2:
+    if len(first) != 4 or len(codes) != 2 or not first[0] or any(width % first[0] for width in widths):
         raise ValueError(f"the arrays make no tokenizer of LlamaGen: widths {widths} are no multiples of {first[:1]}")
     attended = [level for level in range(depth) if f"encoder.conv_blocks.{level}.attn.0.q.weight" in state]
     resolution = int(told.get("image_size", max(RESOLUTION, 2 ** (depth - 1))))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
-from taming_jax.convert.engine import Passive, Table, entries_of
+from taming_jax.convert.engine import Passive, Table, check_layers, entries_of
 from taming_jax.convert.formats.llamagen_sizes import HEADS
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.nn.attention import swiglu_width
@@ -16,6 +16,7 @@ from taming_jax.settings import from_dict, to_dict
 
 SIGN, CLASSES = "tok_embeddings.weight", "cls_embedding.embedding_table.weight"
 TEXT = ("cls_embedding.cap_proj", "cls_embedding.uncond_embedding")  # arrays of those conditioned on text alone
+MOST_MULTIPLE = 1 << 14
 RECIPE = {"embedding_dropout": 0.1, "residual_dropout": 0.1, "mlp_dropout": 0.1}  # as published
 PARTS = {
     "token": "tok_embeddings",
@@ -50,6 +51,7 @@ def sizes_of(state: Mapping[str, np.ndarray]) -> dict[str, Any]:
         codes, dim = state[SIGN].shape
         rows = state[CLASSES].shape[0]
         layers = 1 + max(int(name.split(".")[1]) for name in state if name.startswith("layers."))
+        check_layers(layers, state)
         hidden = state["layers.0.feed_forward.w1.weight"].shape[0]
         fused = state["layers.0.attention.wqkv.weight"].shape[0]
     except (KeyError, ValueError, IndexError) as error:
@@ -110,7 +112,7 @@ def config_of(sizes: Mapping[str, Any], told: Mapping[str, Any], n_head: int, si
 
 def _multiple(dim: int, hidden: int) -> int:
     """The multiple to which the width of the MLP is rounded up: 256 as published, or whatever makes it `hidden`."""
-    for multiple in (256, *range(1, hidden + 1)):
+    for multiple in (256, *range(1, min(hidden, MOST_MULTIPLE) + 1)):
         if swiglu_width(dim, multiple) == hidden:
             return multiple
     raise ValueError(f"an MLP of {hidden} for a width of {dim} is narrower than two thirds of four times that")
@@ -122,7 +124,7 @@ def table_of(config: GPTConfig) -> Table:
     shapes = flatten_dict(jax.eval_shape(GPT(config).init, jax.random.key(0), ids)["params"], sep="/")
     layout = lambda target, ndim: "linear" if target.endswith("/kernel") else "same"
     table = Table(entries_of(shapes, PARTS, layout, "", "params/"))
-    turns = np.zeros((config.block_size + 1, config.n_embd // config.n_head // 2, 2), np.float32)
+    turns = np.broadcast_to(np.float32(0), (config.block_size + 1, config.n_embd // config.n_head // 2, 2))
     table.passive.append(Passive("freqs_cis", turns, "dropped"))
     return table
 

@@ -10,6 +10,7 @@ import numpy as np
 from taming_jax.convert.engine import Table, entries_of
 from taming_jax.convert.formats.names import levels
 from taming_jax.convert.original.names import vqgan_shapes
+from taming_jax.limits import told
 from taming_jax.models.vqgan import VQGANConfig
 from taming_jax.settings import from_dict, to_dict
 
@@ -54,13 +55,15 @@ def config_of(settings: Mapping[str, Any], where: str) -> VQGANConfig:
     known = {*NEEDED, *LISTS, *ONLY, *PASSED_OVER, "dropout"}
     unknown = [name for name in settings if name not in known and not name.startswith("_")]
     if unknown:
-        raise ValueError(f"{where}: the settings {', '.join(sorted(unknown)[:8])} are unknown")
+        raise ValueError(
+            f"{where}: the settings {', '.join(told(name)[1:-1] for name in sorted(unknown)[:8])} are unknown"
+        )
     missing = [name for name in (*NEEDED, *LISTS) if name not in settings]
     if missing:
         raise ValueError(f"{where} lacks {', '.join(missing)}")
     for name, only in ONLY.items():
         if settings.get(name, only) is not only:
-            raise ValueError(f"{where}: {name}={settings[name]!r} is not supported, only {only}")
+            raise ValueError(f"{where}: {name}={told(settings[name])} is not supported, only {only}")
     for name in LISTS:
         if not isinstance(settings[name], list) or not all(type(item) is int for item in settings[name]):
             raise ValueError(f"{where}: {name} must be a list of integers")

@@ -40,11 +40,12 @@ def _objects(key: str, data: Any, n_classes: int) -> ConditionConfig:
             f"a model conditioned on {key} needs the number of object classes, which its configuration does not tell: "
             "give --classes N, as many as the data set had categories in training"
         )
+    node = Node(values, "data.params.train.params", [])
     return ConditionConfig(
         OBJECTS[key],
         n_classes=n_classes,
-        n_codes=int(values["no_tokens"]),
-        max_objects=int(values["max_objects_per_image"]),
+        n_codes=node.take("no_tokens", kind=int),
+        max_objects=node.take("max_objects_per_image", kind=int),
         encode_crop=bool(values.get("encode_crop", False)),
         group_flag=bool(values.get("use_group_parameter", False)),
         more_flags=bool(values.get("use_additional_parameters", False)),

@@ -9,7 +9,7 @@ from flax.traverse_util import unflatten_dict
 
 from taming_jax.checkpoint import FIRST_STAGE
 from taming_jax.convert.conversion import Conversion, Part, checked_sha256, new_folder, unwrapped, write_parts
-from taming_jax.convert.engine import Brought, bring
+from taming_jax.convert.engine import Brought, bring, check_layers
 from taming_jax.convert.original.memory import below, remembered
 from taming_jax.convert.original.names import CONDITION, FIRST, SIGN, Networks, table_of
 from taming_jax.convert.original.settings import Plan, load_project, translate
@@ -122,6 +122,8 @@ def convert_checkpoint(
     try:
         state, unwrapping, _ = unwrapped(state, SIGN)
         plan = translate(project, state, n_classes)
+        if plan.networks.transformer is not None:
+            check_layers(plan.networks.transformer.n_layer, state)
         state = _without_copies(plan.networks, below_first_stage(plan.networks, state, plan.notes))
         state, averaging = _averaged(state, ema)
         brought = bring(table_of(plan.networks), state)

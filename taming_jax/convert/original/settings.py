@@ -11,12 +11,14 @@ from taming_jax.convert.original.condition import condition_of
 from taming_jax.convert.original.first_stage import CONTENT_KEYS, first_stage
 from taming_jax.convert.original.images import data_size, training_side
 from taming_jax.convert.original.names import FIRST, TRANSFORMER, Networks
+from taming_jax.convert.yaml_file import read_yaml
 from taming_jax.convert.yaml_node import Node, target
-from taming_jax.data.text import read_text
+from taming_jax.differences import short
 from taming_jax.models.gpt import GPTConfig
 from taming_jax.nn import orders
 from taming_jax.settings import from_dict, to_dict
 
+LONGEST = 1 << 14  # positions of a transformer
 PERMUTERS = {
     "Identity": "row_major",
     "Subsample": "subsample",
@@ -43,15 +45,10 @@ class Plan:
 
 def load_project(path: str | Path) -> dict[str, Any]:
     """A project.yaml. Raises ValueError where there is none or it is no YAML."""
-    import yaml
-
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
-    try:
-        project = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is no YAML: {str(error).splitlines()[0]}") from error
+    project = read_yaml(path)
     if not isinstance(project, dict):
         raise ValueError(f"{path} is no project.yaml: it must be a mapping with `model` in it")
     return project
@@ -63,6 +60,8 @@ def _gpt(kind: str, params: Node) -> GPTConfig:
     values = {name: params.take(name, kind=int) for name in ("vocab_size", "block_size")}
     for name, default in (("n_layer", 12), ("n_head", 8), ("n_embd", 256), ("n_unmasked", 0)):
         values[name] = params.take(name, default, int)
+    if values["block_size"] > LONGEST:  # its masks have as many rows and columns
+        raise ValueError(f"{params.where}.block_size={short(values['block_size'])} is more than {LONGEST}")
     for name, ours in (("embd_pdrop", "embedding"), ("resid_pdrop", "residual"), ("attn_pdrop", "attention")):
         values[f"{ours}_dropout"] = params.take(name, 0.0, float)
     params.close()

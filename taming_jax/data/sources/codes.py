@@ -5,7 +5,6 @@ tf.train.Example with whole numbers: number (of the image in its split), valid (
 class_label, codes (row by row) and condition_codes. Shards go crop by crop, and in a crop image by image.
 """
 
-import json
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +19,9 @@ from taming_jax.data.config import ANNOTATIONS, DataConfig
 from taming_jax.data.listing import Listing
 from taming_jax.data.records import Problems, Record, Shard, epoch_order, tensorflow
 from taming_jax.files import whole
+from taming_jax.limits import SETTINGS, json_of, read_bytes
 
+MOST_FILES = 1_000_000  # of a split
 FORMAT = "codes of taming_jax, 1"
 INFO, PLAN = "info.json", "plan.json"  # the plan is there from the start, the info when everything is written
 MEMORY = 8 << 30  # bytes of crops that are kept instead of read again
@@ -59,8 +60,8 @@ def read_info(folder: str) -> dict[str, Any]:
             + " (`python -m taming_jax.encode_dataset`)"
         )
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        info = json_of(read_bytes(path, SETTINGS))
+    except ValueError as error:
         raise ValueError(f"{str(path)!r} is damaged ({error}); remove it and encode again") from error
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise ValueError(f"{str(path)!r} does not describe {FORMAT!r}")
@@ -86,6 +87,9 @@ def _wrong(info: Mapping[str, Any]) -> Iterator[str]:
         if type(value) is not int or not 0 < value < 1 << 40:
             yield f"{name} is {short(value)}, not a number above 0"
     for split in ("train", "val"):
+        images, crops, step = (splits[split].get(n) for n in ("images", "crops", "images_per_shard"))
+        if crops * images > MOST_FILES * step:
+            yield f"splits.{split} is of more than {MOST_FILES} files"
         if type(skipped := splits[split].get("skipped")) is not int or skipped < 0:
             yield f"splits.{split}.skipped is {short(skipped)}, not a number"
     for name, value in grids.items():
