@@ -9,8 +9,9 @@ import numpy as np
 from etils import epath
 from PIL import Image, ImageDraw, PngImagePlugin
 
-from taming_jax.files import PathLike, whole
+from taming_jax.files import PathLike, first_line, whole
 from taming_jax.lettering import lettering
+from taming_jax.limits import check_regular, json_of
 
 PAD = 4  # pixels around each cell of a grid
 VISIBLE = 96  # smaller pictures are enlarged to at least this many pixels on their longer side
@@ -134,13 +135,16 @@ def stored(image: np.ndarray) -> np.ndarray:
 def load(path: epath.Path) -> tuple[np.ndarray, dict[str, Any]]:
     """A PNG written by `save` -> (uint8 (H, W, c), how it was made). Raises ValueError for another file."""
     try:
-        with path.open("rb") as file, Image.open(file) as picture:
+        check_regular(path)
+        with path.open("rb") as file, Image.open(file, formats=("PNG",)) as picture:
             picture.load()
             text = getattr(picture, "text", {}).get(KEY, "")
-            made = json.loads(text) if 0 < len(text) < LARGEST else None
+            made = json_of(text) if 0 < len(text) < LARGEST else None
             pixels = np.asarray(picture)
-    except (OSError, ValueError) as error:
+    except FileNotFoundError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    except Exception as error:  # damaged files make Pillow raise nearly anything
+        raise ValueError(f"{path} cannot be read: {first_line(error).split(' <_io.')[0]}") from error
     if not isinstance(made, dict):
         raise ValueError(f"{path} does not say how it was made; only the single pictures of sample.py do.")
     return pixels if pixels.ndim == 3 else pixels[..., None], made

@@ -18,6 +18,7 @@ from taming_jax.data.opening import MAX_PIXELS, BrokenImage, WrongChannels, open
 from taming_jax.data.orientation import known, orientation_of, stored_again, upright
 from taming_jax.data.profiles import changes
 from taming_jax.data.tiff import stored_bands
+from taming_jax.limits import check_regular
 
 ANIMATED = "animations or files of several pages, of which the first is taken"
 PROFILE = "pictures whose color profile cannot be used, so that their numbers count as sRGB"
@@ -166,6 +167,7 @@ def _bands(source: str | bytes, channels: int, most: int) -> Photo | None:
     """A TIFF whose channels are stored as values; None for what is read as a picture."""
     try:
         if isinstance(source, str):
+            check_regular(source)
             with open(source, "rb") as file:
                 start = file.read(START)
                 source = start + file.read() if kind_of(start) == "TIFF" else start
