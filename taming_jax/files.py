@@ -134,6 +134,7 @@ def entries_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     return entries
 
 
+LONGEST = 1000  # letters of the name of an array
 # What safetensors calls the types of arrays.
 SAFETENSORS: dict[str, np.dtype] = {
     **{f"F{bits}": np.dtype(f"float{bits}") for bits in (16, 32, 64)},
@@ -158,6 +159,8 @@ def safetensors_arrays(content: bytes) -> dict[str, np.ndarray]:
         raise ValueError(f"it is truncated, or not a safetensors file: {first_line(error)}") from error
     arrays = {}
     for name, described in found:
+        if len(name) > LONGEST:
+            raise ValueError(f"an array is called {told(name, 40)}; names have at most {LONGEST} letters")
         if described["dtype"] not in SAFETENSORS:
             raise ValueError(
                 f"its array {name[:60]!r} is of type {described['dtype']}, which is not read: save it as F16"

@@ -9,7 +9,7 @@ import msgpack
 import numpy as np
 
 from taming_jax.file_kinds import kind_of, shown
-from taming_jax.files import SAFETENSORS, first_line
+from taming_jax.files import LONGEST, SAFETENSORS, first_line
 
 ARRAY, SCALAR = 1, 3  # Flax's kinds of extensions
 TYPES = {dtype.name: dtype for dtype in SAFETENSORS.values()}
@@ -54,6 +54,8 @@ def read_flax(path: str | Path) -> tuple[dict[str, np.ndarray], list[str]]:
         entries += len(pairs) + 1
         if entries > MOST:
             raise ValueError(f"it has more than {MOST} entries")
+        if long := [name for name, _ in pairs if len(name) > LONGEST]:
+            raise ValueError(f"an entry is called {shown(long[0])}; names have at most {LONGEST} letters")
         return dict(pairs)
 
     kind = kind_of(path)

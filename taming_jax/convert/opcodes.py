@@ -11,7 +11,7 @@ from typing import IO, Any, cast
 
 from taming_jax.convert.tensors import Refused
 
-MOST = 3_000_000  # opcodes; a training of 1000 arrays, with its averages and an optimizer, has 200 000
+MOST = 1_500_000  # opcodes; a training of 1000 arrays, with its averages and an optimizer, has 200 000
 KEY = 64  # values within a key of a dictionary
 WORK = 100  # values that calls may be given, for each opcode
 LINE = 1 << 20  # bytes of an opcode that ends with its line
@@ -111,9 +111,13 @@ class _Scan:
         else:
             self.stack.pop()
 
+    def grow(self, *parts: _Value) -> None:
+        if self.stack[-1] is not _PLAIN:  # which is one for all, and keeps nothing
+            self.stack[-1].add(*parts)
+
     def fill(self, parts: list[_Value], keys: list[_Value]) -> None:
         self.keys(keys)
-        self.stack[-1].add(*parts)
+        self.grow(*parts)
 
     def made(self, parts: list[_Value], keys: list[_Value]) -> None:
         self.keys(keys)
@@ -126,7 +130,7 @@ class _Scan:
     def built(self) -> None:
         (state,) = self.take(1)
         self.call(state)
-        self.stack[-1].add(state)
+        self.grow(state)
 
 
 def _pairs(parts: list[_Value]) -> tuple[list[_Value], list[_Value]]:

@@ -19,11 +19,10 @@ from taming_jax.convert.opcodes import Bounded, pickle_length
 from taming_jax.convert.tensors import Refused, Storage, Tensor, brief
 from taming_jax.convert.unpickler import Inert, NumpyArray, Settings, Unpickler
 from taming_jax.file_kinds import kind_of
-from taming_jax.files import entries_of, first_line, safetensors_arrays
+from taming_jax.files import LONGEST, entries_of, first_line, safetensors_arrays
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 SHARED, MARGIN = 4, 1 << 20  # arrays may share storages: bytes of all of them for each of the file, and besides
-LONGEST = 1000  # letters of the name of an array
 ENTRIES = ("state_dict", "model", "module", "ema")  # where programs keep a state dict; the first that is there counts
 
 

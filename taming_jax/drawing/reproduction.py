@@ -62,7 +62,7 @@ def _made(
     """(the settings, the number of the picture, how many there were, how many at once, the model's directory), from
     what a picture of this shape says. Anybody may have written that, so it may ask for no more than such a picture
     takes, and for nothing from elsewhere. Raises ValueError."""
-    if missing := [name for name in ("sample", "number", "of", "largest", "workdir") if name not in made]:
+    if missing := [name for name in ("sample", "number", "of", "largest", "workdir") if made.get(name) is None]:
         raise ValueError(f"{path} does not say all of how it was made: {missing[0]!r} is missing.")
     settings = from_dict(SampleConfig, made["sample"], "sample")
     number, n, largest = (made[name] for name in ("number", "of", "largest"))
@@ -70,7 +70,7 @@ def _made(
         raise ValueError(f"{path} says that it is image {told(number)} of {told(n)}, which cannot be.")
     wrong, size = "", f"{shape[0]} x {shape[1]}"
     if min(number, n - 1, largest - 1) < 0 or largest > n:
-        wrong = f"it is image {told(number)} of {told(n)}, of which {told(largest)} were drawn at once"
+        wrong = f"it is image {told(number)} of {told(n)}, of which {told(largest)} were drawn at once, which cannot be"
     elif max(n, settings.n, number // n) > MOST or (settings.per_class or 0) > n:
         wrong = f"it is one of {told(max(n, settings.n))} images, and of more than {MOST} none is drawn again"
     elif settings.size and sides(settings.size) != shape[:2]:
