@@ -15,7 +15,7 @@ import numpy as np
 from etils import epath
 
 from taming_jax.file_kinds import kind_of
-from taming_jax.limits import check_unpacked, told
+from taming_jax.limits import ANY, check_regular, check_unpacked, told
 from taming_jax.names import fitting, written
 
 PathLike = str | os.PathLike[str]
@@ -89,27 +89,30 @@ def read_npz(path: str | Path) -> dict[str, np.ndarray]:
     try:
         if words:
             raise ValueError(words)
+        check_regular(path, ANY)
         with zipfile.ZipFile(path) as archive:
             entries = entries_of(archive)
             check_unpacked(os.path.getsize(path), sum(entry.file_size for entry in entries.values()), "it")
             return {name.removesuffix(".npy"): read_npy(archive, entry) for name, entry in entries.items()}
+    except MemoryError as error:
+        raise MemoryError(f"reading {path}: {error}") from error
     except Exception as error:  # zipfile, zlib, pickle and numpy each have their own for a truncated or foreign file
         raise ValueError(f"{path} is truncated, or not a file of arrays alone: {first_line(error)}") from error
 
 
-def npy_header(file: IO[bytes], size: int) -> tuple[tuple[int, ...], bool, np.dtype]:
+def npy_header(file: IO[bytes], size: int, whole: bool = True) -> tuple[tuple[int, ...], bool, np.dtype]:
     """(shape, whether it is in Fortran's order, type) of numpy's array that begins here and has `size` bytes with its
-    header. Raises ValueError where it says of itself that it has more or fewer, or holds objects."""
+    header; whole: no others behind it. Raises ValueError where it says of itself that it has more, or holds objects."""
     start = file.tell()
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects")
-    if any(n < 0 for n in shape) or len(shape) > 32:
+    if any(n < 0 for n in shape) or not dtype.itemsize or len(shape) > 32:
         raise ValueError(f"it has the shape {told(shape)}, which cannot be")
     expected, found = math.prod(shape) * dtype.itemsize, size - (file.tell() - start)
-    if expected != found:
+    if expected != found if whole else expected > found:
         raise ValueError(f"{dtype} {told(shape)} needs {told(expected)} bytes, and there are {found}")
     return shape, fortran, dtype
 
@@ -118,9 +121,21 @@ def read_npy(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     """An array of an npz file. Raises ValueError where its entry has not the bytes that it says it has."""
     check_unpacked(entry.compress_size, entry.file_size, f"its entry {told(entry.filename)}")
     with archive.open(entry) as file:
-        shape, fortran, dtype = npy_header(file, entry.file_size)
-        data = file.read()
-    flat = np.frombuffer(bytearray(data), dtype, math.prod(shape)) if math.prod(shape) else np.zeros(0, dtype)
+        return read_array(file, entry.file_size, whole=True)
+
+
+def read_array(file: IO[bytes], size: int, whole: bool = False) -> np.ndarray:
+    """An array as `npy_header` has it, which begins here."""
+    shape, fortran, dtype = npy_header(file, size, whole)
+    n = math.prod(shape)
+    data = bytearray(n * dtype.itemsize)  # which can be written to
+    for place in range(0, len(data), PIECE):
+        wanted = min(PIECE, len(data) - place)
+        part = file.read(wanted)
+        if len(part) < wanted:
+            raise ValueError("it ends too early")
+        data[place : place + len(part)] = part
+    flat = np.frombuffer(data, dtype, n) if data else np.zeros(n, dtype)
     return flat.reshape(shape, order="F" if fortran else "C")
 
 
@@ -134,6 +149,7 @@ def entries_of(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     return entries
 
 
+PIECE = 1 << 20  # bytes that are read at once
 LONGEST = 1000  # letters of the name of an array
 # What safetensors calls the types of arrays.
 SAFETENSORS: dict[str, np.dtype] = {

@@ -14,6 +14,7 @@ from etils import epath
 
 SETTINGS = 4 << 20  # bytes of a file of settings, which has some thousand
 DATA = 4 << 30  # of a list or of annotations, which are read whole
+ANY = 1 << 60  # of what is mapped, not read
 SWELLS = 100  # times that what is packed may be as large unpacked
 SMALL = 64 << 20  # bytes that may swell as they like
 DEEPEST = 100  # brackets of JSON within one another

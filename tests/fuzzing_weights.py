@@ -4,7 +4,9 @@ import json
 import pickle
 import random
 import struct
+import warnings
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
@@ -83,10 +85,8 @@ class Weights:
         if rng.random() < 0.2:
             data = spoil_bytes(rng, data)
         if rng.random() < 0.7:
-            with zipfile.ZipFile(file, "w") as archive:
-                archive.writestr("archive/data.pkl", data)
-                for name in rng.choice((*[("0", "1")] * 8, ("0",), ("0", "0"))):
-                    archive.writestr(f"archive/data/{name}", bytes(64))
+            names = rng.choice((*[("0", "1")] * 8, ("0",), ("0", "0")))
+            zipped(file, [("archive/data.pkl", data), *((f"archive/data/{name}", bytes(64)) for name in names)])
         else:
             head = b"".join(pickle.dumps(one, 2) for one in (LEGACY_MAGIC, 1001, {"little_endian": True}))
             tail = pickle.dumps(["0"], 2) + struct.pack("<q", 16) + bytes(64)
@@ -184,6 +184,14 @@ class Weights:
         compare_results([str(other), str(other)])
 
 
+def zipped(file: Path, entries: Iterable[tuple[str, bytes]], kind: int = zipfile.ZIP_STORED) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of two entries with one name
+        with zipfile.ZipFile(file, "w", kind) as archive:
+            for name, data in entries:
+                archive.writestr(name, data)
+
+
 def spoil_rows(rng: random.Random, rows: list[dict]) -> list:
     spoiled = spoil_tree(rng, rows)
     return spoiled if isinstance(spoiled, list) else [spoiled]
@@ -204,6 +212,4 @@ def spoil_npz(rng: random.Random, file: Path) -> None:
     entries[place] = (name, swapped if len(swapped) == len(data) or rng.random() < 0.5 else spoil_bytes(rng, data))
     if rng.random() < 0.2:
         entries.append(entries[0])
-    with zipfile.ZipFile(file, "w", kind) as archive:
-        for name, data in entries:
-            archive.writestr(name, data)
+    zipped(file, entries, kind)

@@ -7,7 +7,7 @@ import time
 import pytest
 from fuzzing import CASES, Fuzz, Hang, judged, watchdog
 
-SEED, N = 14, 500
+SEED, N = 14, 2000
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 from taming_jax.data.listing import Listing
 from taming_jax.data.opening import BrokenImage, opened
 from taming_jax.data.text import READ, REFUSED, read_text
-from taming_jax.limits import told
+from taming_jax.limits import ANY, check_regular, told
 
 YES, NO = ("1", "true", "yes", "t", "y"), ("", "0", "-1", "false", "no", "f", "n", "none", "null", "nan")
 SEPARATORS = ",;\t|"
@@ -135,6 +135,7 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[st
     """
     i, separator, encoding = 0, "", "utf-8"
     try:
+        check_regular(path, ANY)
         with path.open("rb") as raw:  # once, for its mark and for its text
             start = raw.peek(4)
             if kind := next((kind for mark, kind in REFUSED.items() if start.startswith(mark)), ""):

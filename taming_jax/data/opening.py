@@ -28,7 +28,7 @@ from PIL import (
 
 from taming_jax.data import kinds
 from taming_jax.data.profiles import TOO_LARGE
-from taming_jax.limits import check_regular
+from taming_jax.limits import ANY, check_regular
 
 MAX_PIXELS = 100_000_000  # an image that decodes to more is taken for a decompression bomb
 MAX_TEXT = 1 << 20  # bytes of the text or colour profile of a PNG that Pillow reads
@@ -87,7 +87,7 @@ def opened(
     most = max_pixels or MAX_PIXELS
     try:
         if isinstance(source, str):
-            check_regular(source)
+            check_regular(source, ANY)
         with open(source, "rb") if isinstance(source, str) else io.BytesIO(source) as file:
             try:
                 return read(*_begin(file, enough, most))
@@ -113,7 +113,7 @@ def opened(
 def read_array(path: str, expected: str) -> np.ndarray:
     """The numbers of a .npy file. expected: what they should be, for the error. Raises BrokenImage."""
     try:
-        check_regular(path)
+        check_regular(path, ANY)
         array = np.load(path, mmap_mode="r", allow_pickle=False)  # so that a false size in the header takes no memory
     except Exception as error:
         raise BrokenImage(f"{type(error).__name__}: {error}") from error

@@ -15,6 +15,7 @@ from taming_jax.data.pixels import decode
 from taming_jax.data.records import Problems
 from taming_jax.data.walk import find_images
 from taming_jax.files import entries_of, first_line, npy_header, read_npy
+from taming_jax.limits import ANY, check_regular
 from taming_jax.pictures import colours, to_pixels
 
 
@@ -93,6 +94,7 @@ def of_data(data: DataConfig, split: str) -> ImageSet:
 def array_names(path: str) -> list[str]:
     """The arrays of an npz file. Raises ValueError for another file."""
     try:
+        check_regular(path, ANY)
         with zipfile.ZipFile(path) as archive:
             return [name.removesuffix(".npy") for name in entries_of(archive)]
     except Exception as error:  # of zipfile, for damaged files
@@ -102,6 +104,7 @@ def array_names(path: str) -> list[str]:
 def stored_array(path: str, name: str) -> np.ndarray:
     """An array of an npz file, mapped into memory where it is stored as it is, so that it may be larger than memory."""
     try:
+        check_regular(path, ANY)
         with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
             entry = entries_of(archive)[f"{name}.npy"]
             if entry.compress_type != zipfile.ZIP_STORED:
@@ -114,6 +117,8 @@ def stored_array(path: str, name: str) -> np.ndarray:
             if 0 in shape:
                 return np.zeros(shape, dtype)
             return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+    except MemoryError as error:
+        raise MemoryError(f"reading {path}: {error}") from error
     except Exception as error:  # of zipfile and numpy, for damaged files
         raise ValueError(f"{path} has no array {name} that can be read: {first_line(error)}") from error
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 
-from taming_jax import checkpoint, files
+from taming_jax import checkpoint, files, limits
 from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, Saved, open_saved
 from taming_jax.conditioning import KINDS, ConditionConfig, annotations_of, has_stage
 from taming_jax.data import pipeline
@@ -70,12 +69,14 @@ def read_list(path: str) -> tuple[tuple[int, ...], str]:
     Raises ValueError for anything else.
     """
     try:
-        content = io.BytesIO(epath.Path(path).read_bytes())
-        codes = np.load(content, allow_pickle=False)
-        more = content.tell() < len(content.getbuffer())
-        digest = str(np.load(content, allow_pickle=False)) if more else ""
+        data = limits.read_bytes(path)
+        content = io.BytesIO(data)
+        codes = files.read_array(content, len(data))
+        digest = str(files.read_array(content, len(data) - content.tell())) if content.tell() < len(data) else ""
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path!r} is no list of codes ({error}); taming_jax.codes_used makes one") from error
+        raise ValueError(
+            f"{path!r} is no list of codes ({files.first_line(error)}); taming_jax.codes_used makes one"
+        ) from error
     if codes.ndim != 1 or not len(codes) or not np.issubdtype(codes.dtype, np.integer):
         raise ValueError(f"{path!r} holds {codes.dtype} {codes.shape}; expected a list of codes, whole numbers (n,).")
     return tuple(int(code) for code in codes), digest
