@@ -130,7 +130,7 @@ def _fit(value: Any, hint: Any, where: str) -> Any:
             except OverflowError:
                 raise ValueError(f"{where} is {told(value)}, which is larger than any float.") from None
     elif hint is int:
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63:
             return value
     elif isinstance(value, hint):
         return value

@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+import re
 import struct
 import warnings
 import zipfile
@@ -16,13 +17,15 @@ import yaml
 from etils import epath
 from flax.serialization import to_bytes
 from pickles import program
-from spoiling import encoded, spoil_archive, spoil_bytes, spoil_text, spoil_tree
+from safetensors.numpy import save_file
+from spoiling import encoded, spoil_archive, spoil_bytes, spoil_state, spoil_text, spoil_tree
 
 from taming_jax import pictures
 from taming_jax.checkpoint import open_saved
 from taming_jax.checkpoint.portable import read_params, write_portable
+from taming_jax.convert import formats
 from taming_jax.convert.flax_file import read_flax
-from taming_jax.convert.formats import diffusers
+from taming_jax.convert.formats import diffusers, llamagen_tokenizer, llamagen_transformer
 from taming_jax.convert.original.settings import load_project, translate
 from taming_jax.convert.reader import LEGACY_MAGIC, read_state
 from taming_jax.convert.writer import write_checkpoint
@@ -40,7 +43,7 @@ from taming_jax.trained.loading import two_stage, vqgan_of
 SPOILED = {
     "weights_pickle": 40, "weights_archive": 10, "weights_safetensors": 15, "weights_msgpack": 15, "weights_npz": 25,
     "weights_hub": 15, "weights_second": 15, "weights_diffusers": 15, "weights_picture": 15, "weights_aliases": 10,
-    "weights_figures": 10,
+    "weights_figures": 10, "weights_llamagen": 10,
 }  # fmt: skip
 PROTOCOL = Protocol("demo", "x", "y", "4")
 TINY = VQGANConfig(resolution=8, ch=32, ch_mult=(1,), num_res_blocks=1, attn_resolutions=(), z_channels=4, embed_dim=4,
@@ -72,9 +75,20 @@ def draw_weights(folder: Path) -> None:
     made = {"workdir": "runs/x", "number": 0, "of": 3, "largest": 2, "sample": to_dict(SampleConfig())}
     pictures.save(np.zeros((8, 8, 3), np.float32), epath.Path(folder / "made.png"), made)
     rows = [{"step": i, "loss": 1 / (i + 1), "lr": 1e-4} for i in range(5)]
+    save_file(llamagen_arrays(), folder / "tokenizer.safetensors")
+    sizes = {"n_layer": 2, "dim": 64, "vocab_size": 8, "num_classes": 3, "hidden": 256, "fused": 192}
+    gpt = llamagen_transformer.config_of(sizes, {}, 4, 2)
+    split = {e.source: np.zeros(e.source_shape, np.float32) for e in llamagen_transformer.table_of(gpt).entries}
+    save_file(llamagen_transformer.joined(split), folder / "transformer.safetensors")
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     result = {"fid": 3.5, "n": 50, "protocol": {"network": "demo", "versions": {"jax": "1"}}}
     (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
+
+
+def llamagen_arrays() -> dict[str, np.ndarray]:
+    config = VQGANConfig(resolution=16, ch=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), z_channels=8,
+                         embed_dim=8, n_embed=8, quantizer="normalized")  # fmt: skip
+    return {e.source: np.zeros(e.source_shape, np.float32) for e in llamagen_tokenizer.table_of(config).entries}
 
 
 class Weights:
@@ -174,6 +188,14 @@ class Weights:
         file.write_bytes(encoded(rng, spoil_text(rng, text) if rng.random() < 0.3 else text))
         translate(load_project(file), {})
 
+    def weights_llamagen(self, rng: random.Random, case: Path, i: int) -> None:
+        file = case / rng.choice(("tokenizer.safetensors", "transformer.safetensors"))
+        state = read_state(file)[0]
+        save_file(spoil_numbers(rng, state) if rng.random() < 0.6 else spoil_state(rng, dict(state)), file)
+        told = {"image_size": 32, "n_head": 4, "block_size": 4, "rope_base": 1e4, "downsample_size": 2}
+        (case / "told.yaml").write_text(yaml.safe_dump(spoil_tree(rng, told) if i % 2 else told), encoding="utf-8")
+        formats.convert(file, case / "out", case / "told.yaml", n_head=rng.choice((0, 4, 4, 3)))
+
     def weights_figures(self, rng: random.Random, case: Path, i: int) -> None:
         file = case / "metrics.jsonl"
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
@@ -182,6 +204,16 @@ class Weights:
         other = case / "result.json"
         other.write_bytes(encoded(rng, json.dumps(spoil_tree(rng, json.loads(other.read_text(encoding="utf-8"))))))
         compare_results([str(other), str(other)])
+
+
+def spoil_numbers(rng: random.Random, state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays by name, one of which has another number in its name, and one another shape."""
+    name = rng.choice([name for name in state if re.search(r"\d", name)])
+    odd = rng.choice(("99999999", "-1", "9" * 400, "3", "x", "1e9"))
+    state = {**state, re.sub(r"\d+", odd, name, count=1): state[name]}
+    shape = rng.choice(((), (0,), (0, 3, 3, 3), (1, 1), (3,), (2, 2, 2)))
+    state[rng.choice(sorted(state))] = np.zeros(shape, np.float32)
+    return state
 
 
 def zipped(file: Path, entries: Iterable[tuple[str, bytes]], kind: int = zipfile.ZIP_STORED) -> None:

@@ -78,7 +78,7 @@ def _unpickled(data: Any, start: int, storage: Callable[..., Storage] | None) ->
     return tree, end
 
 
-def _read_legacy(data: mmap.mmap) -> Any:
+def _read_legacy(file: BinaryIO, data: mmap.mmap) -> Any:
     """PyTorch before 1.6: four pickles, the list of storages, and their contents, each behind its length."""
     first, place = _unpickled(data, 0, None)
     if first != LEGACY_MAGIC:
@@ -97,7 +97,8 @@ def _read_legacy(data: mmap.mmap) -> Any:
     @cache  # one object for all arrays of a storage
     def read(key: str) -> bytes:
         start, end = places[key]
-        return data[start:end]
+        file.seek(start)  # what is copied from the map would count twice
+        return file.read(max(0, min(end, len(data)) - start))
 
     def storage(dtype: np.dtype, key: str, numel: int) -> Storage:
         return wanted.setdefault(key, Storage(dtype, numel, lambda: read(key)))
@@ -198,7 +199,7 @@ def read_state(path: str | Path, ema: bool = False) -> tuple[dict[str, np.ndarra
             if kind.name == "torch":
                 return _state_of(_read_zip(file, size), ema, size)
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return _state_of(_read_legacy(data), ema, size)
+                return _state_of(_read_legacy(file, data), ema, size)
     except MemoryError as error:
         raise MemoryError(f"reading {path}: {error}") from error
     except Exception as error:  # a damaged pickle can fail in any way

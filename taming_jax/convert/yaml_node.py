@@ -34,7 +34,7 @@ class Node:
         """An entry that changes nothing here."""
         value = self.values.pop(key, None)
         if value not in (None, [], {}):
-            self.notes.append(f"{self.where}.{str(key)[:60]}={short(value)}: {why}")
+            self.notes.append(f"{self.where}.{_name(key)}={short(value)}: {why}")
 
     def must(self, key: str, expected: Any, default: Any, why: str) -> None:
         """An entry that can only have one value here."""
@@ -51,7 +51,7 @@ class Node:
 
     def close(self) -> None:
         if self.values:
-            names = few([f"{self.where}.{str(key)[:60]}={short(value)}" for key, value in self.values.items()], most=8)
+            names = few([f"{self.where}.{_name(key)}={short(value)}" for key, value in self.values.items()], most=8)
             raise ValueError(f"the configuration has settings that the original does not know: {names}")
 
 
@@ -70,6 +70,10 @@ def target(values: Any, where: str, notes: list[str]) -> tuple[str, Node]:
             "latent-diffusion, whose names begin with 'ldm.'"
         )
     return name.rsplit(".", 1)[1], params
+
+
+def _name(key: Any) -> str:
+    return short(key)[1:-1] if isinstance(key, str) else short(key)
 
 
 def _fit(value: Any, kind: type, where: str) -> Any:

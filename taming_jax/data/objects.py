@@ -32,7 +32,8 @@ def gather(
 
     images (n,), boxes (n, 4) as shares, category (n,), flags (n,): all objects, in any order of images.
     """
-    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    with np.errstate(invalid="ignore", over="ignore"):  # of boxes that are infinite
+        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
     inside = np.clip(corners, 0, 1)
     extent = inside[:, 2:] - inside[:, :2]
     good = np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1) & (extent > 0).all(1)

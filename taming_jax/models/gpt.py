@@ -98,6 +98,8 @@ class GPTConfig:
             check(self, name, getattr(self, name) >= 0, "it must be at least 1, or 0 for what is needed")
         for name in ("n_layer", "n_head", "n_embd"):
             check(self, name, getattr(self, name) >= 1, "it must be at least 1")
+        for name in ("vocab_size", "block_size", "condition_size", "n_embd"):
+            check(self, name, getattr(self, name) < 1 << 31, "it must be below 2^31")
         check(self, "n_layer", self.n_layer <= MOST_LAYERS, f"it must be at most {MOST_LAYERS}")
         for name in ("embedding_dropout", "residual_dropout", "attention_dropout"):
             check(self, name, 0 <= getattr(self, name) < 1, "it is a share in [0, 1)")

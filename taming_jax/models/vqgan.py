@@ -36,7 +36,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "ema_restart_below": ("ema",),
     "kl_weight": ("gumbel",),
 }
-MOST_LEVELS, MOST_BLOCKS = 16, 256  # of a network: a mistyped number would compile without end
+MOST_LEVELS, MOST_BLOCKS, MOST_WIDE = 16, 256, 1 << 31  # of a network: a mistyped number would compile without end
 # The settings for which each quantizer has a default of its own, by its name for them.
 OWN = {"beta": "beta", "legacy_beta": "legacy", "entropy_temperature": "entropy_temperature"}
 
@@ -117,6 +117,9 @@ class VQGANConfig:
         for name in ("resolution", "num_res_blocks", "n_embed", "norm_groups", *sizes):
             check(self, name, getattr(self, name) >= 1, "it must be at least 1")
         check(self, "ch_mult", min(self.ch_mult, default=0) >= 1, "it must hold at least one level, each at least 1")
+        for name in (*sizes, "resolution", "n_embed"):
+            check(self, name, getattr(self, name) < MOST_WIDE, f"it must be below {MOST_WIDE}")
+        check(self, "ch_mult", max(self.ch_mult) < MOST_WIDE, f"each must be below {MOST_WIDE}")
         check(self, "ch_mult", len(self.ch_mult) <= MOST_LEVELS, f"it must hold at most {MOST_LEVELS} levels")
         for name in ("num_res_blocks", "decoder_blocks"):
             few = getattr(self, name) * len(self.ch_mult) <= MOST_BLOCKS

@@ -160,8 +160,8 @@ def _from_tokenizer(
     state: Mapping[str, np.ndarray],
     args: Mapping[str, Any],
 ) -> Conversion:
-    shapes = state["quantize.embedding.weight"].shape if "quantize.embedding.weight" in state else (0, 0)
-    known = {"codebook_size": shapes[0], "codebook_embed_dim": shapes[-1]}
+    shapes = state["quantize.embedding.weight"].shape if "quantize.embedding.weight" in state else ()
+    known = {"codebook_size": shapes[0], "codebook_embed_dim": shapes[-1]} if shapes else {}
     told, found = llamagen_sizes.told_by(source, config, args, known)
     network = llamagen_tokenizer.config_of(state, told)
     origin = {"format": "llamagen", "file": source.name, "sha256": digest}
