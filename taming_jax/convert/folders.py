@@ -91,7 +91,7 @@ def index_of(part: Path) -> Path | None:
 def weight_map(index: Path) -> dict[str, str]:
     """The file of each array. Raises ValueError where it is no index, or names files outside of its folder."""
     try:
-        found = read_json(index, 64 << 20)["weight_map"]
+        found = read_json(index, 16 << 20)["weight_map"]
         if not isinstance(found, dict) or not found or not all(isinstance(file, str) for file in found.values()):
             raise ValueError("its weight_map names no file for each array")
     except (ValueError, KeyError, TypeError) as error:
