@@ -3,8 +3,8 @@
 import dataclasses
 import io
 import json
-import math
 import secrets
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,9 +15,11 @@ from taming_jax.conditioning.labels import ANY
 from taming_jax.experiment import SampleConfig
 from taming_jax.page.painter import Asked, Drawn, Painter
 from taming_jax.page.uploads import check_file, from_base64, read_upload
+from taming_jax.sampling.filters import FILTER_NAMES, Filters
 
 MOST_PICTURES = 64
 MOST_SEED = 2**31 - 1
+MOST_OF = {"temperature": 5, "top_k": 1 << 20, "guidance": 20, "guidance_power": 20}  # of other numbers 1
 
 
 class Form:
@@ -40,9 +42,27 @@ class Form:
 
     def number(self, name: str, low: float, high: float, default: float) -> float:
         value = self.fields.get(name, default)
-        if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
+        if type(value) not in (int, float) or not low <= value <= high:  # NaN is not either
             raise ValueError(f"{name} must be a number from {low:g} to {high:g}")
         return float(value)
+
+    def setting(self, name: str, hint: Any, default: Any, most: float) -> Any:
+        """As the annotation `hint` of a settings class says: a number from 0 to `most`, or to the default where that is
+        more, whole numbers, a text, or None. The class itself refuses what else does not fit."""
+        value = self.fields.get(name, default)
+        if name not in self.fields or (value is None and type(None) in typing.get_args(hint)):
+            return value
+        plain = next((kind for kind in typing.get_args(hint) if kind is not type(None)), hint)
+        if typing.get_origin(hint) is tuple:
+            if not isinstance(value, list) or not all(type(one) is int for one in value):
+                raise ValueError(f"{name} must be a list of whole numbers")
+            return tuple(value)
+        if plain is str:
+            if not isinstance(value, str):
+                raise ValueError(f"{name} must be a text")
+            return value
+        most = max(most, default or 0)
+        return self.whole(name, 1, int(most)) if plain is int else self.number(name, 0, most, 0.0)
 
     def choice(self, known: list[Painter]) -> Painter:
         return known[self.whole("model", 0, len(known) - 1, 0)]
@@ -76,18 +96,13 @@ def parse(body: bytes, painters: list[Painter], find: Callable[[str], Any]) -> A
     form = Form(body)
     painter, size = form.choice(painters), _size(form)
     painter.check_size(*size)
-    top_k = None if form.fields.get("top_k") is None else form.whole("top_k", 1, 1 << 20)
-    top_p = form.number("top_p", 0, 1, 1.0)
     settings = SampleConfig(
         n=form.whole("n", 1, MOST_PICTURES, 1),
         seed=form.whole("seed", 0, MOST_SEED, 0),
         size=size,
-        temperature=form.number("temperature", 0, 5, 1.0),
-        top_k=top_k,
-        top_p=None if top_p == 1 else top_p,
-        guidance=form.number("guidance", 0, 20, 1.0) if painter.guided else 1.0,
         stride=form.whole("stride", 1, 64, 1),
         step=str(painter.saved.step or ""),  # one that hubs keep has no steps
+        **_filters(form, painter),
     )
     stem = f"picture_{secrets.token_hex(3)}"
     files: dict[str, bytes] = {}
@@ -98,6 +113,15 @@ def parse(body: bytes, painters: list[Painter], find: Callable[[str], Any]) -> A
         settings, ids = _completion(form, painter, settings, stem, files, find)
     painter.check(settings)
     return Asked(painter, settings, files, keywords, stem, ids)
+
+
+def _filters(form: Form, painter: Painter) -> dict[str, Any]:
+    """How tokens are drawn: what is not asked for is as it was saved with the model."""
+    hints, saved = typing.get_type_hints(Filters), painter.filters
+    found = {name: form.setting(name, hints[name], getattr(saved, name), MOST_OF.get(name, 1)) for name in FILTER_NAMES}
+    if found["top_p"] == 1:
+        found["top_p"] = None
+    return found if painter.guided else {**found, "guidance": 1.0}
 
 
 def _size(form: Form) -> tuple[int, int]:

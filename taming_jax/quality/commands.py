@@ -4,10 +4,11 @@ import argparse
 import logging
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from taming_jax import sharding, stopping
 from taming_jax.checkpoint import open_saved, quiet_orbax
-from taming_jax.experiment import SampleConfig
+from taming_jax.experiment import SampleConfig, saved_filters
 from taming_jax.files import write_whole
 from taming_jax.metrics.resizing import RESIZES
 from taming_jax.outputs import check_outputs, is_text
@@ -17,10 +18,11 @@ from taming_jax.quality.distance import Measuring, distance
 from taming_jax.quality.features import OWN, open_features
 from taming_jax.quality.likelihood import likelihood
 from taming_jax.quality.measures import Compared
+from taming_jax.quality.options import add_filters, filter_values, fixed_values, swept_values
 from taming_jax.quality.reconstruction import reconstruction
 from taming_jax.quality.samples import samples
-from taming_jax.quality.sweep import SWEPT, sweep
-from taming_jax.settings import from_dict
+from taming_jax.quality.sweep import sweep
+from taming_jax.settings import to_dict
 
 Parser = argparse.ArgumentParser
 Given = argparse.Namespace
@@ -62,12 +64,11 @@ def _measuring(given: Given) -> Measuring:
     return Measuring(features, given.batch_size)
 
 
-def _drawn(given: Given, filters: Mapping[str, object]) -> SampleConfig:
-    """The settings of drawing: those saved with the model, but for what is given."""
-    saved = open_saved(given.workdir).config.get("sample", {})
-    kept = {name: saved[name] for name in (*SWEPT, "guidance_schedule", "unlabelled") if name in saved}
-    own = {"n": given.n, "batch_size": given.draw_batch, "seed": given.seed, "step": given.step}
-    return from_dict(SampleConfig, {**kept, **{k: v for k, v in filters.items() if v is not None}, **own}, "--")
+def _drawn(given: Given, filters: Mapping[str, Any]) -> SampleConfig:
+    """The settings of drawing: `filters`, and where they are silent those saved with the model."""
+    saved = open_saved(given.workdir, given.step or None).config
+    values = {**to_dict(saved_filters(saved)), **filters}
+    return SampleConfig(n=given.n, batch_size=given.draw_batch, seed=given.seed, step=given.step, **values)
 
 
 def _distance_options(parser: Parser) -> None:
@@ -88,18 +89,13 @@ def _samples_options(parser: Parser) -> None:
     _of_features(parser)
     _of_drawing(parser)
     _of_all(parser, "samples.json")
-    parser.add_argument("--temperature", type=float, help="this and the next: default as saved with the model")
-    parser.add_argument("--top_k", type=int)
-    parser.add_argument("--top_p", type=float)
-    parser.add_argument("--guidance", type=float)
-    parser.add_argument("--guidance_schedule")
+    add_filters(parser)
     parser.add_argument("--by_class", action="store_true", help="also FID, precision and recall of each class")
     parser.add_argument("--export-npz", type=HOME, default="", help="write the images for ADM's evaluator, too")
 
 
 def _samples(given: Given) -> Compared:
-    filters = {name: getattr(given, name) for name in (*SWEPT, "guidance_schedule")}
-    settings = _drawn(given, filters)
+    settings = _drawn(given, filter_values(given))
     measuring = _measuring(given)
     more = {"export": given.export_npz, "by_class": given.by_class}
     return samples(given.workdir, settings, given.reference, given.out, measuring, **more)
@@ -129,22 +125,18 @@ def _likelihood(given: Given) -> Compared:
     return likelihood(given.workdir, given.out, given.batch_size, given.step)
 
 
-def _numbers(text: str) -> list[float]:
-    return [float(part) for part in text.split(",") if part]
-
-
 def _sweep_options(parser: Parser) -> None:
     _of_model(parser)
     _of_features(parser)
     _of_drawing(parser)
     _of_all(parser, "sweep.json")
-    for name in SWEPT:
-        parser.add_argument(f"--{name}", type=_numbers, default=[], help="values, with commas between them")
+    add_filters(parser, several=True)
+    fixed = "a filter of all rows, instead of the one saved with the model; may be repeated"
+    parser.add_argument("--fixed", action="append", default=[], metavar="NAME=VALUE", help=fixed)
 
 
 def _sweep(given: Given) -> None:
-    values = {name: getattr(given, name) for name in SWEPT}
-    base = _drawn(given, {})
+    values, base = swept_values(given), _drawn(given, fixed_values(given.fixed))
     sweep(given.workdir, base, values, given.reference, given.out, _measuring(given))
 
 

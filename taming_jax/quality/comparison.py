@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from taming_jax.differences import flat
+from taming_jax.sampling.filters import with_filters
 
 # Of a protocol, what may differ from run to run without harm to a comparison.
 PASSING = ("command", "began", "seconds", "versions.", "devices", "processes", "statistics", "checkpoint.", "exported")
@@ -16,6 +17,8 @@ def read_result(path: str) -> dict[str, Any]:
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
         if isinstance(found, dict) and isinstance(found["protocol"], dict):
+            if isinstance(drawn := found["protocol"].get("drawn"), dict):
+                found["protocol"]["drawn"] = with_filters(drawn)
             return found
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is no result of taming_jax.evaluate ({type(error).__name__})") from error

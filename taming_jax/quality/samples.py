@@ -26,14 +26,16 @@ from taming_jax.quality.measures import Compared, compare, compare_by_class
 from taming_jax.quality.result import Clock, check_out, checkpoint_of, described, environment, sheet, write_result
 from taming_jax.quality.statistics import Statistics, check_enough
 from taming_jax.quality.store import Store
-from taming_jax.settings import from_dict, to_dict
+from taming_jax.sampling.filters import FILTER_NAMES
+from taming_jax.settings import check, from_dict, to_dict
 from taming_jax.trained.generator import Generator
 from taming_jax.trained.sampler import Request
 from taming_jax.trained.stages import pictured
 
 EXPORTED = "drawn_by_taming_jax"  # an array beside the exported ones, which says whose they are
 ROUNDING = "to the nearest of 256, x -> round((x + 1) * 127.5)"  # ADM's sampler rounds down
-KEPT_SETTINGS = ("seed", "temperature", "top_k", "top_p", "guidance", "guidance_schedule", "batch_size", "step")
+KEPT_SETTINGS = ("seed", *FILTER_NAMES, "batch_size", "step")
+USED_SETTINGS = ("n", *KEPT_SETTINGS, "mesh")  # all others ask for something else than an evaluation draws
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Model:
     @classmethod
     def open(cls, workdir: str, settings: SampleConfig) -> "Model":
         """Raises ValueError for what is no generator and for settings that it cannot draw with; draws nothing."""
+        check_used(settings)
         generator, saved, settings = open_model(settings, workdir)
         model = cls(generator, saved, settings)
         generator.sampler.check(next(model.wanted()).request)
@@ -113,6 +116,14 @@ class Model:
     def _draw(self, wanted: Wanted, first: int) -> np.ndarray:
         ids = self.generator.draw(wanted.filled(self.settings.batch_size, first))
         return to_pixels(colours(np.asarray(self.generator.decode(ids))))
+
+
+def check_used(settings: SampleConfig) -> None:
+    """Raise ValueError for settings that an evaluation does not follow, which its protocol could not tell either."""
+    for field in dataclasses.fields(settings):
+        usual = field.name in USED_SETTINGS or getattr(settings, field.name) == field.default
+        evaluates = "an evaluation draws at the training's size, classes in turn or under held-out conditions; leave it"
+        check(settings, field.name, usual, f"{evaluates} at {field.default!r}")
 
 
 def open_reference(path: str, saved: Saved, measuring: Measuring) -> Opened:
