@@ -127,6 +127,9 @@ class VQGANExperiment:
     train: TrainConfig = TrainConfig()
 
     def __post_init__(self) -> None:
+        with below("optimizer"):
+            has_none = "a first stage has no table of tokens, and its codes do not decay"
+            check(self.optimizer, "decay_embeddings", not self.optimizer.decay_embeddings, has_none)
         with below("disc_optimizer"):
             self.disc_optimizer.beside(self.optimizer)  # refuses what cannot be
 
