@@ -2,8 +2,10 @@
 
 import ast
 import dataclasses
+import importlib.resources
 import inspect
 import json
+import re
 import typing
 from types import SimpleNamespace
 
@@ -230,6 +232,12 @@ def test_the_page_begins_with_what_was_saved():
     assert page_of({"sample": {}}).about()["sample"] == to_dict(Filters())  # of a checkpoint before there were any
     large = page_of({"sample": {"guidance": 33.0, "top_k": 1 << 21}})
     assert asked(large, **large.about()["sample"]).settings.guidance == 33.0
+
+
+def test_the_page_has_a_field_for_each():
+    page = importlib.resources.files("taming_jax.page").joinpath("static/page.html").read_text(encoding="utf-8")
+    ids = set(re.findall(r'id="(\w+)"', page))
+    assert ids >= {*FILTER_NAMES, "guidance_first", "guidance_end"} - {"guidance_interval"}  # which is these two
 
 
 @each

@@ -9,18 +9,18 @@ from typing import Any
 from taming_jax.experiment import SampleConfig
 from taming_jax.sampling.filters import FILTER_NAMES
 
-# What a command says whatever was saved with the model, since the configuration may have other values; filters that
-# act it says too.
-ALWAYS = ("n", "seed", "size", "temperature", "top_k", "top_p")
+# What a command says whatever was saved with the model, since the configuration may have other values, beside the
+# filters that act.
+ALWAYS = ("n", "seed", "size")
 _DEMOS = {"none": "uncond", "class_label": "class"}  # of which the configuration is not named as the condition
 
 
 def command(settings: SampleConfig, workdir: str, config: Mapping[str, Any]) -> str:
     """`python sample.py ...` for a model in `workdir` that was saved with `config`."""
     before = {**_plain(SampleConfig()), **config.get("sample", {})}
-    acting = set(FILTER_NAMES) - set(settings.filters().idle)
+    always = {*ALWAYS, *FILTER_NAMES} - set(settings.filters().idle)
     before = {name: tuple(value) if isinstance(value, list) else value for name, value in before.items()}
-    said = lambda name, value: name in ALWAYS or name in acting or value != before.get(name)
+    said = lambda name, value: name in always or value != before.get(name)
     flags = [
         f"--config.sample.{name}={value if isinstance(value, str) else str(value).replace(' ', '')}"
         for name, value in _plain(settings).items()

@@ -192,24 +192,24 @@ async function open(file) {
   say(sent.told);
 }
 
-const NUMBERS = ["temperature", "top_p", "top_k", "guidance", "guidance_power"];
+const fieldsOf = filters => Object.keys(filters).filter(name => by(name)); // that have one field; the interval has two
 function setFilters(filters) {
-  for (const name of NUMBERS) {
-    const field = by(name), value = filters[name] ?? (name === "top_k" ? "" : 1);
+  for (const name of fieldsOf(filters)) {
+    const field = by(name), value = filters[name] ?? (field.placeholder ? "" : 1);
     if (value > +field.max && field.max) field.max = value; // as it was saved with the model
     field.value = value;
     if (field.validity.stepMismatch) field.step = "any";
   }
-  by("guidance_schedule").value = filters.guidance_schedule;
   ["guidance_first", "guidance_end"].forEach((id, i) => by(id).value = filters.guidance_interval[i] ?? "");
 }
 
 function wanted() {
   const number = id => by(id).value === "" ? null : +by(id).value;
-  const fields = { model: model.number, height, width, stride: by("stride-of").hidden ? 1 : number("stride"), ...Object.fromEntries(["n", "seed", ...NUMBERS].map(id => [id, number(id)])) };
+  const value = id => by(id).type === "number" ? number(id) : by(id).value;
+  const fields = { model: model.number, height, width, stride: by("stride-of").hidden ? 1 : number("stride"), ...Object.fromEntries(["n", "seed", ...fieldsOf(model.sample)].map(id => [id, value(id)])) };
   const interval = ["guidance_first", "guidance_end"].map(number);
   if (interval.some(place => place !== null)) interval.forEach((place, i) => interval[i] = place ?? [0, 2 ** 31 - 1][i]); else interval.length = 0;
-  Object.assign(fields, { guidance_schedule: by("guidance_schedule").value, guidance_interval: interval });
+  fields.guidance_interval = interval;
   if (model.kind === "segmentation") fields.labels = files.base64(map.values);
   if (model.classes.length) fields.class = number("class");
   if (model.categories.length) fields.objects = boxes.things;
