@@ -183,6 +183,26 @@ def test_a_prepared_data_set_is_found_by_its_folder(data_dir):
     assert num_examples(config(f"{data_dir}/tiny_pictures/1.0.0", "any name"), "train") == TRAIN
 
 
+def test_it_is_downloaded_where_that_is_allowed(data_dir, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    begun = []
+    monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", lambda builder: begun.append(builder.name))
+    make_batches(config(data_dir), "train")
+    assert not begun
+    make_batches(config(data_dir, download=True), "train")
+    assert set(begun) == {"tiny_pictures"}
+
+
+def test_the_buffer_decides_on_the_order(data_dir):
+    unlike, alike = (
+        [ids(take(make_batches(config(data_dir, shuffle_buffer=size), "train"), 3)) for size in sizes]
+        for sizes in ((1, 8), (8, 8))
+    )
+    assert not np.array_equal(*unlike)
+    np.testing.assert_array_equal(*alike)
+
+
 def test_broken_images_are_replaced_and_named(data_dir, caplog):
     cfg = config(data_dir, "tiny_broken", batch_size=1)
     with caplog.at_level(logging.WARNING):
