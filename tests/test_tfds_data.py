@@ -102,7 +102,7 @@ def test_augmentation_is_for_training_and_new_each_time(data_dir):
     batches = take(make_batches(config(data_dir, batch_size=23), "train"), 2)
     first, second = ({i: image[0, :, 2] for i, image in zip(ids([batch]), batch["image"])} for batch in batches)
     assert np.mean([not np.array_equal(first[i], second[i]) for i in first]) > 0.5
-    assert len({row.tobytes() for row in first.values()}) > 10
+    assert len({row.tobytes() for row in first.values()}) > 7  # of 5 places, each mirrored or not
     (batch,) = make_batches(config(data_dir, batch_size=7), "val")
     assert (np.diff(batch["image"][:, 0, :, 2]) >= 0).all() and (batch["image"] == batch["image"][:1])[..., 2].all()
 
