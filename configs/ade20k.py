@@ -18,6 +18,7 @@ from configs import common
 def get_config(arg: str = "") -> ConfigDict:
     config = common.transformer("runs/ade20k", first_stage="runs/ade20k_vqgan")
     config.data.update({"source": "ade20k", "path": "data/ade20k", "size": 256, "resize": 296, "batch_size": 64})
+    config.data.val_resize = 0  # training sees crops, validation the largest square in the middle
     config.condition.update({"kind": "segmentation", "stage": "runs/ade20k_segmentation_vqgan"})
     # a place more than is needed, as published
     config.transformer.update({"block_size": 512, "n_layer": 28, "n_head": 16, "n_embd": 1024})

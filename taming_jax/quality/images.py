@@ -73,7 +73,7 @@ def of_array(images: np.ndarray, source: str, labels: np.ndarray | None = None) 
 def of_data(data: DataConfig, split: str) -> ImageSet:
     """The images of a split as trainings see them, at their size and without what training varies: the middle of each;
     the first three channels, or grey."""
-    data = dataclasses.replace(data, flip=False, random_crop=False, random_scale=False)
+    data = dataclasses.replace(data.validating(), flip=False, random_crop=False, random_scale=False)
     source = pipeline.opened(data, split, Needs(annotations=()))
     size, labels = min(64, len(source)), np.full(len(source), -1)
 
