@@ -22,6 +22,7 @@ from configs import common
 def get_config(arg: str = "") -> ConfigDict:
     config = common.transformer("runs/llamagen_b", first_stage="runs/llamagen_vqgan")
     config.data.update({"source": "tfds", "name": "imagenet2012", "size": 256, "batch_size": 256})
+    config.data.update({"zoom": (1.05, 1.1), "crop_from": "center", "resampling": "adm"})
     config.condition.update({"kind": "class_label", "n_classes": 1000})
     config.transformer.update({"n_layer": 12, "n_head": 12, "n_embd": 768})
     config.transformer.update({"norm": "rms", "mlp": "swiglu", "bias": False, "positions": "rotary"})

@@ -20,6 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
     words = common.arguments(arg, "f8")
     config = common.vqgan("runs/llamagen_vqgan" + ("_f8" if "f8" in words else ""))
     config.data.update({"source": "tfds", "name": "imagenet2012", "size": 256, "batch_size": 128})
+    config.data.update({"zoom": (1.0, 1.25), "resampling": "adm"})
     config.model.update({"quantizer": "normalized", "n_embed": 16384, "embed_dim": 8, "dtype": "bfloat16"})
     if "f8" in words:
         config.model.update({"ch_mult": (1, 2, 2, 4), "attn_resolutions": (32,)})

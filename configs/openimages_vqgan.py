@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.loss.disc_ramp = 10_000
     else:
         config.discriminator.n_layers = 2
-        config.loss.disc_weight = 0.6
+        config.loss.update({"disc_weight": 0.6, "disc_start": 1})
     config.train.update({"steps": 600_000 if codes else 1_000_000, "monitor": "val/lpips"})
     config.train.show = ("nll_loss", "quant_loss", "d_weight", "disc_loss")
     return common.tiny_vqgan(config) if "tiny" in words else config

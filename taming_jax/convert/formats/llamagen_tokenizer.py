@@ -85,7 +85,7 @@ def saved_config(config: VQGANConfig) -> dict[str, Any]:
     return {
         "kind": "vqgan",
         "model": to_dict(config),
-        "data": {"size": config.resolution},
+        "data": {"size": config.resolution, "zoom": (1.0, 1.25), "resampling": "adm"},
         "loss": {
             **{"pixel_loss": "l2", "perceptual_weight": 1.0},
             **{"disc_weight": 0.5, "fixed_weight": True, "disc_start": 20_000},
