@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 from taming_jax import sharding, stopping
 from taming_jax.checkpoint import open_saved, quiet_orbax
+from taming_jax.data.config import RESAMPLINGS
 from taming_jax.experiment import SampleConfig
 from taming_jax.files import write_whole
 from taming_jax.metrics.resizing import RESIZES
@@ -15,6 +16,7 @@ from taming_jax.program import readable_errors
 from taming_jax.quality.comparison import compare_results
 from taming_jax.quality.distance import Measuring, distance
 from taming_jax.quality.features import OWN, open_features
+from taming_jax.quality.images import AS_THEY_ARE, Cut
 from taming_jax.quality.likelihood import likelihood
 from taming_jax.quality.measures import Compared
 from taming_jax.quality.reconstruction import reconstruction
@@ -42,6 +44,12 @@ def _of_all(parser: Parser, out: str) -> None:
     parser.add_argument("--out", type=HOME, default=out, help="the result, beside which the others go [%(default)s]")
 
 
+def _of_size(parser: Parser, help: str) -> None:
+    parser.add_argument("--size", type=int, default=0, help=help)
+    how = "with --size: how files are cut to it, see config.data.resampling; default: bicubic, or as in training"
+    parser.add_argument("--resampling", default="", choices=("", *RESAMPLINGS), help=how)
+
+
 def _of_model(parser: Parser) -> None:
     parser.add_argument("workdir", type=HOME, help="working directory of a training, or a converted model")
     parser.add_argument("--step", default="", help='the checkpoint; default: the newest; "best": by its metric')
@@ -50,16 +58,21 @@ def _of_model(parser: Parser) -> None:
 def _of_drawing(parser: Parser) -> None:
     parser.add_argument("--n", type=int, default=50_000, help="images to draw [%(default)s]")
     parser.add_argument("--reference", type=HOME, default="train", help=f"train, val, {SETS} [%(default)s]")
+    _of_size(parser, "pixels that drawn images are resized to, and those of the reference cut to; default: as they are")
     parser.add_argument("--draw_batch", type=int, default=64, help="images drawn at once [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="of the images and of the extrapolation [%(default)s]")
 
 
-def _measuring(given: Given) -> Measuring:
+def _measuring(given: Given, cut: Cut = AS_THEY_ARE) -> Measuring:
     quiet_orbax()
     source = open_saved(given.workdir).config.get("data", {}).get("source") if "workdir" in given else ""
     path = given.features or (source if source in OWN else USUAL)
     features = open_features(path, sharding.make_mesh(), given.resize, given.dims)
-    return Measuring(features, given.batch_size)
+    return Measuring(features, given.batch_size, cut=cut)
+
+
+def _cut(given: Given) -> Cut:
+    return Cut(given.size, given.resampling)
 
 
 def _drawn(given: Given, filters: Mapping[str, object]) -> SampleConfig:
@@ -74,13 +87,15 @@ def _distance_options(parser: Parser) -> None:
     parser.add_argument("reference", type=HOME, help=f"{SETS}: what is right")
     parser.add_argument("images", type=HOME, help="likewise: what is measured")
     _of_features(parser)
+    _of_size(parser, "pixels of the square that is cut from the middle of each image; default: images as they are")
     _of_all(parser, "distance.json")
     parser.add_argument("--seed", type=int, default=0, help="of the extrapolation [%(default)s]")
     parser.add_argument("--statistics", action="store_true", help="write those of the images, too, as OUT.npz")
 
 
 def _distance(given: Given) -> Compared:
-    return distance(given.reference, given.images, given.out, _measuring(given), given.statistics, given.seed)
+    measuring = _measuring(given, _cut(given))
+    return distance(given.reference, given.images, given.out, measuring, given.statistics, given.seed)
 
 
 def _samples_options(parser: Parser) -> None:
@@ -100,7 +115,7 @@ def _samples_options(parser: Parser) -> None:
 def _samples(given: Given) -> Compared:
     filters = {name: getattr(given, name) for name in (*SWEPT, "guidance_schedule")}
     settings = _drawn(given, filters)
-    measuring = _measuring(given)
+    measuring = _measuring(given, _cut(given))
     more = {"export": given.export_npz, "by_class": given.by_class}
     return samples(given.workdir, settings, given.reference, given.out, measuring, **more)
 
@@ -109,13 +124,13 @@ def _reconstruction_options(parser: Parser) -> None:
     _of_model(parser)
     _of_features(parser)
     parser.add_argument("--images", type=HOME, default="", help="a folder; default: the training's validation data")
-    parser.add_argument("--size", type=int, default=0, help="with --images: pixels of a side; default: the training's")
+    _of_size(parser, "with --images: pixels of a side; default: the training's")
     parser.add_argument("--lpips", type=HOME, default="", help="weights for LPIPS, as of the perceptual loss")
     _of_all(parser, "reconstruction.json")
 
 
 def _reconstruction(given: Given) -> Compared:
-    options = {name: getattr(given, name) for name in ("images", "size", "lpips", "step")}
+    options = {name: getattr(given, name) for name in ("images", "size", "resampling", "lpips", "step")}
     return reconstruction(given.workdir, given.out, _measuring(given), **options)
 
 
@@ -145,7 +160,7 @@ def _sweep_options(parser: Parser) -> None:
 def _sweep(given: Given) -> None:
     values = {name: getattr(given, name) for name in SWEPT}
     base = _drawn(given, {})
-    sweep(given.workdir, base, values, given.reference, given.out, _measuring(given))
+    sweep(given.workdir, base, values, given.reference, given.out, _measuring(given, _cut(given)))
 
 
 def _compare_options(parser: Parser) -> None:

@@ -72,7 +72,8 @@ def sweep(
     if base.n < 2:
         raise ValueError(f"--n={base.n}: a distance needs at least 2 images.")
     settings = settings_of(base, values)
-    model = Model.open(workdir, base)
+    model = Model.open(workdir, base, measuring.cut)
+    measuring = dataclasses.replace(measuring, cut=model.cut)
     models = [(name, value, dataclasses.replace(model, settings=_with_step(s, model))) for name, value, s in settings]
     for _, _, one in models:
         one.generator.sampler.check(next(one.wanted()).request)
