@@ -86,7 +86,7 @@ class Exchange(BaseHTTPRequestHandler):
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What the library refuses, in the form of other answers."""
         status = REFUSED.get(HTTPStatus(code), HTTPStatus(code))
-        self.close_connection = True
+        self.close_connection, self.request_version = True, "HTTP/1.0"  # else one that has none gets no status either
         self.say(status, {"error": f"{status.phrase}: {status.description}" if status.description else status.phrase})
 
     def log_message(self, format: str, *arguments: Any) -> None:
