@@ -96,7 +96,7 @@ class _Handler(Exchange):
             url = urlsplit(self.path)
             path = self.server.visitors.path(url.path)
             static = self.server.static if self.command == "GET" else {}
-            self.server.visitors.check(self.headers, url, opens=path == "/" and path in static)
+            self.server.visitors.check(self.headers, url, opens=path in static)
             if path in static:
                 return self.send(HTTPStatus.OK, *static[path])
             if path not in routes:

@@ -50,8 +50,9 @@ class Visitors:
     def check(self, headers: Message, target: SplitResult, opens: bool) -> None:
         """Raises ValueError for what a page of elsewhere asks, by its own scripts or by a name that it made lead here.
 
-        target: what stands in the request's first line. opens: whether it asks for the page alone, to which others may
-        have links or, where they may, show it in a frame; but not for what stands in it, nor as a picture or a script.
+        target: what stands in the request's first line. opens: whether it asks for the page and its scripts alone, to
+        which others may have links, but which they may not take into their own; and which say what is wrong where a
+        proxy makes the origin another one.
         """
         host, port = _split(_single(headers, "Host"), "the request's Host")
         if target.netloc and _split(target.netloc, "the request's address") != (host, port):
@@ -64,7 +65,7 @@ class Visitors:
             )
         if opens and headers.get("Sec-Fetch-Mode", "navigate").lower() == "navigate":
             return
-        if headers.get_all("Origin"):
+        if not opens and headers.get_all("Origin"):
             self._check_origin(_single(headers, "Origin"), host, port)
         for site in headers.get_all("Sec-Fetch-Site", []):
             if site.lower() not in ("none", "same-origin"):
