@@ -164,7 +164,6 @@ class Queue:
                     drawing.error, drawing.state = error, state
                 if state != "done":
                     drawing.drop()
-                self._forget()
                 self._changed.notify_all()
 
 
