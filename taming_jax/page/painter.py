@@ -42,6 +42,13 @@ class Asked:
     ids: np.ndarray | None = None
 
     @property
+    def bytes(self) -> int:
+        return sum(map(len, self.files.values())) + (0 if self.ids is None else self.ids.nbytes)
+
+    def without_files(self) -> "Asked":
+        return dataclasses.replace(self, files={}, ids=None)
+
+    @property
     def steps(self) -> int:
         return self.painter.generator.steps((self.settings.size[0], self.settings.size[1]))
 
@@ -71,6 +78,10 @@ class Drawn:
     labels: Sequence[str]
     condition: bytes = b""
 
+    @property
+    def bytes(self) -> int:
+        return self.ids.nbytes + len(self.condition)
+
 
 class Painter:
     """generator: what draws; saved: the checkpoint that it is from; workdir: by what name, default its path. Raises
@@ -93,6 +104,8 @@ class Painter:
         self.factor = int(np.lcm.reduce([self.code, *others]))
         self.n_labels = stage.config.in_channels if stage and self.condition.label_maps else 0
         self.beside = self.condition.classes if isinstance(self.condition, StageCondition) else None
+        objects = self.condition.keys[:1] in (("boxes",), ("points",))
+        self.by_file = bool(self.condition.suffixes) and not (self.condition.label_maps or objects)
         self.class_from_map = bool(getattr(self.condition, "class_from", ()))
         self.classes: tuple[str, ...] = getattr(self.beside or self.condition, "names", ())
         self.names, self.colours, self._examples = self._labels()
