@@ -6,8 +6,8 @@ python sample.py --config=configs/ade20k.py --config.sample.condition=MAPS
 Needs both first stages of configs/ade20k_vqgan.py and the same data. Hardware: 4 GPUs with 80 GB at the global batch of
 64. Published result: FID of the samples 35.5.
 
-The paper gives one rate of dropout, which is that of embeddings, of what layers add, and of attention, as in the
-published files of the transformers on scenes.
+The published file could not be read. One rate of dropout is that of embeddings, of what layers add, and of attention,
+as in the published files of the transformers on scenes.
 """
 
 from ml_collections import ConfigDict
