@@ -17,8 +17,9 @@ def get_config(arg: str = "") -> ConfigDict:
     words = common.arguments(arg, "segmentation")
     config = common.vqgan("runs/ade20k_vqgan")
     config.data.update({"source": "ade20k", "path": "data/ade20k", "size": 256, "resize": 296, "batch_size": 32})
+    config.data.val_resize = 0  # training sees crops, validation the largest square in the middle
     config.model.update({"n_embed": 4096, "dtype": "bfloat16"})
-    config.loss.update({"disc_learn_start": 25_000, "disc_start": 30_000, "disc_ramp": 10_000})
+    config.loss.update({"disc_learn_start": 25_000, "disc_start": 30_001, "disc_ramp": 10_000})
     config.train.update({"steps": 400_000, "monitor": "val/lpips"})
     config.train.show = ("nll_loss", "quant_loss", "d_weight", "disc_loss")
     if "segmentation" in words:

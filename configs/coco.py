@@ -17,5 +17,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.update({"workdir": "runs/coco", "first_stage": "runs/coco_vqgan"})
     config.data.update({"source": "coco_stuff", "path": "data/coco"})
     config.condition.stage = "runs/coco_segmentation_vqgan"
-    config.transformer.update({"n_layer": 32, "n_embd": 1280, "embedding_dropout": 0.0, "residual_dropout": 0.0})
+    config.transformer.update({"n_layer": 32, "n_embd": 1280})
+    config.transformer.update(dict.fromkeys(("embedding_dropout", "residual_dropout", "attention_dropout"), 0.0))
     return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

@@ -18,7 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.update({"source": "folder", "path": "data/ffhq", "size": 256, "batch_size": 32})
     config.data.val_share = 1 / 70  # 1,000 of 70,000
     config.model.dtype = "bfloat16"
-    config.loss.update({"disc_learn_start": 25_000, "disc_start": 30_000, "disc_ramp": 10_000})
+    config.loss.update({"disc_learn_start": 25_000, "disc_start": 30_001, "disc_ramp": 10_000})
     config.train.update({"steps": 400_000, "monitor": "val/lpips"})
     config.train.show = ("nll_loss", "quant_loss", "d_weight", "disc_loss")
     return common.tiny_vqgan(config) if "tiny" in common.arguments(arg) else config

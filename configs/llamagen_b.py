@@ -4,11 +4,13 @@ python train_transformer.py --config=configs/llamagen_b.py --config.data.path=gs
 python sample.py --config=configs/llamagen_b.py --config.sample.classes="n02119022,282" --config.sample.per_class=8
 
 Needs the first stage of configs/llamagen_vqgan.py. Hardware: 8 GPUs with 40 GB at the global batch of 256.
-Published result: FID 5.46 at 256 x 256 with guidance 2.
+Published result: FID 5.46 at 256 x 256 with guidance 2; with `--config.data.size=384` 6.09, of images of 384 x 384
+resized to 256 (`python -m taming_jax.evaluate samples RUN --size 256`).
 
-The recipe is the published one: AdamW, weight decay on all matrices, one class in ten hidden, images as codes of ten
-crops each, written once (`python -m taming_jax.encode_dataset --config=configs/llamagen_b.py --out=CODES --crops=10`,
-then `--config.data.source=codes --config.data.path=CODES`), 300 epochs. The published files:
+The recipe is the published one: AdamW, weight decay on all matrices, one class in ten hidden, 300 epochs; crops of the
+central square, which is 1.05 to 1.1 times as large, as codes of ten crops an image, written once (`python -m
+taming_jax.encode_dataset --config=configs/llamagen_b.py --out=CODES --crops=10`, then `--config.data.source=codes
+--config.data.path=CODES`). What differs, such as the places of the crops: docs/published.md. The published files:
 docs/models.md.
 """
 
@@ -20,6 +22,7 @@ from configs import common
 def get_config(arg: str = "") -> ConfigDict:
     config = common.transformer("runs/llamagen_b", first_stage="runs/llamagen_vqgan")
     config.data.update({"source": "tfds", "name": "imagenet2012", "size": 256, "batch_size": 256})
+    config.data.update({"zoom": (1.05, 1.1), "crop_from": "center", "resampling": "adm"})
     config.condition.update({"kind": "class_label", "n_classes": 1000})
     config.transformer.update({"n_layer": 12, "n_head": 12, "n_embd": 768})
     config.transformer.update({"norm": "rms", "mlp": "swiglu", "bias": False, "positions": "rotary"})

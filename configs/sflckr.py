@@ -19,5 +19,6 @@ def get_config(arg: str = "") -> ConfigDict:
     config.data.update({"source": "folder", "path": "data/flickr/images", "maps": "data/flickr/labels"})
     config.data.update({"n_labels": 182, "resize": 0, "random_scale": True})  # crops of all sizes
     config.condition.stage = "runs/sflckr_segmentation_vqgan"
-    config.transformer.update({"n_layer": 24, "embedding_dropout": 0.0, "residual_dropout": 0.0})
+    config.transformer.n_layer = 24
+    config.transformer.update(dict.fromkeys(("embedding_dropout", "residual_dropout", "attention_dropout"), 0.0))
     return common.tiny_transformer(config) if "tiny" in common.arguments(arg) else config

@@ -23,7 +23,7 @@ from taming_jax import sharding, stopping
 from taming_jax.checkpoint import beside, open_saved
 from taming_jax.data.config import DataConfig
 from taming_jax.data.demo.known import KNOWN
-from taming_jax.experiment import SampleConfig
+from taming_jax.experiment import saved_filters
 from taming_jax.files import write_whole
 from taming_jax.outputs import Ours, check_outputs, is_json, is_text
 from taming_jax.pictures import grid, is_ours, save_grid
@@ -77,7 +77,7 @@ def evaluate(workdir: str, out: str, samples: int, batch_size: int) -> dict[str,
     figures = {f"reconstruction/{name}": value for name, value in measure(first_stage.params).items()}
     pictures = {**measure.pictures(first_stage.params)}
     if isinstance(model, Generator):
-        filters = from_dict(SampleConfig, config["sample"], "config.sample").filters()
+        filters = saved_filters(config)
         held_out = GeneratorEvaluation(model.sampler, data)
         figures |= {f"transformer/{name}": value for name, value in held_out(model.params).items()}
         pictures |= held_out.pictures(model.params, filters)

@@ -16,9 +16,9 @@ from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.models.feature_discriminator import FeatureDiscriminator, FeatureDiscriminatorConfig
 from taming_jax.models.gpt import GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
-from taming_jax.sampling.filters import Filters, check_guidance
+from taming_jax.sampling.filters import FILTER_NAMES, Filters, check_guidance, with_filters
 from taming_jax.sampling.rejection import rounds_for
-from taming_jax.settings import PathText, below, check, to_dict
+from taming_jax.settings import PathText, below, check, from_dict, to_dict
 from taming_jax.sharding import MeshConfig
 from taming_jax.training.loop import TrainConfig
 from taming_jax.training.optim import DiscOptimizerConfig, OptimizerConfig, make_optimizer
@@ -94,7 +94,13 @@ class SampleConfig:
 
     def filters(self) -> Filters:
         """How tokens are drawn. Raises ValueError for what cannot be drawn with."""
-        return Filters(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Filters)})
+        return Filters(**{name: getattr(self, name) for name in FILTER_NAMES})
+
+
+def saved_filters(config: Mapping[str, Any]) -> Filters:
+    """The filters of a checkpoint's settings. Raises ValueError for what cannot be drawn with."""
+    said = with_filters(config.get("sample", {}))
+    return from_dict(Filters, {name: said[name] for name in FILTER_NAMES}, "config.sample")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,6 +127,9 @@ class VQGANExperiment:
     train: TrainConfig = TrainConfig()
 
     def __post_init__(self) -> None:
+        with below("optimizer"):
+            has_none = "a first stage has no table of tokens, and its codes do not decay"
+            check(self.optimizer, "decay_embeddings", not self.optimizer.decay_embeddings, has_none)
         with below("disc_optimizer"):
             self.disc_optimizer.beside(self.optimizer)  # refuses what cannot be
 

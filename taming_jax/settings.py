@@ -82,6 +82,12 @@ def from_dict(cls: type[T], values: Mapping[str, Any], name: str = "config") -> 
         return cls(**fitted)
 
 
+def fitted(cls: type, name: str, value: Any, where: str) -> Any:
+    """The value as `from_dict` takes it for the field `name` of `cls`; where: what the user calls the field. Raises
+    ValueError for a value of another type."""
+    return _fit(value, typing.get_type_hints(cls, include_extras=True)[name], where)
+
+
 # What settings of the data that came later did before there were any, where files are read.
 BEFORE = {"color_profiles": False}
 
@@ -125,10 +131,8 @@ def _fit(value: Any, hint: Any, where: str) -> Any:
             return tuple(_fit(item, arguments[0], where) for item in value)
     elif hint is float:
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            try:
+            with contextlib.suppress(OverflowError):  # of a whole number that no float is as large as
                 return float(value)
-            except OverflowError:
-                raise ValueError(f"{where} is {told(value)}, which is larger than any float.") from None
     elif hint is int:
         if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63:
             return value

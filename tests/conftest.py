@@ -78,7 +78,8 @@ collect_ignore = [] if importlib.util.find_spec("torch") else [*WITH_TORCH]
 # What trains, converts or compiles for many seconds; `-m "not slow"` leaves it out.
 SLOW = (
     "test_codebooks_benchmark.py", "test_compile_for.py", "test_conditioning.py", "test_configs.py", "test_convert.py",
-    "test_evaluate.py", "test_loop.py", "test_mesh.py", "test_programs.py", "test_rectangles.py", "test_window.py",
+    "test_evaluate.py", "test_every_setting.py", "test_loop.py", "test_mesh.py", "test_programs.py",
+    "test_rectangles.py", "test_window.py",
 )  # fmt: skip
 
 

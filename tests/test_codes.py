@@ -359,6 +359,8 @@ def test_a_list_of_used_codes_belongs_to_its_first_stage(stages, tmp_path, monke
     np.testing.assert_array_equal(np.load(path), used)  # for other programs it is a plain list
     experiment = second_stage(stages, remap=path)
     assert open_stages(experiment, "", mesh).first_stage.config.remap == tuple(used)
+    near = open_stages(dataclasses.replace(experiment, unknown="0"), "", mesh).first_stage.config
+    assert (near.remap, near.unknown) == (tuple(used), "0")
     saved = checkpoint.open_saved(stages["image"])
     for name in ("encoder", "quant_conv", "quantizer", "decoder", "post_quant_conv"):
         other = str(tmp_path / name)

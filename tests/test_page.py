@@ -129,7 +129,7 @@ def flags(asked):
     words = shlex.split(asked.told()["command"].replace("\\\n", ""))
     assert words[:2] == ["python", "sample.py"] and words[3] == f"--workdir={asked.painter.saved.path}"
     pairs = [word.removeprefix("--config.sample.").split("=", 1) for word in words[4:]]
-    texts = ("classes", "condition", "complete", "keep")
+    texts = ("classes", "condition", "complete", "keep", "guidance_schedule")
     return {name: value if name in texts else ast.literal_eval(value) for name, value in pairs}
 
 

@@ -16,6 +16,8 @@ from page_client import ask, b64, draw, named, serving, told, wait, wanted
 from PIL import Image
 from waiting import until
 
+from taming_jax.page.room import Full
+
 
 @pytest.fixture(scope="module")
 def models():
@@ -134,7 +136,7 @@ def test_who_asked_goes_away_and_the_queue_goes_on(page, slow):
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     slow.go.release(4)
     wait(page, named(draw(page, seed=2)), "done")
-    assert slow.drawn == [1, 2] and page._reading == 0
+    assert slow.drawn == [1, 2] and page.bodies.taken == 0
 
 
 @pytest.mark.parametrize(
@@ -261,9 +263,9 @@ def test_too_much_is_not_even_read(page):
     with socket.create_connection(page.server_address[:2], timeout=300) as client:
         client.sendall(b"POST /draw HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000000\r\n\r\n")
         assert b"400" in client.recv(4096).split(b"\r\n")[0]
-    with pytest.raises(ValueError, match="too much is being sent at once"), page.room(100 << 20), page.room(100 << 20):
-        pass
-    assert page._reading == 0 and ask(page, "GET", "/about")[0] == 200
+    with pytest.raises(Full, match="too much is being sent at once"), page.bodies.of(100 << 20):
+        page.bodies.take(100 << 20)
+    assert page.bodies.taken == 0 and ask(page, "GET", "/about")[0] == 200
 
 
 def test_other_pages_cannot_use_it(page):

@@ -125,7 +125,7 @@ def photo_of(width, height):
     return Photo(None, width, height, (width, height), 1)
 
 
-def test_a_square_is_cut_as_it_always_was():
+def test_a_square_begins_at_a_whole_pixel_of_the_resized_image():
     random = np.random.default_rng(0)
     for seed in range(2000):
         width, height, size = (int(n) for n in (*random.integers(8, 3000, 2), random.integers(16, 600)))
@@ -138,7 +138,11 @@ def test_a_square_is_cut_as_it_always_was():
             side = min(size, side) + rng.random() * (side - min(size, side))
         options = {"resize": resize, "random_scale": random_scale}
         window = choose_window(photo_of(width, height), (size, size), np.random.default_rng(seed), **options)
-        assert window == (width, height, x * (width - side), y * (height - side), side, side, flip)
+        across, down = (length * size / side + 1e-9 for length in (width, height))  # the whole, resized
+        left, top = int(x * (int(across) - size + 1)), int(y * (int(down) - size + 1))
+        expected = (width, height, left * side / size, top * side / size, side, side)
+        np.testing.assert_allclose(window[:6], expected, rtol=1e-12)
+        assert window.flip == flip and window.crop((size, size))[:2].tolist() == [top, left]
 
 
 @pytest.mark.parametrize("options", [{}, {"resize": 120}, {"random_scale": True}])

@@ -24,6 +24,8 @@ SOURCES = {
     "codes": "the data set",
 }
 
+CROPS_FROM = ("image", "center")
+RESAMPLINGS = ("bicubic", "adm")
 ANNOTATIONS = ("class_label", "segmentation", "depth", "crop", "objects", "keypoints")
 
 
@@ -97,6 +99,12 @@ class DataConfig:
     color_profiles: whether pictures with a color profile (ICC), such as Display P3 or Adobe RGB, are brought to sRGB.
     max_pixels: an image or map that decodes to more is left out, as a likely decompression bomb.
     resize: the smaller side of the whole image in pixels, from which `size` is cut; 0: as small as it can be.
+    val_resize: that of validation; None: as `resize`. zoom: (least, most): in training the smaller side is drawn, as
+        so many times that of `size`, in place of `resize`.
+    crop_from: where in the whole image a random crop lies: anywhere in the "image", or in its "center", the largest
+        part of `size`'s shape in the middle.
+    resampling: "bicubic", smoothed, in one step; "adm": halved by means of 2 x 2 pixels while twice as many are there
+        as needed, then bicubic, as guided-diffusion (ADM) and LlamaGen prepare images.
     flip, random_crop: augmentation in training; the demo scenes need none. random_scale: how much is cut out is drawn,
         between `size` pixels of the file and the most that `resize` allows; landscapes: how large the whole is, up to
         `resize`.
@@ -142,6 +150,10 @@ class DataConfig:
     workers: int = 0
     sizes: tuple[int, ...] = ()
     color_profiles: bool = True
+    val_resize: int | None = None
+    zoom: tuple[float, ...] = ()
+    crop_from: str = "image"
+    resampling: str = "bicubic"
 
     def __post_init__(self) -> None:
         check_known(self, "source", SOURCES)
@@ -164,6 +176,14 @@ class DataConfig:
         check_missing(self)
         least = min(self.sides)
         check(self, "resize", not 0 < self.resize < least, f"it must be 0 or at least size={least}")
+        fits = self.val_resize in (None, 0) or least <= (self.val_resize or 0) <= 1 << 16
+        check(self, "val_resize", fits, f"it must be None, 0 or from size={least} to {1 << 16}")
+        check_known(self, "crop_from", CROPS_FROM)
+        check_known(self, "resampling", RESAMPLINGS)
+        pair = not self.zoom or (len(self.zoom) == 2 and 1 <= self.zoom[0] <= self.zoom[1] <= 16)
+        check(self, "zoom", pair, "it must be (least, most), from 1 to 16 times `size`, or () for none")
+        alone = not (self.zoom and (self.resize or self.random_scale))
+        check(self, "zoom", alone, "it takes the place of `resize`, which must be 0, and of `random_scale`")
         smaller = not self.resize or self.resize >= max(self.sizes, default=0)
         check(self, "sizes", smaller, f"they are cut from images of resize={self.resize}")
 
@@ -173,6 +193,21 @@ class DataConfig:
         return sides(self.size)
 
     @property
+    def zoomed(self) -> tuple[int, int] | None:
+        """The least and the most of the whole image's smaller side in pixels, by `zoom`."""
+        least, most = (int(times * min(self.sides) + 1e-6) for times in self.zoom or (0, 0))
+        return (least, most) if self.zoom else None
+
+    @property
+    def enough(self) -> int:
+        """The smaller side in pixels that suffices when a file is decoded, 0 for all of it: see `pixels.decode`."""
+        return (
+            0
+            if self.random_scale or self.resampling == "adm"
+            else 2 * max(*self.sides, self.resize, *self.zoomed or (0,))
+        )
+
+    @property
     def missing_depths(self) -> tuple[float, ...]:
         """The values of `missing`."""
         return missing_values(self.missing)
@@ -180,6 +215,11 @@ class DataConfig:
     @property
     def threads(self) -> int:
         return self.workers or cores.allowed()
+
+    def validating(self) -> "DataConfig":
+        """The settings as they are in effect for validation, which has one size and one scale."""
+        resize = self.resize if self.val_resize is None else self.val_resize
+        return dataclasses.replace(self, sizes=(), zoom=(), resize=resize, val_resize=None)
 
     def meeting(self, needs: Needs) -> "DataConfig":
         """The settings as they are in effect for these needs: what sources see, and what a checkpoint keeps."""

@@ -23,9 +23,9 @@ class Files:
         paired = tuple(sorted(set(config.annotations) - {"class_label", "crop"}))
         # what the listing does not depend on is set to one value
         key = dataclasses.replace(
-            config, annotations=paired, size=16, sizes=(), resize=0, batch_size=1, seed=0, workers=0
+            config.validating(), annotations=paired, size=16, resize=0, batch_size=1, seed=0, workers=0
         )
-        key = dataclasses.replace(key, max_pixels=1 << 16, color_profiles=True)
+        key = dataclasses.replace(key, max_pixels=1 << 16, color_profiles=True, crop_from="image", resampling="bicubic")
         self.listing = list_once(find, key, split)
         self.reader = Reader(config, self.listing)
 

@@ -62,7 +62,7 @@ def _open(config: DataConfig, split: str) -> Source:
     """config: with the needs met; sources see no others."""
     if split not in ("train", "val"):
         raise ValueError(f"unknown split {split!r}; known: train, val")
-    source = OPENERS[config.source](config, split)
+    source = OPENERS[config.source](config if split == "train" else config.validating(), split)
     if missing := [name for name in config.annotations if name not in source.gives]:
         hints = {"segmentation": "; label maps of your own are named by `maps`", "depth": "; depth maps by `depths`"}
         raise ValueError(
@@ -217,9 +217,10 @@ def _batches(config: DataConfig, split: str, shard: Shard, start_step: int) -> I
 
 def _of_sizes(config: DataConfig, start_step: int) -> list[tuple[DataConfig, int]]:
     """For each of `sizes` the settings that have it alone, and how many steps before `start_step` had it."""
-    n, seeds = len(config.sizes), 1 << 32
-    alone = lambda k, side: dataclasses.replace(config, size=side, sizes=(), seed=(config.seed + k) % seeds)
-    return [(alone(k, side), (start_step - k + n - 1) // n) for k, side in enumerate(config.sizes)]
+    sizes, n, seeds = config.sizes, len(config.sizes), 1 << 32
+    config = dataclasses.replace(config, sizes=(), val_resize=None)  # which is for `size`
+    alone = lambda k, side: dataclasses.replace(config, size=side, seed=(config.seed + k) % seeds)
+    return [(alone(k, side), (start_step - k + n - 1) // n) for k, side in enumerate(sizes)]
 
 
 def _in_turn(streams: list[Iterator[dict[str, np.ndarray]]], start_step: int) -> Iterator[dict[str, np.ndarray]]:

@@ -27,20 +27,21 @@ class Reader:
         """
         config = self.config
         try:
-            enough = 0 if config.random_scale else 2 * max(*config.sides, config.resize)
-            photo = decode(source, enough, config.channels, config.max_pixels, config.color_profiles)
+            photo = decode(source, config.enough, config.channels, config.max_pixels, config.color_profiles)
             for remark in photo.remarks:
                 self.problems.note(remark, name)
             window = choose_window(
                 photo,
                 config.sides,
                 rng,
-                resize=config.resize,
+                resize=config.zoomed or config.resize,
                 random_crop=config.random_crop,
                 random_scale=config.random_scale,
                 flip=config.flip,
+                crop_from=config.crop_from,
+                resampling=config.resampling,
             )
-            record: Record = {"image": cut_photo(photo, window, config.sides)}
+            record: Record = {"image": cut_photo(photo, window, config.sides, config.resampling)}
             record |= {"class_label": np.int32(label), "valid": np.bool_(True)}
             if "crop" in config.annotations:
                 record |= {"crop": window.crop(config.sides), "flip": np.bool_(window.flip)}

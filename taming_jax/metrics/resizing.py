@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
+DRAWN = "bicubic of a = -0.75 without smoothing, before values are rounded, as LlamaGen's sampler resizes"
 RESIZES = ("pytorch-fid", "clean-fid", "tensorflow")
 
 
@@ -41,4 +42,22 @@ def _bilinear(length: int, side: int, centres: bool) -> np.ndarray:
     weights = np.zeros((side, length), np.float32)
     np.add.at(weights, (np.arange(side), low), 1 - share)
     np.add.at(weights, (np.arange(side), high), share)
+    return weights
+
+
+def resize_drawn(images: np.ndarray, sides: tuple[int, int]) -> np.ndarray:
+    """Floats (b, H, W, c) -> float32 (b, *sides, c), as PyTorch's `interpolate(mode="bicubic")`."""
+    rows, columns = (_bicubic(length, side) for length, side in zip(images.shape[1:3], sides))
+    return np.einsum("ih,bhwc,jw->bijc", rows, images.astype(np.float32), columns, optimize=True)
+
+
+@lru_cache(maxsize=256)
+def _bicubic(length: int, side: int) -> np.ndarray:
+    """(side, length): each row holds the weights of the four pixels around a new one; beyond the edge is the edge."""
+    place = (np.arange(side) + 0.5) * (length / side) - 0.5
+    weights, first = np.zeros((side, length), np.float32), np.floor(place).astype(int)
+    for pixel in (first - 1, first, first + 1, first + 2):
+        x = np.abs(place - pixel)
+        near, far = (1.25 * x - 2.25) * x * x + 1, -0.75 * (((x - 5) * x + 8) * x - 4)
+        np.add.at(weights, (np.arange(side), pixel.clip(0, length - 1)), np.where(x <= 1, near, far))
     return weights

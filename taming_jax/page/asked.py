@@ -1,11 +1,12 @@
 """What a browser asks for, from JSON to settings of `sample.py` and the files that they name; nothing is trusted."""
 
+import contextlib
 import dataclasses
 import io
 import json
-import math
 import secrets
-from collections.abc import Callable, Mapping
+import typing
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,91 +14,85 @@ from PIL import Image
 
 from taming_jax.conditioning.labels import ANY
 from taming_jax.experiment import SampleConfig
+from taming_jax.page.form import Form
 from taming_jax.page.painter import Asked, Drawn, Painter
-from taming_jax.page.uploads import check_file, from_base64, read_upload
+from taming_jax.page.uploads import check_file, read_upload
+from taming_jax.sampling.filters import FILTER_NAMES, Filters
 
 MOST_PICTURES = 64
 MOST_SEED = 2**31 - 1
+MOST_OF = {"temperature": 5, "top_k": 1 << 20, "guidance": 20, "guidance_power": 20}  # of other numbers 1
 
 
-class Form:
-    """The fields of a JSON object; each is read as what it must be. Raises ValueError."""
-
-    def __init__(self, body: bytes) -> None:
-        try:
-            fields = json.loads(body)
-        except (ValueError, RecursionError):
-            raise ValueError("what was sent is not JSON") from None
-        if not isinstance(fields, dict):
-            raise ValueError("what was sent is no JSON object")
-        self.fields: dict[str, Any] = fields
-
-    def whole(self, name: str, low: int, high: int, default: int | None = None) -> int:
-        value = self.fields.get(name, default)
-        if type(value) is not int or not low <= value <= high:
-            raise ValueError(f"{name} must be a whole number from {low} to {high}")
-        return value
-
-    def number(self, name: str, low: float, high: float, default: float) -> float:
-        value = self.fields.get(name, default)
-        if type(value) not in (int, float) or not math.isfinite(value) or not low <= value <= high:
-            raise ValueError(f"{name} must be a number from {low:g} to {high:g}")
-        return float(value)
-
-    def choice(self, known: list[Painter]) -> Painter:
-        return known[self.whole("model", 0, len(known) - 1, 0)]
-
-    def mask(self, name: str, size: tuple[int, int], values: int, most: int) -> np.ndarray:
-        """uint8 (height, width), a byte for each pixel, each below `values`."""
-        body = from_base64(self.fields.get(name), name, most)
-        if len(body) != size[0] * size[1]:
-            raise ValueError(f"{name}: {len(body)} bytes are no map of {size[0]} x {size[1]} pixels")
-        values_there = np.frombuffer(body, np.uint8).reshape(size)
-        if values_there.max() >= values:
-            raise ValueError(f"{name}: {values_there.max()} is not one of the {values} that there are")
-        return values_there
+Work = Callable[[int], contextlib.AbstractContextManager[Any]]  # room for work on so many pixels, which may raise Full
 
 
-def read_labels(body: bytes, painters: list[Painter]) -> np.ndarray:
+def unbounded(pixels: int) -> contextlib.AbstractContextManager[Any]:
+    return contextlib.nullcontext()
+
+
+def read_labels(body: bytes, painters: list[Painter], work: Work = unbounded) -> np.ndarray:
     """A file of labels as uint8 (height, width) of the size asked for, to be painted on."""
     form = Form(body)
-    painter, size = form.choice(painters), _size(form)
+    painter, size = _choice(form, painters), _size(form)
     painter.check_size(*size)
     if not painter.condition.label_maps:
         raise ValueError("this model does not read label maps")
-    file = from_base64(form.fields.get("upload"), "the file")
-    labels = read_upload(file, painter.condition, painter.factor, size, painter.unlabelled)
+    file = form.file("upload", "the file")
+    with work(_pixels(size, check_file(file, painter.condition.suffixes)[1])):
+        labels = read_upload(file, painter.condition, painter.factor, size, painter.unlabelled)
     return labels[painter.condition.keys[0]].astype(np.uint8)
 
 
-def parse(body: bytes, painters: list[Painter], find: Callable[[str], Any]) -> Asked:
-    """find: a name -> the drawing of that name, or None. Raises ValueError for what cannot be drawn, as far as that is
-    known without computing."""
+def parse(body: bytes, painters: list[Painter], find: Callable[[str], Any], work: Work = unbounded) -> Asked:
+    """find: a name -> the drawing of that name, or None. work: in which files are opened. Raises ValueError for what
+    cannot be drawn, as far as that is known without computing."""
     form = Form(body)
-    painter, size = form.choice(painters), _size(form)
+    painter, size = _choice(form, painters), _size(form)
     painter.check_size(*size)
-    top_k = None if form.fields.get("top_k") is None else form.whole("top_k", 1, 1 << 20)
-    top_p = form.number("top_p", 0, 1, 1.0)
     settings = SampleConfig(
         n=form.whole("n", 1, MOST_PICTURES, 1),
         seed=form.whole("seed", 0, MOST_SEED, 0),
         size=size,
-        temperature=form.number("temperature", 0, 5, 1.0),
-        top_k=top_k,
-        top_p=None if top_p == 1 else top_p,
-        guidance=form.number("guidance", 0, 20, 1.0) if painter.guided else 1.0,
         stride=form.whole("stride", 1, 64, 1),
         step=str(painter.saved.step or ""),  # one that hubs keep has no steps
+        **_filters(form, painter),
     )
     stem = f"picture_{secrets.token_hex(3)}"
     files: dict[str, bytes] = {}
-    settings, keywords = _condition(form, painter, settings, stem, files)
-    settings = dataclasses.replace(settings, batch_size=settings.n)
-    ids = None
-    if form.fields.get("redraw") is not None:
-        settings, ids = _completion(form, painter, settings, stem, files, find)
+    with work(_pixels(size, *_sent(form, painter))):
+        settings, keywords = _condition(form, painter, settings, stem, files)
+        settings = dataclasses.replace(settings, batch_size=settings.n)
+        ids = None
+        if form.fields.get("redraw") is not None:
+            settings, ids = _completion(form, painter, settings, stem, files, find)
     painter.check(settings)
     return Asked(painter, settings, files, keywords, stem, ids)
+
+
+def _filters(form: Form, painter: Painter) -> dict[str, Any]:
+    """How tokens are drawn: what is not asked for is as it was saved with the model."""
+    hints, saved = typing.get_type_hints(Filters), painter.filters
+    found = {name: form.setting(name, hints[name], getattr(saved, name), MOST_OF.get(name, 1)) for name in FILTER_NAMES}
+    if found["top_p"] == 1:
+        found["top_p"] = None
+    return found if painter.guided else {**found, "guidance": 1.0}
+
+
+def _choice(form: Form, known: list[Painter]) -> Painter:
+    return known[form.whole("model", 0, len(known) - 1, 0)]
+
+
+def _pixels(*sizes: tuple[int, int]) -> int:
+    return sum(height * width for height, width in sizes)
+
+
+def _sent(form: Form, painter: Painter) -> Iterator[tuple[int, int]]:
+    """The sizes of the pictures that will be opened."""
+    if painter.by_file:
+        yield check_file(form.file("upload", "the file"), painter.condition.suffixes)[1]
+    if form.fields.get("redraw") is not None and form.fields.get("base") is None:
+        yield check_file(form.file("picture", "the picture"), (".png",))[1]
 
 
 def _size(form: Form) -> tuple[int, int]:
@@ -127,9 +122,9 @@ def _condition(
         objects = form.fields.get("objects")
         condition.parse({condition.keys[0]: objects}, 1, size)
         name, content = f"{stem}_objects.json", json.dumps(objects).encode()
-    elif condition.suffixes:
-        content = from_base64(form.fields.get("upload"), "the file")
-        name = f"{stem}_condition{check_file(content, condition.suffixes)}"
+    elif painter.by_file:
+        content = form.file("upload", "the file")
+        name = f"{stem}_condition{check_file(content, condition.suffixes)[0]}"
         condition.parse(read_upload(content, condition, painter.factor, size), 1, size)
     else:
         return settings, {}
@@ -161,11 +156,9 @@ def _completion(
         stays &= there
         content = _png(image)
     else:
-        content = from_base64(form.fields.get("picture"), "the picture")
-        check_file(content, (".png",))
-        with Image.open(io.BytesIO(content)) as picture:
-            if picture.size != size[::-1]:
-                raise ValueError(f"the picture has {picture.size} pixels, but the one to draw {size[::-1]}")
+        content = form.file("picture", "the picture")
+        if (sides := check_file(content, (".png",))[1]) != size[::-1]:
+            raise ValueError(f"the picture has {sides} pixels, but the one to draw {size[::-1]}")
     cells = stays.reshape(size[0] // painter.code, painter.code, size[1] // painter.code, painter.code).all((1, 3))
     if not cells.any() or cells.all():
         raise ValueError(

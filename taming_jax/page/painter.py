@@ -16,9 +16,10 @@ from taming_jax.conditioning import StageCondition
 from taming_jax.data import pipeline
 from taming_jax.data.demo.known import known_data
 from taming_jax.drawing.requests import Wanted, requests
-from taming_jax.experiment import SampleConfig
+from taming_jax.experiment import SampleConfig, saved_filters
 from taming_jax.page import folders, recipe
 from taming_jax.page.preview import Preview, png
+from taming_jax.sampling.filters import SCHEDULES
 from taming_jax.sampling.window import check_window
 from taming_jax.settings import to_dict
 from taming_jax.trained.generator import Generator
@@ -26,7 +27,6 @@ from taming_jax.trained.generator import Generator
 MOST_PIXELS = 1 << 21  # of all pictures that are drawn together
 MOST_SIDE = 1 << 13
 FIRST_MAP = 91  # the seed of the map to begin with, of which the package's model draws a good picture
-FILTERS = ("temperature", "top_k", "top_p", "guidance")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +42,13 @@ class Asked:
     ids: np.ndarray | None = None
 
     @property
+    def bytes(self) -> int:
+        return sum(map(len, self.files.values())) + (0 if self.ids is None else self.ids.nbytes)
+
+    def without_files(self) -> "Asked":
+        return dataclasses.replace(self, files={}, ids=None)
+
+    @property
     def steps(self) -> int:
         return self.painter.generator.steps((self.settings.size[0], self.settings.size[1]))
 
@@ -54,7 +61,7 @@ class Asked:
             "class": None if label is None or isinstance(label, list) else str(label),  # else all, or as the map says
             "n": settings.n,
             "seed": settings.seed,
-            "filters": {name: getattr(settings, name) for name in FILTERS},
+            "filters": to_dict(settings.filters()),
             "stem": self.stem,
             "files": sorted(self.files),
             "command": recipe.command(settings, painter.workdir, painter.saved.config),
@@ -71,6 +78,10 @@ class Drawn:
     labels: Sequence[str]
     condition: bytes = b""
 
+    @property
+    def bytes(self) -> int:
+        return self.ids.nbytes + len(self.condition)
+
 
 class Painter:
     """generator: what draws; saved: the checkpoint that it is from; workdir: by what name, default its path. Raises
@@ -85,6 +96,7 @@ class Painter:
         self.name = Path(self.workdir).name or self.workdir
         self.condition = generator.model.condition
         self.guided = bool(generator.model.condition_dropout)
+        self.filters = saved_filters(saved.config)  # to begin with
         stage, config = generator.condition_stage, generator.first_stage.config
         self.code = config.factor
         others = (stage.config.factor if stage else 1, getattr(self.condition, "scale", 1))
@@ -92,6 +104,8 @@ class Painter:
         self.factor = int(np.lcm.reduce([self.code, *others]))
         self.n_labels = stage.config.in_channels if stage and self.condition.label_maps else 0
         self.beside = self.condition.classes if isinstance(self.condition, StageCondition) else None
+        objects = self.condition.keys[:1] in (("boxes",), ("points",))
+        self.by_file = bool(self.condition.suffixes) and not (self.condition.label_maps or objects)
         self.class_from_map = bool(getattr(self.condition, "class_from", ()))
         self.classes: tuple[str, ...] = getattr(self.beside or self.condition, "names", ())
         self.names, self.colours, self._examples = self._labels()
@@ -112,7 +126,7 @@ class Painter:
 
     def about(self) -> dict[str, Any]:
         """What the page has to know."""
-        condition, sample = self.condition, self.saved.config.get("sample", {})
+        condition = self.condition
         kind = condition.keys[0] if condition.keys else "none"
         n_objects = getattr(condition, "n_classes", 0)
         categories = self.classes or [str(number) for number in range(n_objects)]
@@ -135,7 +149,8 @@ class Painter:
             "sides": self.generator.training_pixels,
             "any_size": self.generator.model.order == "row_major",
             "guided": self.guided,
-            "sample": {name: sample.get(name) for name in FILTERS},
+            "schedules": list(SCHEDULES),
+            "sample": to_dict(self.filters),
         }
 
     def check_size(self, height: int, width: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from taming_jax.memory import out_of_memory
+from taming_jax.page.room import Full
 
 log = logging.getLogger(__name__)
 
@@ -19,10 +20,6 @@ Draw = Callable[[Any, Callable[[int], None], Callable[[Sequence[bytes]], None]],
 
 class Cancelled(Exception):
     """Raised within a drawing that nobody wants any more."""
-
-
-class Full(ValueError):
-    """Too many are waiting."""
 
 
 @dataclasses.dataclass
@@ -48,12 +45,19 @@ class Drawing:
 
     @property
     def bytes(self) -> int:
-        return sum(map(len, self.pictures))
+        """Of all that is kept of it."""
+        return sum(map(len, self.pictures)) + sum(getattr(part, "bytes", 0) for part in (self.asked, self.kept))
+
+    def drop(self) -> None:
+        """What it was to be drawn from, and what there is of it: of what nobody wants, or can have, nothing is kept."""
+        self.pictures = ()
+        if hasattr(self.asked, "without_files"):
+            self.asked = self.asked.without_files()
 
 
 class Queue:
     """Draws in the order of asking. waiting: how many may wait; kept, kept_bytes: how many that are over, and how much
-    of their pictures, can still be fetched."""
+    of their pictures and of what these were drawn from, can still be fetched."""
 
     def __init__(self, draw: Draw, waiting: int = 8, kept: int = 48, kept_bytes: int = 256 << 20) -> None:
         self._draw, self._most, self._kept, self._kept_bytes = draw, waiting, kept, kept_bytes
@@ -92,6 +96,7 @@ class Queue:
             drawing.unwanted.set()
             if drawing.state == "waiting":
                 drawing.state = "cancelled"
+                drawing.drop()
 
     def unfinished(self) -> tuple[int, int]:
         """How many are being drawn, and wait."""
@@ -116,8 +121,8 @@ class Queue:
         return bool(left)
 
     def _forget(self) -> None:
-        """The oldest that are over, where there are too many."""
-        over = [drawing for drawing in self._drawings.values() if drawing.over]
+        """The oldest that are over, where there are too many; first those without pictures."""
+        over = sorted((drawing for drawing in self._drawings.values() if drawing.over), key=lambda d: d.state == "done")
         held = sum(drawing.bytes for drawing in over)
         while len(over) > self._kept or (over and held > self._kept_bytes):
             oldest = over.pop(0)
@@ -157,6 +162,8 @@ class Queue:
             with self._changed:
                 if not drawing.over:  # the page may have ended around it
                     drawing.error, drawing.state = error, state
+                if state != "done":
+                    drawing.drop()
                 self._changed.notify_all()
 
 

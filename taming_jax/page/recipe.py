@@ -7,19 +7,24 @@ from pathlib import PurePath
 from typing import Any
 
 from taming_jax.experiment import SampleConfig
+from taming_jax.sampling.filters import FILTER_NAMES
 
-ALWAYS = ("n", "seed", "size", "temperature", "top_k", "top_p")  # whatever the configuration has for them
+# What a command says whatever was saved with the model, since the configuration may have other values, beside the
+# filters that act.
+ALWAYS = ("n", "seed", "size")
 _DEMOS = {"none": "uncond", "class_label": "class"}  # of which the configuration is not named as the condition
 
 
 def command(settings: SampleConfig, workdir: str, config: Mapping[str, Any]) -> str:
     """`python sample.py ...` for a model in `workdir` that was saved with `config`."""
     before = {**_plain(SampleConfig()), **config.get("sample", {})}
+    always = {*ALWAYS, *FILTER_NAMES} - set(settings.filters().idle)
     before = {name: tuple(value) if isinstance(value, list) else value for name, value in before.items()}
+    said = lambda name, value: name in always or value != before.get(name)
     flags = [
         f"--config.sample.{name}={value if isinstance(value, str) else str(value).replace(' ', '')}"
         for name, value in _plain(settings).items()
-        if name not in ("batch_size", "step", "mesh", "out") and (name in ALWAYS or value != before.get(name))
+        if name not in ("batch_size", "step", "mesh", "out") and said(name, value)
     ]
     words = [f"--config={_config_file(config)}", f"--workdir={workdir}", *flags]
     return " \\\n    ".join(["python sample.py", *map(shlex.quote, words)])
@@ -43,7 +48,7 @@ def python(settings: SampleConfig, workdir: str, factor: int, condition: Mapping
         lines.append(f"there = complete(generator.first_stage, picture, mask, {tuple(settings.size)})")
         options += ", **there"
     default = _plain(SampleConfig())
-    names = ("temperature", "top_k", "top_p", "guidance", "stride")
+    names = (*FILTER_NAMES, "stride")
     given = {"size": tuple(settings.size), "seed": settings.seed, **condition}
     given |= {name: getattr(settings, name) for name in names if getattr(settings, name) != default[name]}
     options = ", ".join(f"{name}={value!r}" for name, value in given.items()) + options

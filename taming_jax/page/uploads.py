@@ -27,9 +27,9 @@ def from_base64(text: Any, what: str, most: int = MOST_BYTES) -> bytes:
         raise ValueError(f"{what} is not in base64") from None
 
 
-def check_file(file: bytes, endings: tuple[str, ...]) -> str:
-    """The ending of a file that may be opened: of one of these kinds, and with no more pixels than that. Nothing is
-    decoded. Raises ValueError for others."""
+def check_file(file: bytes, endings: tuple[str, ...]) -> tuple[str, tuple[int, int]]:
+    """The ending of a file that may be opened, of one of these kinds and with no more pixels than that, and its width
+    and height; of an array as many pixels as it has bytes. Nothing is decoded. Raises ValueError for others."""
     found = kinds.kind_of(file[: kinds.START])
     kind = ENDINGS.get(found, "")
     if kind not in (*endings, *(kinds.EXTRA_ENDINGS if kinds.ENDINGS[0] in endings else ())):
@@ -37,19 +37,19 @@ def check_file(file: bytes, endings: tuple[str, ...]) -> str:
         what = f"a {kind} file" if kind else "no picture that is known"
         more = f" ({kinds.in_words(found, file[: kinds.START])})" if found and not kind else ""
         raise ValueError(f"this is {what}; expected {', '.join(known)}{more}")
-    if kind != ".npy":
-        try:
-            opened(file, lambda image, size: size, max_pixels=MOST_PIXELS)
-        except ValueError as error:
-            raise ValueError(f"this picture cannot be used: {str(error).split(';')[0]}") from None
-    return kind
+    if kind == ".npy":
+        return kind, (len(file), 1)
+    try:
+        return kind, opened(file, lambda image, size: size, max_pixels=MOST_PIXELS)
+    except ValueError as error:
+        raise ValueError(f"this picture cannot be used: {str(error).split(';')[0]}") from None
 
 
 def read_upload(
     file: bytes, condition: Condition, factor: int, size: tuple[int, int], unlabelled: int = -1
 ) -> dict[str, Any]:
     """`Condition.read` of what was sent. Raises ValueError."""
-    kind = check_file(file, condition.suffixes)
+    kind, _ = check_file(file, condition.suffixes)
     with folders.folder() as folder:
         path = folder / f"file{kind}"
         path.write_bytes(file)

@@ -51,7 +51,8 @@ class Visitors:
         """Raises ValueError for what a page of elsewhere asks, by its own scripts or by a name that it made lead here.
 
         target: what stands in the request's first line. opens: whether it asks for the page and its scripts alone, to
-        which others may have links, and which say what is wrong where a proxy makes the origin another one.
+        which others may have links, but which they may not take into their own; and which say what is wrong where a
+        proxy makes the origin another one.
         """
         host, port = _split(_single(headers, "Host"), "the request's Host")
         if target.netloc and _split(target.netloc, "the request's address") != (host, port):
@@ -62,13 +63,14 @@ class Visitors:
                 f"this page does not answer to the name {host!r}: where it is your own for it, start the page with "
                 f"--origin={scheme}://{_single(headers, 'Host')}, as the browser's address line begins"
             )
-        if opens:
+        if opens and headers.get("Sec-Fetch-Mode", "navigate").lower() == "navigate":
             return
-        if headers.get_all("Origin"):
+        if not opens and headers.get_all("Origin"):
             self._check_origin(_single(headers, "Origin"), host, port)
-        site = headers.get("Sec-Fetch-Site", "none").lower()
-        if site not in ("none", "same-origin"):
-            raise ValueError(f"requests come from the page itself only; the browser says that this one is {site}")
+        for site in headers.get_all("Sec-Fetch-Site", []):
+            if site.lower() not in ("none", "same-origin"):
+                what = f"{site.lower()[:100]!r}"
+                raise ValueError(f"requests come from the page itself only; the browser says that this one is {what}")
 
     def _knows(self, host: str) -> bool:
         """By a number no other page leads here; by a name that is not known, one may."""
@@ -121,7 +123,7 @@ def _single(headers: Message, name: str) -> str:
 def _split(text: str, what: str) -> tuple[str, int | None]:
     """A name and a port, as they are compared. Raises ValueError."""
     try:
-        found = _HOST.fullmatch(text if text.isascii() else text.encode("idna").decode())
+        found = _HOST.fullmatch(text if text.isascii() else text[:300].encode("idna").decode())
     except UnicodeError:
         found = None
     if not found or int(found[2] or 0) >= 1 << 16 or (found[1].startswith("[") and not _ip(found[1])):

@@ -7,6 +7,7 @@ from typing import Any
 
 from taming_jax.differences import flat
 from taming_jax.limits import read_json, told
+from taming_jax.sampling.filters import with_filters
 
 # Of a protocol, what may differ from run to run without harm to a comparison.
 PASSING = ("command", "began", "seconds", "versions.", "devices", "processes", "statistics", "checkpoint.", "exported")
@@ -17,6 +18,8 @@ def read_result(path: str) -> dict[str, Any]:
     try:
         found = read_json(path)
         if isinstance(found, dict) and isinstance(found["protocol"], dict):
+            if isinstance(drawn := found["protocol"].get("drawn"), dict):
+                found["protocol"]["drawn"] = with_filters(drawn)
             return found
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is no result of taming_jax.evaluate ({type(error).__name__})") from error

@@ -7,7 +7,7 @@ from typing import Any
 from taming_jax import sharding
 from taming_jax.limits import read_json
 from taming_jax.quality.features import Features
-from taming_jax.quality.images import ImageSet, array_names, of_npz, open_images
+from taming_jax.quality.images import AS_THEY_ARE, Cut, ImageSet, array_names, of_npz, open_images
 from taming_jax.quality.measures import NEIGHBOURS, OF_PAIRS, Compared, compare
 from taming_jax.quality.result import Clock, check_out, described, environment, sheet, write_result
 from taming_jax.quality.statistics import (
@@ -25,11 +25,13 @@ PER_DEVICE = 32
 
 @dataclasses.dataclass(frozen=True)
 class Measuring:
-    """How sets are measured: the network of features, images at once (0: as suits the devices), features to keep."""
+    """How sets are measured: the network of features, images at once (0: as suits the devices), features to keep, and
+    to which size images are brought before."""
 
     features: Features
     batch_size: int = 0
     keep: int = KEEP
+    cut: Cut = AS_THEY_ARE
 
     def __post_init__(self) -> None:
         mesh = self.features.mesh
@@ -38,7 +40,8 @@ class Measuring:
 
     def protocol(self) -> dict[str, Any]:
         """For the result."""
-        return {**dataclasses.asdict(self.features.protocol), "batch_size": self.batch_size}
+        cut = {"cut": dataclasses.asdict(self.cut)} if self.cut.size else {}
+        return {**dataclasses.asdict(self.features.protocol), "batch_size": self.batch_size, **cut}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +80,8 @@ def open_set(path: str, measuring: Measuring) -> Opened:
         )
     if is_statistics(path):
         statistics = read_statistics(path, measuring.features.protocol)
-        return Opened(of_npz(path) if "arr_0" in array_names(path) else None, statistics)
-    images = open_images(path)
+        return Opened(of_npz(path, measuring.cut) if "arr_0" in array_names(path) else None, statistics)
+    images = open_images(path, measuring.cut)
     check_enough(images)
     return Opened(images)
 

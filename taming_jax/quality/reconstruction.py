@@ -25,19 +25,24 @@ from taming_jax.trained.loading import load_saved
 from taming_jax.trained.stages import pictured
 
 
-def data_of(config: dict[str, Any], path: str, images: str, size: int, batch_size: int) -> DataConfig:
+def data_of(
+    config: dict[str, Any], path: str, images: str, size: int, batch_size: int, resampling: str = ""
+) -> DataConfig:
     """The validation split of the training, or the images of a folder in its place, cut from the middle to `size`
-    pixels (0: as in training). Raises ValueError where neither is known."""
+    pixels by `resampling` (0, "": as in training). Raises ValueError where neither is known."""
     if not images:
         if "source" not in config:
             raise ValueError(f"{path!r} was not trained here, so its data is unknown: give --images and --size.")
-        if size:
-            raise ValueError(f"--size={size} is for --images; without them the images are those of the training.")
+        if size or resampling:
+            given = f"--size={size}" if size else f"--resampling={resampling}"
+            raise ValueError(f"{given} is for --images; without them the images are those of the training.")
         return pictured(from_dict(DataConfig, {**config, "batch_size": batch_size}, "config.data"))
     side = size or config.get("size", 0)
     if not side:
         raise ValueError(f"--images={images} needs --size, since {path!r} does not say how large its images are.")
-    like: dict[str, Any] = {name: config[name] for name in ("channels", "color_profiles") if name in config}
+    kept = ("channels", "color_profiles", "resampling")
+    like: dict[str, Any] = {name: config[name] for name in kept if name in config}
+    like |= {"resampling": resampling} if resampling else {}
     values = {"source": "folder", "path": images, "val_path": images, "size": side, "batch_size": batch_size}
     return from_dict(DataConfig, {**values, **like}, "--images")
 
@@ -74,11 +79,19 @@ class ReconstructionMeasure:
 
 
 def reconstruction(
-    workdir: str, out: str, measuring: Measuring, images: str = "", size: int = 0, lpips: str = "", step: str = ""
+    workdir: str,
+    out: str,
+    measuring: Measuring,
+    images: str = "",
+    size: int = 0,
+    lpips: str = "",
+    step: str = "",
+    resampling: str = "",
 ) -> Compared:
     """Measure the first stage in `workdir`, or that of a second stage, and write the result.
 
-    images, size: see `data_of`. lpips: weights for LPIPS, "" for none. The FID of the reconstructions is rfid.
+    images, size, resampling: see `data_of`. lpips: weights for LPIPS, "" for none. The FID of the reconstructions is
+    rfid.
     """
     clock = Clock()
     check_out(out, [images, lpips], [".npz"])
@@ -87,7 +100,7 @@ def reconstruction(
     first_stage = loaded.first_stage if isinstance(loaded, Generator) else loaded
     if not isinstance(first_stage, FirstStage):
         raise ValueError(f"{workdir!r} holds a transformer alone; name the directory of a first stage.")
-    data = data_of(dict(saved.config.get("data", {})), workdir, images, size, measuring.batch_size)
+    data = data_of(dict(saved.config.get("data", {})), workdir, images, size, measuring.batch_size, resampling)
     weights = jax.device_put(load_lpips(lpips), sharding.replicated(first_stage.mesh)) if lpips else None
     measure = FirstStageEvaluation(first_stage.model, data, first_stage.mesh, weights)
     figures, real, fake = ReconstructionMeasure(measure, measuring)(first_stage.params)
@@ -99,6 +112,7 @@ def reconstruction(
         "checkpoint": checkpoint_of(workdir, saved.step, first_stage.params),
         "reference": {**described(real), "source": f"{data.source} {data.val_path or data.path} (val)"},
         "size": list(data.sides),
+        **({"resampling": data.resampling} if data.resampling != "bicubic" else {}),
         "features": measuring.protocol(),
         "lpips": lpips or None,
         **compared.details,

@@ -18,37 +18,43 @@ from taming_jax.drawing.requests import Wanted, open_model, requests
 from taming_jax.experiment import SampleConfig
 from taming_jax.files import write_npz
 from taming_jax.lease import held
+from taming_jax.metrics.resizing import DRAWN, resize_drawn
 from taming_jax.outputs import check_outputs, is_npz
 from taming_jax.pictures import colours, to_pixels
 from taming_jax.quality.distance import Measuring, Opened, open_set
-from taming_jax.quality.images import ImageSet, of_data
+from taming_jax.quality.images import AS_THEY_ARE, Cut, ImageSet, of_data
 from taming_jax.quality.measures import Compared, compare, compare_by_class
 from taming_jax.quality.result import Clock, check_out, checkpoint_of, described, environment, sheet, write_result
 from taming_jax.quality.statistics import Statistics, check_enough
 from taming_jax.quality.store import Store
-from taming_jax.settings import from_dict, to_dict
+from taming_jax.sampling.filters import FILTER_NAMES
+from taming_jax.settings import check, from_dict, to_dict
 from taming_jax.trained.generator import Generator
 from taming_jax.trained.sampler import Request
 from taming_jax.trained.stages import pictured
 
 EXPORTED = "drawn_by_taming_jax"  # an array beside the exported ones, which says whose they are
 ROUNDING = "to the nearest of 256, x -> round((x + 1) * 127.5)"  # ADM's sampler rounds down
-KEPT_SETTINGS = ("seed", "temperature", "top_k", "top_p", "guidance", "guidance_schedule", "batch_size", "step")
+KEPT_SETTINGS = ("seed", *FILTER_NAMES, "batch_size", "step")
+USED_SETTINGS = ("n", *KEPT_SETTINGS, "mesh")  # all others ask for something else than an evaluation draws
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A generator with what its directory says, and how it draws; `settings.n` images, the classes in turn."""
+    """A generator with what its directory says, and how it draws; `settings.n` images, the classes in turn. cut: what
+    they are measured with; drawn images are resized to its size."""
 
     generator: Generator
     saved: Saved
     settings: SampleConfig
+    cut: Cut = AS_THEY_ARE
 
     @classmethod
-    def open(cls, workdir: str, settings: SampleConfig) -> "Model":
+    def open(cls, workdir: str, settings: SampleConfig, cut: Cut = AS_THEY_ARE) -> "Model":
         """Raises ValueError for what is no generator and for settings that it cannot draw with; draws nothing."""
+        check_used(settings)
         generator, saved, settings = open_model(settings, workdir)
-        model = cls(generator, saved, settings)
+        model = cls(generator, saved, settings, cut.like(generator.training_pixels))
         generator.sampler.check(next(model.wanted()).request)
         return model
 
@@ -76,9 +82,18 @@ class Model:
         condition = self.generator.model.condition
         return np.arange(self.settings.n) % (condition.vocabulary if condition.by_class else 1)
 
+    @property
+    def resized(self) -> dict[str, Any]:
+        """For the protocol, and for what is kept of the images."""
+        return {"resized": {"size": list(self.cut.sides), "by": DRAWN}} if self.cut.size else {}
+
     def store(self, folder: Path) -> Store:
         """A folder for the images. Raises ValueError where it has something else."""
-        here = {"checkpoint": self.checkpoint()["sum"], **{k: to_dict(self.settings)[k] for k in KEPT_SETTINGS}}
+        here = {
+            "checkpoint": self.checkpoint()["sum"],
+            **{k: to_dict(self.settings)[k] for k in KEPT_SETTINGS},
+            **self.resized,
+        }
         return Store.open(folder, here, jax.process_index() == 0)
 
     def draw(self, store: Store) -> ImageSet:
@@ -112,17 +127,26 @@ class Model:
 
     def _draw(self, wanted: Wanted, first: int) -> np.ndarray:
         ids = self.generator.draw(wanted.filled(self.settings.batch_size, first))
-        return to_pixels(colours(np.asarray(self.generator.decode(ids))))
+        images = colours(np.asarray(self.generator.decode(ids)))
+        return to_pixels(resize_drawn(images, self.cut.sides) if self.cut.size else images)
+
+
+def check_used(settings: SampleConfig) -> None:
+    """Raise ValueError for settings that an evaluation does not follow, which its protocol could not tell either."""
+    for field in dataclasses.fields(settings):
+        usual = field.name in USED_SETTINGS or getattr(settings, field.name) == field.default
+        evaluates = "an evaluation draws at the training's size, classes in turn or under held-out conditions; leave it"
+        check(settings, field.name, usual, f"{evaluates} at {field.default!r}")
 
 
 def open_reference(path: str, saved: Saved, measuring: Measuring) -> Opened:
-    """A folder, statistics, a result, or "train" or "val": the data of the training, at its size."""
+    """A folder, statistics, a result, or "train" or "val": the data of the training, at its size or that of `cut`."""
     if path not in ("train", "val"):
         return open_set(path, measuring)
     if not saved.trained_here:
         raise ValueError(f"{saved.path!r} was not trained here, so its data is unknown: name a folder as --reference.")
     data = {**saved.config["data"], "batch_size": 64}
-    images = of_data(pictured(from_dict(DataConfig, data, "config.data")), path)
+    images = of_data(measuring.cut.data(pictured(from_dict(DataConfig, data, "config.data"))), path)
     check_enough(images)
     return Opened(images)
 
@@ -158,7 +182,7 @@ def protocol_of(model: Model, measuring: Measuring, details: Mapping[str, Any]) 
     drawn = {k: to_dict(model.settings)[k] for k in ("n", *KEPT_SETTINGS)}
     return {
         "checkpoint": model.checkpoint(),
-        "drawn": {**drawn, "rounding": ROUNDING, "size": list(model.generator.training_pixels)},
+        "drawn": {**drawn, "rounding": ROUNDING, "size": list(model.generator.training_pixels), **model.resized},
         "features": measuring.protocol(),
         **details,
     }
@@ -182,7 +206,8 @@ def samples(
         check_outputs(f"--export-npz={export}", {export: _is_exported}, [reference])
     if settings.n < 2:
         raise ValueError(f"--n={settings.n}: a distance needs at least 2 images.")
-    model = Model.open(workdir, settings)
+    model = Model.open(workdir, settings, measuring.cut)
+    measuring = dataclasses.replace(measuring, cut=model.cut)
     opened = open_reference(reference, model.saved, measuring)
     if by_class and not (
         model.generator.model.condition.by_class and opened.images and opened.images.labels is not None

@@ -11,6 +11,7 @@ import numpy as np
 from taming_jax.files import whole, write_whole
 from taming_jax.limits import read_json, told
 from taming_jax.quality.images import ImageSet, of_array
+from taming_jax.sampling.filters import with_filters
 
 SETTINGS = "settings.json"
 
@@ -28,8 +29,8 @@ class Store:
         path = folder / SETTINGS
         if path.exists():
             try:
-                found = read_json(path)
-            except ValueError as error:
+                found = with_filters(read_json(path))
+            except (TypeError, ValueError) as error:
                 raise ValueError(f"{path} is damaged; remove the folder to draw anew") from error
             different = sorted(k for k in found.keys() | settings.keys() if found.get(k) != settings.get(k))
             if different:

@@ -13,23 +13,30 @@ from taming_jax.files import whole, write_whole
 from taming_jax.pictures import SOFTWARE
 from taming_jax.quality.distance import Measuring
 from taming_jax.quality.measures import Compared
+from taming_jax.quality.options import text_of
 from taming_jax.quality.result import Clock, check_out, described, environment, sheet, write_result
 from taming_jax.quality.samples import Model, images_folder, measured_samples, open_reference, protocol_of
+from taming_jax.sampling.filters import FILTER_NAMES
+from taming_jax.settings import fitted
 
-SWEPT = ("temperature", "top_k", "top_p", "guidance")
 PLOTTED = ("fid", "inception_score", "precision", "recall", "class_read_right")
 
 
-def settings_of(base: SampleConfig, values: Mapping[str, Sequence[float]]) -> list[tuple[str, float, SampleConfig]]:
+def settings_of(base: SampleConfig, values: Mapping[str, Sequence[Any]]) -> list[tuple[str, Any, SampleConfig]]:
     """(filter, its value, all settings): each value of each filter, with the others as in `base`. Raises ValueError for
-    a value that cannot be drawn with, and for none at all."""
+    a value that cannot be drawn with, for a filter that changes nothing beside the others, and for none at all."""
     if not any(values.values()):
-        raise ValueError(f"nothing to sweep: give values for some of {', '.join(f'--{name}' for name in SWEPT)}.")
+        names = ", ".join(f"--{name}" for name in FILTER_NAMES)
+        raise ValueError(f"nothing to sweep: give values for some of {names}.")
     found = []
     for name, several in values.items():
         for value in several:
-            number: float = int(value) if name == "top_k" else value
-            found.append((name, number, dataclasses.replace(base, **{name: number})))  # type: ignore[arg-type]
+            whole = int(value) if name == "top_k" and isinstance(value, float) and value.is_integer() else value
+            fits = fitted(SampleConfig, name, whole, f"--{name}")
+            settings = dataclasses.replace(base, **{name: fits})
+            if reason := settings.filters().idle.get(name):
+                raise ValueError(f"--{name}={fits!r} changes nothing with {reason}; give others by --fixed NAME=VALUE.")
+            found.append((name, fits, settings))
     return found
 
 
@@ -42,11 +49,14 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(3.2 * len(measures), 2.6 * len(filters)), layout="constrained")
     axes = figure.subplots(len(filters), len(measures), squeeze=False)
     for i, name in enumerate(filters):
-        here = sorted((row for row in rows if row["filter"] == name), key=lambda row: row["value"])
+        here = [row for row in rows if row["filter"] == name]
+        numbers = all(isinstance(row["value"], (int, float)) for row in here)
+        here = sorted(here, key=lambda row: row["value"]) if numbers else here
         for j, measure in enumerate(measures):
-            places = [row["value"] for row in here if measure in row["figures"]]
+            shown = [row["value"] if numbers else text_of(row["value"]) for row in here]
+            places = [value for value, row in zip(shown, here) if measure in row["figures"]]
             axes[i, j].plot(places, [row["figures"][measure] for row in here if measure in row["figures"]], "o-")
-            axes[i, j].set(xlabel=name, title=measure, xscale="log" if name == "top_k" else "linear")
+            axes[i, j].set(xlabel=name, title=measure, xscale="log" if name == "top_k" and numbers else "linear")
             axes[i, j].grid(alpha=0.3)
     with whole(path) as unfinished, unfinished.open("wb") as file:
         figure.savefig(file, format="png", dpi=110, metadata=SOFTWARE)
@@ -55,7 +65,7 @@ def plot(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
 def sweep(
     workdir: str,
     base: SampleConfig,
-    values: Mapping[str, Sequence[float]],
+    values: Mapping[str, Sequence[Any]],
     reference: str,
     out: str,
     measuring: Measuring,
@@ -72,11 +82,12 @@ def sweep(
     if base.n < 2:
         raise ValueError(f"--n={base.n}: a distance needs at least 2 images.")
     settings = settings_of(base, values)
-    model = Model.open(workdir, base)
+    model = Model.open(workdir, base, measuring.cut)
+    measuring = dataclasses.replace(measuring, cut=model.cut)
     models = [(name, value, dataclasses.replace(model, settings=_with_step(s, model))) for name, value, s in settings]
     for _, _, one in models:
         one.generator.sampler.check(next(one.wanted()).request)
-    stores = [one.store(images_folder(out) / f"{name}_{value:g}") for name, value, one in models]
+    stores = [one.store(images_folder(out) / f"{name}_{text_of(value)}") for name, value, one in models]
     real = open_reference(reference, model.saved, measuring).measure(measuring)
     rows: list[dict[str, Any]] = []
     pictures, compared = {}, Compared({}, (), {})
@@ -84,7 +95,7 @@ def sweep(
         images = one.draw(store)
         compared, statistics = measured_samples(one, images, real, measuring)
         rows.append({"filter": name, "value": value, "figures": dict(compared.figures)})
-        pictures[f"{name} {value:g}"] = statistics.shown[:8]
+        pictures[f"{name} {text_of(value)}"] = statistics.shown[:8]
     protocol = {"measured": "sweep", "reference": described(real), **protocol_of(model, measuring, compared.details)}
     if jax.process_index() == 0:
         print(table(rows), flush=True)
@@ -97,7 +108,7 @@ def sweep(
 
 
 def _with_step(settings: SampleConfig, model: Model) -> SampleConfig:
-    return dataclasses.replace(settings, step=model.settings.step, unlabelled=model.settings.unlabelled)
+    return dataclasses.replace(settings, step=model.settings.step)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -106,5 +117,5 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = [f"| filter | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for row in rows:
         cells = [f"{row['figures'][name]:.4g}" if name in row["figures"] else "" for name in names]
-        lines.append(f"| {row['filter']} {row['value']:g} | {' | '.join(cells)} |")
+        lines.append(f"| {row['filter']} {text_of(row['value'])} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

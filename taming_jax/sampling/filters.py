@@ -2,8 +2,10 @@
 sampling, arXiv 1904.09751) and greedy."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from numbers import Integral, Real
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from jax import Array
 from jaxtyping import Float, Int, Key
 
 from taming_jax.nn.extremes import argmax
-from taming_jax.settings import check_known
+from taming_jax.settings import check_known, to_dict
 
 Number = Float[Array, ""] | float
 
@@ -81,13 +83,27 @@ class Filters:
         power, interval = self.guidance_power, self.guidance_interval
         if not _is(power, Real) or not math.isfinite(power) or power <= 0:
             raise ValueError(f"guidance_power={power!r}, but it must be finite and above 0.")
-        whole = all(_is(place, Integral) for place in interval)
-        if interval and (len(interval) != 2 or not whole or not 0 <= interval[0] < interval[1]):
+        whole = isinstance(interval, (tuple, list)) and all(_is(place, Integral) for place in interval)
+        if not whole or (interval and (len(interval) != 2 or not 0 <= interval[0] < interval[1])):
             raise ValueError(f"guidance_interval={interval!r}, but it must be (first, end) of the tokens, or ().")
+        object.__setattr__(self, "guidance_interval", tuple(interval))  # frozen for everybody else
 
     @property
     def greedy(self) -> bool:
         return self.temperature == 0
+
+    @property
+    def idle(self) -> dict[str, str]:
+        """The fields that change nothing, whatever their values, each with the setting that makes it so."""
+        found = {}
+        if self.guidance_schedule != "power-cosine":
+            found["guidance_power"] = f"guidance_schedule={self.guidance_schedule!r}"
+        if self.guidance == 1:
+            names = ("guidance_schedule", "guidance_power", "guidance_interval")
+            found |= dict.fromkeys(names, f"guidance={self.guidance}")
+        if self.greedy:
+            found |= dict.fromkeys(("top_k", "top_p"), f"temperature={self.temperature}")
+        return found
 
     def guidance_scales(self, order: Int[np.ndarray, " l"]) -> Float[np.ndarray, " l"] | None:
         """The scale of guidance at each place of the grid, float32, when the places are drawn in `order`, the
@@ -110,6 +126,15 @@ class Filters:
             top_k=self.top_k,
             greedy=self.greedy,
         )
+
+
+FILTER_NAMES = tuple(field.name for field in fields(Filters))
+
+
+def with_filters(said: Mapping[str, Any]) -> dict[str, Any]:
+    """What files say of a drawing, with every filter. A file that does not name a filter was written before that filter
+    existed, so that it was off, as it is by default."""
+    return {**to_dict(Filters()), **said}
 
 
 def check_guidance(guidance: float, condition_dropout: float) -> None:

@@ -86,7 +86,13 @@ class Generator:
         if n < 1:
             raise ValueError(f"n={n} images were asked for; give 1 or more.")
         filters = Filters(
-            temperature, top_k, top_p, guidance, guidance_schedule, guidance_power, tuple(guidance_interval)
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            guidance=guidance,
+            guidance_schedule=guidance_schedule,
+            guidance_power=guidance_power,
+            guidance_interval=guidance_interval,
         )
         pixels = self._pixels(size, given, condition)
         batch = self.parse_condition(n, pixels, **condition)

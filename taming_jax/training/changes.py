@@ -10,7 +10,7 @@ from taming_jax.differences import flat
 RULES: tuple[tuple[str, str], ...] = (
     (r"(mesh|sample)\.|workdir$|first_stage$|init_from$", "harmless"),  # the last two are of the start only
     (r"train\.(?!seed$)", "harmless"),
-    (r"data\.(workers|download|n_val)$|(model|transformer)\.remat$|transformer\.attention$", "harmless"),
+    (r"data\.(workers|download|n_val|val_resize)$|(model|transformer)\.remat$|transformer\.attention$", "harmless"),
     (
         r"data\.(path|root|val_path|maps|depths|boxes|val_boxes)$|loss\.(lpips|feature)_path$|condition\.stage$|remap$",
         "place",
@@ -47,7 +47,7 @@ def _matters(path: str, settings: Mapping[str, Any]) -> bool:
     """Whether a setting that is harmless elsewhere has a say in how a training with these settings goes on."""
     if path == "train.steps":
         return settings.get("optimizer.schedule") == "cosine"  # which ends with them
-    if path in ("train.eval_every", "data.n_val"):
+    if path in ("train.eval_every", "data.n_val", "data.val_resize"):
         return bool(settings.get("loss.guard"))  # which heeds what evaluations find
     return False
 

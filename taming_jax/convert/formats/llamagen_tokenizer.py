@@ -86,9 +86,12 @@ def saved_config(config: VQGANConfig) -> dict[str, Any]:
     return {
         "kind": "vqgan",
         "model": to_dict(config),
-        "data": {"size": config.resolution},
-        "loss": {"disc_weight": 0.5, "disc_start": 20_000, "perceptual_weight": 1.0},
-        "optimizer": {"learning_rate": 1e-4, "per_sample": False, "b1": 0.9, "b2": 0.95, "weight_decay": 0.05},
+        "data": {"size": config.resolution, "zoom": (1.0, 1.25), "resampling": "adm"},
+        "loss": {
+            **{"pixel_loss": "l2", "perceptual_weight": 1.0},
+            **{"disc_weight": 0.5, "fixed_weight": True, "disc_start": 20_000},
+        },
+        "optimizer": {"learning_rate": 1e-4, "per_sample": False, "b1": 0.9, "b2": 0.95, "clip_norm": 1.0},
     }
 
 

@@ -179,7 +179,7 @@ def saved_config(config: GPTConfig, classes: int, size: int, two_stage: bool) ->
         "condition_dropout": 0.1,
         "order": "row_major",
         "pkeep": 1.0,
-        "data": {"size": size},
+        "data": {"size": size, "zoom": (1.05, 1.1), "crop_from": "center", "resampling": "adm"},
         "optimizer": {
             **{"learning_rate": 1e-4, "per_sample": False, "b1": 0.9, "b2": 0.95, "weight_decay": 0.05},
             **{"decay_embeddings": True, "clip_norm": 1.0},

@@ -18,7 +18,9 @@ class Landscapes(Drawn):
     With `resize` above the smaller side of `size`, each is a part of a picture of that smaller side and the shape of
     `size`, or, with `random_scale`, of one between `size` and that; more often of small ones. Its place is drawn anew
     in each epoch, unless `random_crop` is off; in validation it is drawn, too, but once and for all: in the middle
-    there is nothing but horizon. With `classes="moods"` only the light is a class. Raises ValueError for other classes.
+    there is nothing but horizon. With `classes="moods"` only the light is a class.
+
+    Raises ValueError for other classes, and for ways to cut that it does not have.
     """
 
     gives = ("class_label", "segmentation", "depth", "crop")
@@ -27,6 +29,11 @@ class Landscapes(Drawn):
         self.most = max(1.0, config.resize / min(config.sides))  # how many times larger than `size` pictures are
         if config.classes not in ("", "moods"):
             raise ValueError(f"config.data.classes={config.classes!r}; landscapes have '', all of them, or 'moods'.")
+        if config.zoom or config.crop_from != "image":
+            raise ValueError(
+                f"config.data.zoom={config.zoom}, crop_from={config.crop_from!r}; landscapes have () and 'image': "
+                "`resize` and `random_scale` say how large pictures are of which a part is drawn."
+            )
         self.moods = config.classes == "moods"
         names = MOODS if self.moods else CLASS_NAMES
         self.listing = Listing([], class_names=names, n_labels=len(LABELS), label_names=LABELS)

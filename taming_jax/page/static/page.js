@@ -51,9 +51,9 @@ function chooseModel(number) {
   if (alone && model.guided) by("class").append(new Option("Any", model.classes.length));
   by("class").selectedIndex = several ? 1 : 0;
   by("category").replaceChildren(...model.categories.map(name => new Option(name)));
-  by("guidance-of").hidden = !model.guided;
-  for (const name of ["temperature", "top_p", "guidance"]) by(name).value = model.sample[name] ?? 1;
-  by("top_k").value = model.sample.top_k ?? "";
+  for (const field of document.querySelectorAll(".guiding")) field.hidden = !model.guided;
+  by("guidance_schedule").replaceChildren(...model.schedules.map(name => new Option(name)));
+  setFilters(model.sample);
   by("n").max = about.most.pictures;
   by("stride").replaceChildren();
   boxes.things = []; boxes.most = model.most_objects;
@@ -192,9 +192,24 @@ async function open(file) {
   say(sent.told);
 }
 
+const fieldsOf = filters => Object.keys(filters).filter(name => by(name)); // that have one field; the interval has two
+function setFilters(filters) {
+  for (const name of fieldsOf(filters)) {
+    const field = by(name), value = filters[name] ?? (field.placeholder ? "" : 1);
+    if (value > +field.max && field.max) field.max = value; // as it was saved with the model
+    field.value = value;
+    if (field.validity.stepMismatch) field.step = "any";
+  }
+  ["guidance_first", "guidance_end"].forEach((id, i) => by(id).value = filters.guidance_interval[i] ?? "");
+}
+
 function wanted() {
   const number = id => by(id).value === "" ? null : +by(id).value;
-  const fields = { model: model.number, height, width, stride: by("stride-of").hidden ? 1 : number("stride"), ...Object.fromEntries(["n", "seed", "temperature", "top_p", "top_k", "guidance"].map(id => [id, number(id)])) };
+  const value = id => by(id).type === "number" ? number(id) : by(id).value;
+  const fields = { model: model.number, height, width, stride: by("stride-of").hidden ? 1 : number("stride"), ...Object.fromEntries(["n", "seed", ...fieldsOf(model.sample)].map(id => [id, value(id)])) };
+  const interval = ["guidance_first", "guidance_end"].map(number);
+  if (interval.some(place => place !== null)) interval.forEach((place, i) => interval[i] = place ?? [0, 2 ** 31 - 1][i]); else interval.length = 0;
+  fields.guidance_interval = interval;
   if (model.kind === "segmentation") fields.labels = files.base64(map.values);
   if (model.classes.length) fields.class = number("class");
   if (model.categories.length) fields.objects = boxes.things;
@@ -454,8 +469,7 @@ by("again").onclick = guarded(async () => {
   by("seed").value = told.seed;
   const label = told.class === "any" ? "Any" : told.class; // what stands for all classes comes first
   by("class").selectedIndex = Math.max(0, [...by("class").options].findIndex(option => option.text === label));
-  for (const id of ["temperature", "top_p", "guidance"]) by(id).value = told.filters[id] ?? 1;
-  by("top_k").value = told.filters.top_k ?? "";
+  setFilters(told.filters);
   if (labels) { map.set(new Uint8Array(labels), height, width, colours()); map.remember(); }
 });
 for (const button of document.querySelectorAll("[data-copy]")) button.onclick = guarded(async () => {
