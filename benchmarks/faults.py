@@ -346,7 +346,7 @@ def _left(name: str, out: Path) -> dict[str, object]:
     found: dict[str, object] = {}
     for path in sorted(path for path in out.rglob("*") if path.is_file()):
         inner = str(path.relative_to(out))
-        if "checkpoints" not in path.parts and path.suffix not in (".json", ".md"):
+        if "checkpoints" not in path.parts and path.suffix not in (".json", ".md") and path.name != "times.jsonl":
             found[inner] = hashlib.sha256(path.read_bytes()).hexdigest()
     if name in ("first", "second"):
         folder = checkpoint.find_step(str(out))
