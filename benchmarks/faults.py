@@ -314,6 +314,8 @@ def _problems(name: str, out: Path, sent: list[str], status: int, said: str, chi
     found = []
     # Of two at once either may come first; a negative one: before its first line, or after its last.
     known = [0, *(STATUS.get(kind) for kind in sent), *(-getattr(signal, f"SIG{kind}") for kind in sent)]
+    if "init_import_site" in said:  # Python had not come to the program yet
+        return found
     if status not in known:
         found.append(f"a status of {status}")
     if sent == ["KILL"]:
