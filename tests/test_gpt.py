@@ -12,7 +12,6 @@ from golden import gpt_params, weights
 from jax._src.cudnn import fused_attention_stablehlo
 
 from taming_jax.models.gpt import GPT, GPTConfig, token_cross_entropy
-from taming_jax.nn.attention import attention_mask
 from taming_jax.training.optim import OptimizerConfig, make_optimizer
 
 SETTINGS = GPTConfig(vocab_size=96, block_size=65, n_layer=3, n_head=4, n_embd=64)
@@ -87,14 +86,6 @@ def test_dropout_is_on_in_training_only():
     moving = [model.apply(variables, ids, train=True, rngs={"dropout": jax.random.key(i)}) for i in range(2)]
     assert not np.allclose(moving[0], moving[1])
     np.testing.assert_array_equal(still, model.apply(variables, ids))
-
-
-def test_mask_is_causal_but_for_the_leading_positions():
-    np.testing.assert_array_equal(attention_mask(0, 4, 4)[0, 0], np.tri(4, dtype=bool))
-    free = np.tri(4, dtype=bool)
-    free[:2, :2] = True
-    np.testing.assert_array_equal(attention_mask(0, 4, 4, n_unmasked=2)[0, 0], free)
-    np.testing.assert_array_equal(attention_mask(2, 1, 4)[0, 0], [[True, True, True, False]])
 
 
 def test_bfloat16_stays_close_and_keeps_float32_parameters(golden):

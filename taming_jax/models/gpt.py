@@ -14,8 +14,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Float, Int
 
 from taming_jax.models.factors import FactoredHead, parts_of
-from taming_jax.nn.attention import MLPS, NORMS, Block, Position, Rate, make_norm, output_layer
+from taming_jax.nn.attention import MLPS, NORMS, Block, Rate, make_norm, output_layer
 from taming_jax.nn.cache import Cache, heads_in_row
+from taming_jax.nn.masks import Causal, Position
 from taming_jax.nn.rotary import Layout, Turns, rotary_turns, sequence_layout
 from taming_jax.settings import check, check_known
 from taming_jax.sharding import split_by_image, split_by_row
@@ -264,19 +265,19 @@ class GPT(nn.Module):
     def _block(self, name: str) -> Block:
         config = self.config
         return Block(
-            config.n_head,
-            config.n_unmasked,
-            config.attention_dropout,
-            config.residual_dropout,
-            jnp.dtype(config.dtype),
-            config.attention,
-            config.residual_dropout if config.mlp_dropout is None else config.mlp_dropout,
-            config.kv_heads,
-            config.bias,
-            config.qk_norm,
-            config.norm,
-            config.mlp,
-            config.mlp_multiple,
+            n_head=config.n_head,
+            mask=Causal(config.n_unmasked),
+            attention_dropout=config.attention_dropout,
+            residual_dropout=config.residual_dropout,
+            dtype=jnp.dtype(config.dtype),
+            attention=config.attention,
+            mlp_dropout=config.residual_dropout if config.mlp_dropout is None else config.mlp_dropout,
+            kv_heads=config.kv_heads,
+            use_bias=config.bias,
+            qk_norm=config.qk_norm,
+            norm=config.norm,
+            mlp=config.mlp,
+            mlp_multiple=config.mlp_multiple,
             name=name,
         )
 
@@ -332,14 +333,14 @@ def head_of(model: GPT, params: Mapping[str, Any]) -> FactoredHead | None:
 
 def _factored_head(config: GPTConfig, name: str | None = None) -> FactoredHead:
     return FactoredHead(
-        config.factors,
-        config.n_embd,
-        jnp.dtype(config.dtype),
-        config.norm,
-        config.mlp,
-        config.mlp_multiple,
-        config.bias,
-        config.zero_head,
+        factors=config.factors,
+        width=config.n_embd,
+        dtype=jnp.dtype(config.dtype),
+        norm=config.norm,
+        mlp=config.mlp,
+        mlp_multiple=config.mlp_multiple,
+        use_bias=config.bias,
+        zero=config.zero_head,
         name=name,
     )
 

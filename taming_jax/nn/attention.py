@@ -1,4 +1,4 @@
-"""Causal self-attention with a functional key/value cache, and the transformer block around it (paper, section 3.2).
+"""Self-attention with a functional key/value cache, and the transformer block around it (paper, section 3.2).
 
 Beside the paper's block there are the parts of later ones: RMSNorm (arXiv 1910.07467), SwiGLU (arXiv 2002.05202),
 rotary positions, norms of queries and keys (arXiv 2302.05442), keys and values shared by groups of heads (arXiv
@@ -12,43 +12,29 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from taming_jax.nn.cache import FEW, Cache, as_heads, as_heads_apart, as_queries_of_rows, as_rows, write
 from taming_jax.nn.devices import on_tpu
+from taming_jax.nn.masks import Causal, Mask, Position
 from taming_jax.nn.products import product_in_float32
 from taming_jax.nn.rotary import Turns, rotate
 
-Position = Int[Array, ""] | int
 Rate = Float[Array, ""] | float
 NORMS, MLPS = ("layer", "rms"), ("gelu", "swiglu")
 
 
-def attention_mask(
-    start: Position, queries: int, keys: int, n_unmasked: int = 0
-) -> Bool[Array, "1 1 {queries} {keys}"]:
-    """(1, 1, queries, keys): query i stands at position start + i and sees the positions up to its own.
+class SelfAttention(nn.Module):
+    """Multi-head attention over (b, l, d).
 
-    The first `n_unmasked` positions also see one another.
-    """
-    query = start + jnp.arange(queries)[:, None]
-    key = jnp.arange(keys)[None, :]
-    mask = key <= query
-    if n_unmasked:
-        mask |= (query < n_unmasked) & (key < n_unmasked)
-    return mask[None, None]
-
-
-class CausalSelfAttention(nn.Module):
-    """Multi-head attention over (b, l, d), each position seeing itself and those before it.
-
+    mask: which positions see which.
     attention: the implementation for whole sequences, as `jax.nn.dot_product_attention` names it.
     kv_heads: heads of keys and values, each read by as many neighbouring heads of queries; 0: one for each.
     norm, qk_norm: the kind of norm, and whether queries and keys of each head go through one before they are turned.
     """
 
     n_head: int
-    n_unmasked: int = 0
+    mask: Mask = Causal()
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
@@ -86,7 +72,7 @@ class CausalSelfAttention(nn.Module):
         if cache is not None:
             y, cache = self._attend_to_cache(query, key, value, cache, start)
         elif train and self.attention_dropout:
-            mask = attention_mask(start, length, length, self.n_unmasked)
+            mask = self.mask.visible(start, length, length)
             y = self._attend_with_dropout(query, key, value, mask)
         else:
             y = self._attend_to_all(query, key, value, start)
@@ -107,7 +93,7 @@ class CausalSelfAttention(nn.Module):
         key, value = cache
         if query.shape[1] > FEW and rows < heads:
             rows, key, value = heads, as_heads_apart(key, heads), as_heads_apart(value, heads)
-        mask = attention_mask(start, query.shape[1], key.shape[2], self.n_unmasked)
+        mask = self.mask.visible(start, query.shape[1], key.shape[2])
         query, mask = as_queries_of_rows(*self._grouped(query, mask), rows)
         logits = jnp.einsum("bqhc,bhkc->bhqk", query, key, preferred_element_type=jnp.float32) * scale
         weights = jax.nn.softmax(jnp.where(mask, logits, -jnp.inf)).astype(value.dtype)
@@ -124,13 +110,15 @@ class CausalSelfAttention(nn.Module):
         """By the implementation that was asked for. NVIDIA's kernel takes even lengths only, so that others get one
         position more at their end, which no other sees."""
         length = query.shape[1]
+        # A fused kernel leaves out what a causal mask hides; one that it is handed it has to read.
+        mask = None if self.mask.causal else self.mask.visible(start, length, length)
         if self.attention == "cudnn" and length % 2:
             query, key, value = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (query, key, value))
-        # A fused kernel leaves out what a causal mask hides; one that it is handed it has to read.
-        free = self.n_unmasked > 0
-        mask = attention_mask(start, query.shape[1], key.shape[1], self.n_unmasked) if free else None
+            if mask is not None:
+                # The added query sees the first key: a row that sees none has no softmax.
+                mask = jnp.pad(mask, ((0, 0), (0, 0), (0, 1), (0, 1))).at[:, :, length, 0].set(True)
         y = jax.nn.dot_product_attention(  # type: ignore[call-overload]  # it is a name, which GPTConfig checks
-            query, key, value, mask=mask, is_causal=not free, implementation=self.attention
+            query, key, value, mask=mask, is_causal=self.mask.causal, implementation=self.attention
         )
         return y[:, :length]
 
@@ -200,7 +188,7 @@ class Block(nn.Module):
     """Transformer block with its norms first: attention, then MLP, each added to the stream."""
 
     n_head: int
-    n_unmasked: int = 0
+    mask: Mask = Causal()
     attention_dropout: float = 0.0
     residual_dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
@@ -225,17 +213,17 @@ class Block(nn.Module):
         drop_path: Rate | None = None,
     ) -> tuple[Float[Array, "b l d"], Cache | None]:
         """drop_path: in training, the share of sequences for which a branch is left out; None for none."""
-        attend = CausalSelfAttention(
-            self.n_head,
-            self.n_unmasked,
-            self.attention_dropout,
-            self.residual_dropout,
-            self.dtype,
-            self.attention,
-            self.kv_heads,
-            self.use_bias,
-            self.qk_norm,
-            self.norm,
+        attend = SelfAttention(
+            n_head=self.n_head,
+            mask=self.mask,
+            attention_dropout=self.attention_dropout,
+            residual_dropout=self.residual_dropout,
+            dtype=self.dtype,
+            attention=self.attention,
+            kv_heads=self.kv_heads,
+            use_bias=self.use_bias,
+            qk_norm=self.qk_norm,
+            norm=self.norm,
             name="attention",
         )
         drop = drop_path if train else None

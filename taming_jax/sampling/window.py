@@ -12,8 +12,8 @@ from jax.experimental.layout import Layout, with_layout_constraint
 from jaxtyping import Float, Int
 
 from taming_jax.models.gpt import GPT, GPTConfig, cast_layers, head_of
-from taming_jax.nn.attention import Position
 from taming_jax.nn.cache import as_rows
+from taming_jax.nn.masks import Position
 from taming_jax.sampling.decode import Job, seen_conditions, token_chooser
 from taming_jax.sampling.wavefront import Op, Schedule, check_stride, make_schedule
 from taming_jax.two_stage import TwoStage
