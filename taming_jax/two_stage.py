@@ -11,16 +11,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jaxtyping import Float, Int, Key, Shaped
+from jaxtyping import Float, Int, Key
 
 from taming_jax.conditioning import Condition
 from taming_jax.models.gpt import GPT, head_of, predicted_parts, prediction_nll
 from taming_jax.models.vqgan import VQGAN, network_input
-from taming_jax.nn import orders
+from taming_jax.nn.layout import SequenceLayout, TokenLayout
 from taming_jax.nn.lookup_free import splits
-from taming_jax.nn.rotary import Layout, sequence_layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +51,7 @@ class TwoStage:
         self._fit_transformer()
         if not 0 < self.pkeep <= 1:
             raise ValueError(f"config.pkeep={self.pkeep}, but it is a share in (0, 1].")
-        self.sequence_order()  # refuses an unknown name or a grid that the order cannot walk
+        self.tokens  # noqa: B018  # refuses an unknown order or a grid that it cannot walk
 
     def _fit_transformer(self) -> None:
         """Fill in the sizes of its tables where they are open, and refuse those that are too small."""
@@ -69,7 +67,7 @@ class TwoStage:
         listed = " in its list of used ones, remap," if self.first_stage.config.remap else ""
         needed = {
             "vocab_size": codes if own else max(codes, ids + hidden),
-            "block_size": self.condition.length + self.length - 1,
+            "block_size": self.condition.length + self.tokens.length - 1,
             "condition_size": (ids + 1) * own,
         }
         if not all(getattr(settings, name) or not size for name, size in needed.items()):
@@ -91,8 +89,8 @@ class TwoStage:
         if settings.block_size < needed["block_size"]:
             raise ValueError(
                 f"config.transformer.block_size={settings.block_size}, but {self.condition.length} condition and "
-                f"{self.length} image tokens ({self.grid[0]} x {self.grid[1]}) need {needed['block_size']}; set it to "
-                "that, or to 0, or use smaller images."
+                f"{self.tokens.length} image tokens ({self.grid[0]} x {self.grid[1]}) need {needed['block_size']}; set "
+                "it to that, or to 0, or use smaller images."
             )
 
     def _check_factors(self) -> None:
@@ -122,33 +120,20 @@ class TwoStage:
         """The id that stands at every place of a hidden condition: the first that the condition itself never uses."""
         return self.condition.vocabulary
 
-    @property
-    def length(self) -> int:
-        """Image tokens in a sequence."""
-        return self.grid[0] * self.grid[1]
+    @functools.cached_property
+    def tokens(self) -> TokenLayout:
+        """The tokens of the training's images."""
+        return TokenLayout(self.grid, self.order)
 
     @property
-    def layout(self) -> Layout:
+    def layout(self) -> SequenceLayout:
         """What stands where in a sequence of the training's grid."""
-        return _layout(self.condition.length, self.condition.grid, self.grid, self.order)
+        return self.tokens.after(self.condition.length, self.condition.grid)
 
-    def window_layout(self, conditions: int, spatial: bool, window: tuple[int, int]) -> Layout:
+    def window_layout(self, conditions: int, spatial: bool, window: tuple[int, int]) -> SequenceLayout:
         """What stands where in a window (h, w) of a larger grid, counted from its own corner: after `conditions` tokens
         of a map of the window's size, or of the same condition for all windows."""
-        return _layout(conditions, window if spatial else None, window, self.order)
-
-    def sequence_order(self) -> Int[np.ndarray, " l"]:
-        """int32: which grid position, in row-major order, stands at each place of the sequence."""
-        return _order(self.order, *self.grid)
-
-    def to_sequence(self, ids: Shaped[Array, "b h w"]) -> Shaped[Array, "b l"]:
-        """What lies on the grid, in sequence order."""
-        return ids.reshape(ids.shape[0], -1)[:, self.sequence_order()]
-
-    def to_grid(self, sequence: Shaped[Array, "b l"]) -> Shaped[Array, "b h w"]:
-        """The way back."""
-        inverse = orders.inverse(self.sequence_order())
-        return sequence[:, inverse].reshape(sequence.shape[0], *self.grid)
+        return TokenLayout(window, self.order).after(conditions, window if spatial else None)
 
     def encode(self, stages: Mapping[str, Any], batch: Mapping[str, Array]) -> Int[Array, "b h w"]:
         """The batch's images, float32 (b, H, W, c) in [-1, 1] -> int32 (b, h, w), nothing flowing back; or the codes
@@ -233,7 +218,7 @@ class TwoStage:
 
         With a key it is training: dropout, `corrupt` and `hide` are on.
         """
-        sequence = self.to_sequence(self.encode(stages, batch))
+        sequence = self.tokens.to_sequence(self.encode(stages, batch))
         condition = self.condition_tokens(stages, batch, sequence.shape[0])
         inputs, options = sequence, {}
         if key is not None:
@@ -242,13 +227,3 @@ class TwoStage:
             options = {"train": True, "rngs": {"dropout": key_dropout}}
         prediction = self.logits(params, condition, inputs, **options)
         return predicted_parts(head_of(self.gpt, params), prediction, sequence)
-
-
-@functools.lru_cache(maxsize=64)
-def _order(name: str, h: int, w: int) -> Int[np.ndarray, " l"]:
-    return orders.order(name, h, w)
-
-
-@functools.lru_cache(maxsize=64)
-def _layout(conditions: int, condition_grid: tuple[int, int] | None, grid: tuple[int, int], order: str) -> Layout:
-    return sequence_layout(conditions, condition_grid, grid, _order(order, *grid))

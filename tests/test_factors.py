@@ -104,7 +104,7 @@ def test_sampling_with_the_cache_is_sampling_without(scale, filters):
     """Guidance, filters and noise are each part's own; greedy is the likeliest one, and then the likeliest after it."""
     model = model_of((4, 4), condition_dropout=0.1, order="spiral_out", **MODERN)
     params, labels = params_of(model, 1), np.array([[0], [2]], np.int32)
-    walk, head = model.sequence_order(), head_of(model.gpt, params)
+    walk, head = model.tokens.walk, head_of(model.gpt, params)
     scales = None if scale == 1 else jnp.full(6, scale)
     traced = TracedFilters(jnp.float32(0.8), guidance=scales, **{"top_p": None} | filters)
     nothing = np.zeros((2, *GRID), np.int32)

@@ -18,7 +18,8 @@ from taming_jax.convert.formats.memory import tree_of
 from taming_jax.models.gpt import GPT, GPTConfig, stack_layers, token_cross_entropy
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.nn.attention import Block, swiglu_width
-from taming_jax.nn.rotary import rotary_turns, rotate, sequence_layout
+from taming_jax.nn.layout import TokenLayout
+from taming_jax.nn.rotary import rotary_turns, rotate
 from taming_jax.sampling.decode import draw_sequence
 from taming_jax.sharding import MeshConfig, make_mesh, place
 from taming_jax.training.optim import OptimizerConfig, make_optimizer
@@ -180,7 +181,7 @@ def test_drop_path_leaves_out_whole_branches_and_keeps_the_mean():
 
 
 def test_rotary_turns_by_row_and_column():
-    layout = sequence_layout(1, None, (3, 5), np.arange(15))
+    layout = TokenLayout((3, 5)).after(1)
     assert np.isnan(layout.places[0]).all() and layout.conditions == 1
     np.testing.assert_array_equal(layout.places[1 + 7], [1, 2])
     turns = rotary_turns(layout.places, 8, 100.0)  # 4 pairs: two by the row, two by the column
@@ -195,10 +196,10 @@ def test_rotary_turns_by_row_and_column():
 
 
 def test_where_conditions_and_orders_stand():
-    above = sequence_layout(6, (2, 3), (2, 2), np.array([3, 0, 1, 2]))
+    above = TokenLayout((2, 2), "spiral_in").after(6, (2, 3))
     np.testing.assert_array_equal(above.places[:6], [[-2, 0], [-2, 1], [-2, 2], [-1, 0], [-1, 1], [-1, 2]])
-    np.testing.assert_array_equal(above.places[6:], [[1, 1], [0, 0], [0, 1], [1, 0]])
-    several = sequence_layout(3, None, (1, 2), np.arange(2))
+    np.testing.assert_array_equal(above.places[6:], [[1, 1], [0, 1], [0, 0], [1, 0]])
+    several = TokenLayout((1, 2)).after(3)
     np.testing.assert_array_equal(several.places, [[-3, -3], [-2, -2], [-1, -1], [0, 0], [0, 1]])
 
 

@@ -434,7 +434,7 @@ def test_orders_walk_a_rectangle_where_they_can(order, message):
             two_stage(config, first)
         return
     model = two_stage(config, first)
-    assert model.grid == (12, 20) and sorted(model.sequence_order().tolist()) == list(range(240))
+    assert model.grid == (12, 20) and sorted(model.tokens.walk.tolist()) == list(range(240))
 
 
 def test_the_description_of_a_squares_tokens_is_what_it_was(tmp_path, monkeypatch):

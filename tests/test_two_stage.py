@@ -45,7 +45,7 @@ def test_ids_logits_and_loss_are_the_originals(case):
     model = generator.model
     ids = generator.first_stage.encode(arrays["image"])
     np.testing.assert_array_equal(ids.reshape(2, -1), arrays["indices"])
-    sequence = model.to_sequence(ids)
+    sequence = model.tokens.to_sequence(ids)
     logits = jax.jit(model.logits)(generator.params, model.condition.tokens(given, 2, {}), sequence)
     np.testing.assert_allclose(logits, arrays["logits"], atol=1e-4 * np.abs(arrays["logits"]).max(), rtol=0)
     nll = token_cross_entropy(logits, sequence)
@@ -84,7 +84,7 @@ def test_sampling_with_the_cache_is_sampling_without(small_params, order):
     labels = np.array([3, 7])
     ids = generator_of(model, small_params).sample_ids(2, class_label=labels, seed=5, top_k=9, temperature=0.8)
 
-    walk, apply = model.sequence_order(), jax.jit(model.gpt.apply)
+    walk, apply = model.tokens.walk, jax.jit(model.gpt.apply)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), jnp.arange(2))
     tokens = jnp.zeros((2, 20), jnp.int32).at[:, 0].set(labels)  # one size: one program
     for i, place in enumerate(walk):
@@ -136,7 +136,7 @@ def test_guidance_moves_logits_away_from_those_without_the_condition(small_param
     generator, labels = generator_of(model, small_params, devices=2), np.array([3, 7])
     options = {"class_label": labels, "temperature": 0.0}
     ids = np.asarray(generator.sample_ids(2, **options, guidance=3.0, guidance_schedule="linear"))
-    walk, apply = model.sequence_order(), jax.jit(model.gpt.apply)
+    walk, apply = model.tokens.walk, jax.jit(model.gpt.apply)
     asked = jnp.zeros((2, 20), jnp.int32).at[:, 0].set(labels)
     for i in range(16):
         free = asked.at[:, 0].set(10)
@@ -210,7 +210,7 @@ def test_sequence_and_grid_are_inverse():
     ids = jnp.arange(32).reshape(2, 4, 4)
     for order in orders.ORDERS:
         model = small(NoCondition(), order)
-        np.testing.assert_array_equal(model.to_grid(model.to_sequence(ids)), ids)
+        np.testing.assert_array_equal(model.tokens.to_ids(model.tokens.to_sequence(ids)), ids)
 
 
 def test_pkeep_replaces_that_share_of_inputs():

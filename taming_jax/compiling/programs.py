@@ -103,7 +103,7 @@ def _sampling_program(model: TwoStage, settings: SampleConfig, mesh: jax.shardin
     job = _job(model, settings, mesh, model.grid)
     function = functools.partial(sample, model)
     options = {"out_shardings": sharding.replicated(mesh)}
-    return Program(function, (_drawing_params(model, mesh), job), mesh, options, "token", model.length)
+    return Program(function, (_drawing_params(model, mesh), job), mesh, options, "token", model.tokens.length)
 
 
 def _window_program(model: TwoStage, settings: SampleConfig, mesh: jax.sharding.Mesh) -> Program:
@@ -139,7 +139,7 @@ def _job(model: TwoStage, settings: SampleConfig, mesh: jax.sharding.Mesh, grid:
         n = sharding.filled_up(settings.batch_size, mesh, 1 if sliding else rows_at_once())
     array: Any = lambda shape, dtype: jax.ShapeDtypeStruct((n, *shape), dtype, sharding=where)
     places = model.condition.grid
-    order = np.arange(grid[0] * grid[1]) if sliding else model.sequence_order()
+    order = np.arange(grid[0] * grid[1]) if sliding else model.tokens.walk
     condition = (model.condition.length,) if places is None else grid if sliding else places
     return Job(
         condition=array(condition, jnp.int32),

@@ -16,8 +16,9 @@ from jaxtyping import Float, Int
 from taming_jax.models.factors import FactoredHead, parts_of
 from taming_jax.nn.attention import MLPS, NORMS, Block, Rate, make_norm, output_layer
 from taming_jax.nn.cache import Cache, heads_in_row
+from taming_jax.nn.layout import SequenceLayout, TokenLayout
 from taming_jax.nn.masks import Causal, Position
-from taming_jax.nn.rotary import Layout, Turns, rotary_turns, sequence_layout
+from taming_jax.nn.rotary import Turns, rotary_turns
 from taming_jax.settings import check, check_known
 from taming_jax.sharding import split_by_image, split_by_row
 
@@ -52,6 +53,8 @@ class GPTConfig:
     norm: "layer" or "rms". mlp: "gelu", or "swiglu", whose hidden layer is 2/3 of 4 n_embd wide, rounded up to a
     multiple of mlp_multiple. bias: whether linear layers and LayerNorms have biases; the output layer has none.
     positions: "learned", a table; or "rotary", by row and column, with the base rotary_base: see `nn.rotary`.
+    target_positions: each position is told which one comes next, by a table, as sequences in orders of their own need
+    (RAR: Yu et al. 2024, arXiv 2411.00776, section 3.2).
     qk_norm: queries and keys of each head are normed. kv_heads: heads of keys and values; 0: as many as n_head.
     condition_table: the condition's ids have a table of their own, of condition_size rows, the last for a hidden
     condition; size 0: as many as the condition needs.
@@ -93,6 +96,7 @@ class GPTConfig:
     grid: tuple[int, ...] = ()
     factors: tuple[int, ...] = ()
     residual_dtype: str = ""
+    target_positions: bool = False
 
     def __post_init__(self) -> None:
         for name in ("vocab_size", "block_size", "condition_size"):
@@ -168,7 +172,8 @@ class GPT(nn.Module):
         last_only: bool = False,
         at: Position | None = None,
         skip: int = 0,
-        layout: Layout | None = None,
+        layout: SequenceLayout | None = None,
+        walk: Int[Array, "b _"] | None = None,
     ) -> Float[Array, "b _ n"] | tuple[Float[Array, "b _ n"], tuple[Cache, ...]]:
         """ids int32 (b, l) -> logits float32 (b, l, n); with `last_only`, or `at`, the place of one id, (b, 1, n);
         with `skip`, without those at the first so many ids, (b, l - skip, n), which no output layer then sees. With
@@ -176,16 +181,18 @@ class GPT(nn.Module):
 
         With a cache (one entry a layer, see `init_cache`) `ids` are the positions from `start` on, and the result is
         (logits, cache). layout: where each position of the whole sequence stands, for networks that ask; default by
-        `config.grid`. Raises ValueError when the sequence is longer than block_size, or when a size is left open.
+        `config.grid`. walk: for sequences in an order of their own, int32 (b, l + 1), which position of the layout each
+        of these ids has, and the one that comes after the last; default one after the other from `start` on.
+        Raises ValueError when the sequence is longer than block_size, or when a size is left open.
         """
         config = self.config
         self._check_sizes(cache, ids.shape[1] if cache is None else cache[0].key.shape[2])
         if layout is None and (config.condition_table or config.positions == "rotary"):
             layout = self._layout(ids.shape[1])
         dtype = jnp.dtype(config.dtype)
-        x = split_by_image(self._embed(ids, start, layout)).astype(config.residual_dtype or dtype)  # (b, l, d)
+        x = split_by_image(self._embed(ids, start, layout, walk)).astype(config.residual_dtype or dtype)  # (b, l, d)
         x = nn.Dropout(config.embedding_dropout, deterministic=not train)(x)
-        turns = self._turns(layout, start, ids.shape[1])
+        turns = self._turns(layout, start, ids.shape[1], walk)
         written = []
         if cache is None:
             x = self._blocks(x, train, turns)
@@ -221,16 +228,18 @@ class GPT(nn.Module):
                 "train with a larger block_size or use a smaller image."
             )
 
-    def _layout(self, length: int) -> Layout:
+    def _layout(self, length: int) -> SequenceLayout:
         """By `config.grid`, where the caller knows no better."""
         config = self.config
         if self.is_initializing():  # only shapes matter
-            return Layout(0, np.zeros((length, 2), np.float32))
-        conditions, (h, w) = config.conditions, config.grid
-        return sequence_layout(conditions, None, (h, w), np.arange(h * w))
+            return SequenceLayout(0, np.zeros((length, 2), np.float32))
+        conditions = config.conditions  # refuses an open grid
+        return TokenLayout(config.grid).after(conditions)
 
-    def _embed(self, ids: Int[Array, "b l"], start: Position, layout: Layout | None) -> Float[Array, "b l d"]:
-        """Rows of the tables of tokens and, where they are learned, of positions."""
+    def _embed(
+        self, ids: Int[Array, "b l"], start: Position, layout: SequenceLayout | None, walk: Int[Array, "b _"] | None
+    ) -> Float[Array, "b l d"]:
+        """Rows of the tables of tokens, of positions where they are learned, and of targets where they are told."""
         config, init = self.config, nn.initializers.normal(0.02)
         table = lambda n, name: split_by_row(nn.Embed(n, config.n_embd, embedding_init=init, name=name).embedding)
         if not config.condition_table:
@@ -247,19 +256,26 @@ class GPT(nn.Module):
             else:
                 codes = take(config.vocab_size, "token", ids)
             rows = jnp.where(before[None, :, None], mine, codes)
-        if config.positions == "rotary":
-            return rows
-        table = self.param("position", nn.initializers.zeros, (config.block_size, config.n_embd))
-        position = jax.lax.dynamic_slice_in_dim(table, start, ids.shape[1])  # (l, d)
-        return rows + position[None]
+        length = ids.shape[1]
+        if config.positions == "learned":
+            table = self.param("position", nn.initializers.zeros, (config.block_size, config.n_embd))
+            rows = rows + _rows(table, start, length, None if walk is None else walk[:, :-1])
+        if config.target_positions:
+            table = self.param("target", nn.initializers.normal(0.02), (config.block_size + 1, config.n_embd))
+            rows = rows + _rows(table, start + 1, length, None if walk is None else walk[:, 1:])
+        return rows
 
-    def _turns(self, layout: Layout | None, start: Position, length: int) -> Turns | None:
-        """Of the positions from `start` on, where they are rotary."""
+    def _turns(
+        self, layout: SequenceLayout | None, start: Position, length: int, walk: Int[Array, "b _"] | None
+    ) -> Turns | None:
+        """Of the positions from `start` on, or of those of a walk, where they are rotary."""
         config = self.config
         if config.positions != "rotary":
             return None
         assert layout is not None
         turns = rotary_turns(layout.places, config.n_embd // config.n_head, config.rotary_base)
+        if walk is not None:
+            return jnp.take(turns, walk[:, :-1], axis=1)
         return jax.lax.dynamic_slice_in_dim(jnp.asarray(turns), start, length, axis=1)
 
     def _block(self, name: str) -> Block:
@@ -314,6 +330,15 @@ class GPT(nn.Module):
         shape = (batch, rows, length, heads * width // rows)
         zeros = jnp.zeros(shape, dtype or config.dtype)
         return tuple(Cache(zeros, zeros) for _ in range(config.n_layer))
+
+
+def _rows(
+    table: Float[Array, "n d"], start: Position, length: int, positions: Int[Array, "b l"] | None
+) -> Float[Array, "_ l d"]:
+    """Rows of a table: at the positions of each image, or `length` of them from `start` on for all."""
+    if positions is not None:
+        return jnp.take(table, positions, axis=0, mode="clip")
+    return jax.lax.dynamic_slice_in_dim(table, start, length)[None]
 
 
 def token_cross_entropy(logits: Float[Array, "b l n"], ids: Int[Array, "b l"]) -> Float[Array, "b l"]:

@@ -33,7 +33,7 @@ def likelihood(workdir: str, out: str, batch_size: int = 0, step: str = "") -> C
     figures = GeneratorEvaluation(model.sampler, data)(model.params)
     if not figures:
         raise ValueError("no image of the validation split could be read; nothing was measured")
-    pixels, tokens = model.training_pixels, model.model.length
+    pixels, tokens = model.training_pixels, model.model.tokens.length
     figures["bits_per_pixel"] = figures["bits_per_token"] * tokens / (pixels[0] * pixels[1])
     n = pipeline.num_examples(data, "val")
     protocol = {

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int, Key
 
 from taming_jax.models.factors import FactoredHead
 from taming_jax.models.gpt import GPT, cast_layers, head_of
-from taming_jax.nn.rotary import Layout
+from taming_jax.nn.layout import SequenceLayout
 from taming_jax.sampling.filters import TracedFilters, draw, guide
 from taming_jax.sharding import split_by_image
 from taming_jax.two_stage import TwoStage
@@ -41,12 +41,13 @@ class Job:
 
 def sample(model: TwoStage, params: Any, job: Job) -> Int[Array, "b h w"]:
     """Draw ids with a static key/value cache; to be compiled with `model` static."""
-    places = jnp.asarray(model.sequence_order())  # (l,)
+    places = jnp.asarray(model.tokens.walk)  # (l,)
     condition = seen_conditions(model, job)
     condition = condition.reshape(condition.shape[0], -1)
-    given, keep = model.to_sequence(job.given), model.to_sequence(job.keep)  # (b, l)
+    given, keep = model.tokens.to_sequence(job.given), model.tokens.to_sequence(job.keep)  # (b, l)
     choose = token_chooser(job, model.n_codes, head_of(model.gpt, params))
-    return model.to_grid(draw_sequence(model.gpt, params, condition, places, given, keep, choose, model.layout))
+    drawn = draw_sequence(model.gpt, params, condition, places, given, keep, choose, model.layout)
+    return model.tokens.to_ids(drawn)
 
 
 def seen_conditions(model: TwoStage, job: Job) -> Int[Array, "b ..."]:
@@ -96,7 +97,7 @@ def draw_sequence(
     given: Int[Array, "b l"],
     keep: Bool[Array, "b l"],
     choose: Callable[[Array, Array], Array],
-    layout: Layout | None = None,
+    layout: SequenceLayout | None = None,
 ) -> Int[Array, "b l"]:
     """Continue the prefix by l tokens, of which those where `keep` is True are `given`.
 

@@ -139,7 +139,7 @@ def check_condition(model: TwoStage, condition: tuple[int, ...], given: tuple[in
     shapes."""
     _check_fit(condition, given)
     settings, spatial = model.gpt.config, len(condition) == 3
-    known = model.length if spatial else condition[1]
+    known = model.tokens.length if spatial else condition[1]
     if settings.n_unmasked > known:
         raise ValueError(
             f"transformer.n_unmasked={settings.n_unmasked} positions see one another, but only the {known} of the "

@@ -11,7 +11,6 @@ from jaxtyping import Array, Float, Int
 
 from taming_jax import sharding
 from taming_jax.models.gpt import with_layers_apart
-from taming_jax.nn import orders
 from taming_jax.nn.devices import on_tpu
 from taming_jax.sampling.decode import Job, sample
 from taming_jax.sampling.filters import Filters, check_guidance
@@ -73,13 +72,13 @@ class Sampler:
         """Steps in which images of a height and width in pixels are drawn, however many: tokens of the training size,
         elsewhere those of the sliding window's wavefront."""
         grid = self._grid(pixels)
-        return self.model.length if grid == self.model.grid else wavefront_steps(grid, self.model.grid)
+        return self.model.tokens.length if grid == self.model.grid else wavefront_steps(grid, self.model.grid)
 
     def drawing_steps(self, pixels: tuple[int, int]) -> Int[np.ndarray, "h w"]:
         """The step, int (h, w), in which each code of an image is drawn."""
         grid = self._grid(pixels)
         if grid == self.model.grid:
-            return orders.inverse(self.model.sequence_order()).reshape(grid)
+            return self.model.tokens.steps
         rows, columns = np.indices(grid)
         return rows * min(self.model.grid[1], grid[1]) + columns
 
@@ -127,7 +126,7 @@ class Sampler:
         """The ids of a request that is checked, and of what fills up the devices."""
         grid = request.given.shape[1:]
         sliding = grid != self.model.grid
-        order = np.arange(grid[0] * grid[1]) if sliding else self.model.sequence_order()
+        order = np.arange(grid[0] * grid[1]) if sliding else self.model.tokens.walk
         numbers = request.first + np.arange(request.n)
         arrays = {"number": numbers, "given": request.given, "keep": request.keep, **request.batch}
         arrays = sharding.put_whole(arrays, self.mesh, 1 if sliding else rows_at_once())
@@ -145,7 +144,7 @@ class Sampler:
         ids = self._sample(self.model, params, job)
         if progress:
             ids.block_until_ready()
-            progress(self.model.length)
+            progress(self.model.tokens.length)
         return ids
 
     def log_likelihood(
@@ -160,7 +159,7 @@ class Sampler:
     def _sequence_log_likelihood(self, params: Any, stages: Any, batch: Mapping[str, Array]) -> Float[Array, " b"]:
         ids = batch["ids"]
         condition = self.model.condition_tokens(stages, batch, len(ids))
-        sequence = self.model.to_sequence(ids)
+        sequence = self.model.tokens.to_sequence(ids)
         return -self.model.nll(params, condition, sequence, sequence).sum(axis=1)
 
     def _grid(self, pixels: tuple[int, int]) -> tuple[int, int]:
