@@ -133,7 +133,7 @@ def second_stage(model: VQGAN, params: Any, data: dict[str, np.ndarray], seed: i
     state, step = jax.jit(training.init)(jax.random.key(seed)), jax.jit(training.step, donate_argnums=0)
     for batch in codes["train"].reshape(steps, SECOND_BATCH, *codes["train"].shape[1:]):
         state, _ = step(state, {}, {"codes": batch})
-    nll = jax.jit(lambda ids: stages.token_nll(state.params, {}, {"codes": ids}).sum(axis=1))
+    nll = jax.jit(lambda ids: -stages.prior.log_likelihood(state.params, *stages.read({}, {"codes": ids})))
     pixels = math.prod(data["val"].shape[1:3])
     return float(_in_parts(nll, codes["val"]).mean()) / math.log(2) / pixels
 

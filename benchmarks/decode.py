@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # this project, installed
 from taming_jax.conditioning import ClassLabel
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
-from taming_jax.sampling.decode import Job, sample
-from taming_jax.sampling.filters import Filters
+from taming_jax.priors.base import Job
+from taming_jax.priors.filters import Filters
 from taming_jax.two_stage import TwoStage
 
 SIDE = 16
@@ -61,7 +61,7 @@ def measure(name: str, batch: int, bandwidth: float, options: argparse.Namespace
     key, numbers = jax.random.key(0), np.arange(batch)
     job = Job(labels, nothing, nothing > 0, key, numbers, Filters(temperature=0).traced(np.arange(n)))
     started = time.perf_counter()
-    program = jax.jit(sample, static_argnums=0).lower(model, weights, job).compile()
+    program = jax.jit(model.prior.sample).lower(weights, job).compile()
     compile_s = time.perf_counter() - started
     times = []
     for _ in range(options.repeat):

@@ -27,8 +27,8 @@ from taming_jax.convert.formats import llamagen_transformer as llamagen
 from taming_jax.convert.formats.memory import tree_of
 from taming_jax.models.gpt import GPT
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
-from taming_jax.sampling.decode import Job, sample
-from taming_jax.sampling.filters import Filters
+from taming_jax.priors.base import Job
+from taming_jax.priors.filters import Filters
 from taming_jax.two_stage import TwoStage
 
 
@@ -58,7 +58,7 @@ def measure(model: TwoStage, params: dict, net: Transformer, batch: int, given: 
     filters = Filters(temperature=0, guidance=given.guidance).traced(np.arange(n))
     job = Job(labels[:, None], nothing, nothing > 0, jax.random.key(0), labels, filters)
     started = time.perf_counter()
-    program = jax.jit(sample, static_argnums=0).lower(model, params, job).compile()
+    program = jax.jit(model.prior.sample).lower(params, job).compile()
     compile_s = time.perf_counter() - started
     ours = lambda: np.asarray(program(params, job)).reshape(batch, n)
     theirs = lambda: net.draw(torch.from_numpy(labels).long(), given.guidance).numpy()

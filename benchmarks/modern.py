@@ -79,7 +79,7 @@ def trained(first, data, kind: str, seed: int, steps: int) -> tuple[dict, TwoSta
     for _ in range(steps):
         rows = order.randint(0, len(data["train"]["codes"]), BATCH)
         state, _ = step(state, {}, {name: array[rows] for name, array in data["train"].items()})
-    nll = jax.jit(lambda params, batch: model.token_nll(params, {}, batch).mean())
+    nll = jax.jit(lambda params, batch: model.evaluate(params, {}, batch)["nll"].mean())
     parts = range(0, len(data["val"]["codes"]), 64)
     held = [nll(state.params, {name: array[i : i + 64] for name, array in data["val"].items()}) for i in parts]
     size = sum(leaf.size for leaf in jax.tree.leaves(state.params))

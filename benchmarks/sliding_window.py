@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # this project, installed
 from taming_jax.conditioning import NoCondition
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
-from taming_jax.sampling.decode import Job
-from taming_jax.sampling.filters import Filters
-from taming_jax.sampling.window import cache_bytes, sample_window, schedule_for
+from taming_jax.priors.base import Job
+from taming_jax.priors.filters import Filters
+from taming_jax.priors.window import cache_bytes, sample_window, schedule_for
 from taming_jax.two_stage import TwoStage
 
 WINDOW = 16
@@ -67,12 +67,12 @@ def measure(model, params, grid, options) -> dict:
     condition = np.random.RandomState(0).randint(0, config.vocab_size, (options.images, *grid)).astype(np.int32)
     given, keep = np.zeros_like(condition), np.zeros(condition.shape, bool)
     choices = {"stride": options.stride, "keep_columns": not options.forget_columns, "together": options.together}
-    schedule = schedule_for(model, condition.shape, given.shape, **choices)
+    schedule = schedule_for(model.prior, condition.shape, given.shape, **choices)
     weights = jax.tree.map(lambda leaf: leaf.astype(options.dtype), params)
     greedy = Filters(temperature=0).traced(np.arange(grid[0] * grid[1]))
     job = Job(condition, given, keep, jax.random.key(0), np.arange(options.images), greedy)
     started = time.perf_counter()
-    program = jax.jit(sample_window, static_argnums=0).lower(model, weights, job, schedule).compile()
+    program = jax.jit(sample_window, static_argnums=0).lower(model.prior, weights, job, schedule).compile()
     compiled = time.perf_counter()
     ids = np.asarray(program(weights, job, schedule))
     taken = time.perf_counter() - compiled

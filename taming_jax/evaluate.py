@@ -27,9 +27,9 @@ from taming_jax.experiment import saved_filters
 from taming_jax.files import write_whole
 from taming_jax.outputs import Ours, check_outputs, is_json, is_text
 from taming_jax.pictures import grid, is_ours, save_grid
+from taming_jax.priors.filters import Filters
 from taming_jax.program import readable_errors, run_to_its_end
 from taming_jax.quality import commands
-from taming_jax.sampling.filters import Filters
 from taming_jax.settings import from_dict
 from taming_jax.trained.evaluation import FirstStageEvaluation, GeneratorEvaluation, columns
 from taming_jax.trained.generator import Generator

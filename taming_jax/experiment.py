@@ -16,13 +16,14 @@ from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.models.feature_discriminator import FeatureDiscriminator, FeatureDiscriminatorConfig
 from taming_jax.models.gpt import GPTConfig
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
-from taming_jax.sampling.filters import FILTER_NAMES, Filters, check_guidance, with_filters
-from taming_jax.sampling.rejection import rounds_for
+from taming_jax.priors.base import TokenLossConfig
+from taming_jax.priors.filters import FILTER_NAMES, Filters, check_guidance, with_filters
+from taming_jax.priors.rejection import rounds_for
 from taming_jax.settings import PathText, below, check, from_dict, to_dict
 from taming_jax.sharding import MeshConfig
 from taming_jax.training.loop import TrainConfig
 from taming_jax.training.optim import DiscOptimizerConfig, OptimizerConfig, make_optimizer
-from taming_jax.training.transformer import TokenLossConfig, TransformerTraining
+from taming_jax.training.transformer import TransformerTraining
 from taming_jax.training.vqgan import VQGANTraining
 from taming_jax.training.vqgan_loss import VQGANLossConfig
 from taming_jax.two_stage import TwoStage
@@ -34,8 +35,8 @@ class SampleConfig:
 
     n: images in all, spread over the classes. per_class: this many of each class instead. classes: numbers or names
     with commas between them, empty for all. batch_size: drawn at once. temperature 0 is greedy; top_k, top_p: None for
-    no limit. guidance, guidance_schedule, guidance_power, guidance_interval: see `sampling.filters.Filters`; above 1
-    needs condition dropout in training.
+    no limit. guidance, guidance_schedule, guidance_power, guidance_interval, steps, choice_temperature: see
+    `priors.filters.Filters`; guidance above 1 needs condition dropout in training.
     stride: rows and columns that a sliding window moves at a time; above 1 faster, but an approximation.
     size: height and width in pixels, () for the size of the condition or of the training images; others than the
     training's are drawn by a sliding window.
@@ -46,7 +47,7 @@ class SampleConfig:
     complete: a picture to complete; keep: its mask, top, bottom, left, right or a file (a picture, white where
     it stays), empty for all of it, which `size` then extends to the right and downwards.
     scorer, accept: rejection sampling by a function "module:function" that keeps the best share `accept` of the images
-    of a condition (see taming_jax.sampling.rejection). animate: also a GIF of the order in which each image was drawn.
+    of a condition (see taming_jax.priors.rejection). animate: also a GIF of the order in which each image was drawn.
     out: the folder, empty for `samples` in the working directory. step: the checkpoint, "" for the newest, "best" for
     the best by its metric. mesh: of the devices that draw; `tensor` for a transformer that is too large for one.
     """
@@ -67,6 +68,8 @@ class SampleConfig:
     guidance_schedule: str = "constant"
     guidance_power: float = 1.0
     guidance_interval: tuple[int, ...] = ()
+    steps: int | None = None
+    choice_temperature: float | None = None
     stride: int = 1
     complete: PathText = ""
     keep: PathText = ""
@@ -174,7 +177,8 @@ class VQGANExperiment:
 class TransformerExperiment:
     """A training of the second stage, and what `sample.py` draws from it.
 
-    first_stage: the working directory of a trained first stage. order: a name of `nn.orders.ORDERS`.
+    first_stage: the working directory of a trained first stage. prior: a name of `priors.PRIORS`. order: a name of
+    `nn.orders.ORDERS`.
     pkeep: share of input image ids kept in training. condition_dropout: share of training images whose condition is
     hidden, for classifier-free guidance; takes one id more. init_from: the directory of a second stage to start from.
     remap: a list of the codes that the data uses, made by `taming_jax.codes_used`, so that the vocabulary can be as
@@ -187,6 +191,7 @@ class TransformerExperiment:
     init_from: PathText = ""
     transformer: GPTConfig = GPTConfig()
     condition: ConditionConfig = ConditionConfig()
+    prior: str = "autoregressive"
     order: str = "row_major"
     pkeep: float = 1.0
     condition_dropout: float = 0.0

@@ -11,9 +11,9 @@ from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.nn import cache
 from taming_jax.nn.cache import as_heads, as_queries_of_rows, as_rows
-from taming_jax.sampling.decode import Job, sample
-from taming_jax.sampling.filters import Filters, draw
-from taming_jax.sampling.window import sample_window
+from taming_jax.priors.base import Job
+from taming_jax.priors.filters import Filters, draw
+from taming_jax.priors.window import sample_window
 from taming_jax.two_stage import TwoStage
 
 
@@ -57,7 +57,7 @@ def test_ids_are_those_of_one_head_a_row(dtype, monkeypatch):
     drawn = []
     for packed in (False, True):
         monkeypatch.setattr(cache, "on_tpu", lambda packed=packed: packed)
-        drawn.append(np.asarray(jax.jit(lambda params, job: sample(model, params, job))(params, job)))
+        drawn.append(np.asarray(jax.jit(lambda params, job: model.prior.sample(params, job))(params, job)))
     np.testing.assert_array_equal(*drawn)
     assert len(np.unique(drawn[0])) > 5
 

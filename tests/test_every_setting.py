@@ -184,6 +184,7 @@ TRANSFORMER = {
     "grid": Seen("test_modern_gpt.py::test_a_transformer_alone_must_be_told_its_grid"),
     "factors": Refused([4, 4]),
     "residual_dtype": Set("float32", {"transformer.dtype": "bfloat16"}),
+    "target_positions": Set(True),
 }
 CONDITION = {
     "kind": Set("class_label", {"condition.kind": "none"}),
@@ -292,6 +293,8 @@ SAMPLE = {
     "guidance_schedule": Set("linear"),
     "guidance_power": Set(2.0),
     "guidance_interval": Set([1, 3]),
+    "steps": Seen("test_masked.py::test_it_draws_as_the_paper_says"),
+    "choice_temperature": Seen("test_masked.py::test_it_draws_as_the_paper_says"),
     "stride": Set(2, {"sample.size": [16, 32]}),
     "complete": Seen(DRAWN + "test_a_picture_is_drawn_again_from_what_it_says"),
     "keep": Seen(DRAWN + "test_what_a_mask_keeps_becomes_given_ids"),
@@ -326,6 +329,7 @@ OF_SECOND: dict[str, dict[str, Any]] = {
         "workdir": Seen("test_every_setting.py::test_a_training_is_where_its_configuration_says"),
         "first_stage": Seen(ALONE),
         "init_from": Seen("test_programs.py::test_a_second_stage_starts_from_one_with_the_same_heads"),
+        "prior": Set("masked"),
         "order": Set("spiral_in"),
         "pkeep": Set(0.5),
         "condition_dropout": Set(0.1),

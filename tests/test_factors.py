@@ -19,8 +19,9 @@ from taming_jax.models.gpt import GPT, GPTConfig, head_of, stack_layers
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.nn import orders
 from taming_jax.nn.lookup_free import FiniteScalarQuantizer, LookupFreeQuantizer, splits
-from taming_jax.sampling.decode import Job, sample, token_chooser
-from taming_jax.sampling.filters import TracedFilters, draw
+from taming_jax.priors.base import Job
+from taming_jax.priors.decode import token_chooser
+from taming_jax.priors.filters import TracedFilters, draw
 from taming_jax.sharding import MeshConfig, make_mesh, place
 from taming_jax.trained.first_stage import FirstStage
 from taming_jax.trained.generator import Generator
@@ -66,11 +67,11 @@ def test_likelihoods_are_of_one_distribution_over_all_codes(settings):
     model = model_of(**settings)
     params, condition = params_of(model), jnp.full((16, 1), 2, jnp.int32)
     before = np.random.RandomState(0).randint(0, 16, (1, 6))
-    shares, nll = [], jax.jit(model.nll)
+    shares, nll = [], jax.jit(model.prior.token_nll)
     for i in range(6):
         ids = np.repeat(before, 16, axis=0)
         ids[:, i] = np.arange(16)
-        found = np.asarray(nll(params, condition, ids, ids))
+        found = np.asarray(nll(params, condition, ids.reshape(16, *GRID)))
         assert (found[:, :i] == found[:1, :i]).all()
         shares.append(np.exp(-found[:, i]))
     np.testing.assert_allclose(np.sum(shares, axis=1), 1, rtol=1e-5)
@@ -86,8 +87,8 @@ def test_codes_are_drawn_as_often_as_they_are_likely():
     model, n = model_of(), 20_000
     params, condition = params_of(model), jnp.zeros((16, 1), jnp.int32)
     ids = np.broadcast_to(np.arange(16)[:, None], (16, 6))
-    expected = np.exp(-np.asarray(model.nll(params, condition, ids, ids)[:, 0]))
-    prediction = model.logits(params, condition, ids)[:1, 0]
+    expected = np.exp(-np.asarray(model.prior.token_nll(params, condition, ids.reshape(16, *GRID))[:, 0]))
+    prediction = model.prior.logits(params, condition, ids)[:1, 0]
     nothing = jnp.zeros((n, 1), jnp.int32)
     job = Job(nothing, nothing, nothing > 0, jax.random.key(1), jnp.arange(n), TracedFilters(jnp.float32(1.0)))
     choose = jax.jit(token_chooser(job, 16, head_of(model.gpt, params)))
@@ -109,10 +110,10 @@ def test_sampling_with_the_cache_is_sampling_without(scale, filters):
     traced = TracedFilters(jnp.float32(0.8), guidance=scales, **{"top_p": None} | filters)
     nothing = np.zeros((2, *GRID), np.int32)
     job = Job(jnp.asarray(labels), nothing, nothing > 0, jax.random.key(5), jnp.arange(2), traced)
-    found = jax.jit(sample, static_argnums=0)(model, params, job)
+    found = jax.jit(model.prior.sample)(params, job)
 
     keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(5), jnp.arange(2))
-    says = jax.jit(lambda labels, ids: model.logits(params, labels, ids))
+    says = jax.jit(lambda labels, ids: model.prior.logits(params, labels, ids))
     tokens = np.zeros((2, 6), np.int32)
     for i, spot in enumerate(walk):
         asked, free = (says(before, tokens)[:, i : i + 1] for before in (labels, np.full_like(labels, 3)))
@@ -135,7 +136,8 @@ def test_scan_a_mesh_and_half_precision_give_the_same():
     batch = {"codes": rs.randint(0, 16, (8, *GRID)).astype(np.int32), "class_label": rs.randint(0, 3, 8)}
 
     def run(model, params):
-        return jax.jit(jax.value_and_grad(lambda params: model.token_nll(params, stages, batch).mean()))(params)
+        loss = lambda params: model.evaluate(params, stages, batch)["nll"].mean()
+        return jax.jit(jax.value_and_grad(loss))(params)
 
     loss, gradients = run(model, params)
     assert all(np.any(leaf) for leaf in jax.tree.leaves(gradients))
@@ -155,11 +157,11 @@ def test_nothing_is_as_large_as_the_vocabulary():
     params = jax.eval_shape(model.gpt.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     grid = jnp.zeros((2, *GRID), jnp.int32)
     batch = {"codes": grid, "class_label": jnp.zeros(2, jnp.int32)}
-    loss = lambda params: model.token_nll(params, {}, batch, key=jax.random.key(0)).mean()
+    loss = lambda params: model.prior.token_nll(params, *model.read({}, batch), jax.random.key(0)).mean()
     filters = TracedFilters(jnp.float32(1.0), jnp.float32(0.9), jnp.ones(6), top_k=10)
     job = Job(jnp.zeros((2, 1), jnp.int32), grid, grid > 0, jax.random.key(0), jnp.arange(2), filters)
     sizes = [leaf.size for leaf in jax.tree.leaves(params)]
-    for program in (jax.grad(loss), lambda params: sample(model, params, job)):
+    for program in (jax.grad(loss), lambda params: model.prior.sample(params, job)):
         sizes += [aval.size for aval in arrays_of(jax.make_jaxpr(program)(params).jaxpr)]
     assert len(sizes) > 300 and 512 * 16 <= max(sizes) < 2**18
 

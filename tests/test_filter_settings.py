@@ -18,11 +18,12 @@ from taming_jax.checkpoint import Saved
 from taming_jax.experiment import SampleConfig
 from taming_jax.page.asked import parse
 from taming_jax.page.painter import Painter
+from taming_jax.priors import Autoregressive
+from taming_jax.priors.filters import FILTER_NAMES, Filters
 from taming_jax.quality import commands, samples
 from taming_jax.quality.comparison import compare_results
 from taming_jax.quality.store import SETTINGS
 from taming_jax.quality.sweep import settings_of, table
-from taming_jax.sampling.filters import FILTER_NAMES, Filters
 from taming_jax.settings import from_dict, to_dict
 from taming_jax.trained.generator import Generator
 from taming_jax.trained.token_model import TokenModel
@@ -36,10 +37,15 @@ OTHER = {
     "guidance_schedule": "power-cosine",
     "guidance_power": 2.75,
     "guidance_interval": (1, 40),
+    "steps": 6,
+    "choice_temperature": 2.5,
 }
 SAVED, DEFAULT = Filters(**OTHER), {name: getattr(Filters(), name) for name in FILTER_NAMES}
 CONFIG = {"sample": to_dict(SampleConfig(n=99, seed=9, **OTHER))}
+ACTING = {name: OTHER[name] for name in Autoregressive.follows}  # of the model that the tests draw with
+DRAWN = Filters(**ACTING)
 each = pytest.mark.parametrize("name", FILTER_NAMES)
+each_acting = pytest.mark.parametrize("name", ACTING)
 
 
 def given(command, *options):
@@ -75,7 +81,7 @@ def test_the_settings_and_the_keywords_are_the_fields_of_the_filters():
     for field in dataclasses.fields(Filters):
         assert hints[field.name] == ours[field.name], field.name
         assert getattr(SampleConfig(), field.name) == field.default == keywords[field.name].default, field.name
-        if not field.name.startswith("guidance"):  # ids alone have no condition to hide
+        if field.name in ACTING and not field.name.startswith("guidance"):  # ids alone have no condition to hide
             assert of_ids[field.name].default == field.default
 
 
@@ -169,6 +175,8 @@ SWEPT = {
     "guidance_schedule": ("linear,power-cosine", ["linear", "power-cosine"], ["linear", "power-cosine"]),
     "guidance_power": ("1,2.75", [1.0, 2.75], ["1", "2.75"]),
     "guidance_interval": ("(),(0,32)", [(), (0, 32)], ["all", "0-32"]),
+    "steps": ("none,4", [None, 4], ["none", "4"]),
+    "choice_temperature": ("0,4.5", [0.0, 4.5], ["0", "4.5"]),
 }
 
 
@@ -189,7 +197,7 @@ def test_one_interval_needs_no_brackets():
     assert commands.swept_values(given("sweep", "--guidance_interval", "0,32")) == {"guidance_interval": [(0, 32)]}
 
 
-@pytest.mark.parametrize("name", [name for name in FILTER_NAMES if name not in ("temperature", "guidance")])
+@pytest.mark.parametrize("name", [name for name in FILTER_NAMES if name not in ("temperature", "guidance", "steps")])
 def test_a_sweep_of_what_changes_nothing_is_refused(name):
     base = SampleConfig(temperature=0.0)
     with pytest.raises(ValueError, match=f"--{name}=.* changes nothing with (temperature=0.0|guidance=1.0)"):
@@ -214,6 +222,10 @@ def test_an_evaluation_refuses_what_it_does_not_draw_by(monkeypatch):
     assert set(refused) == set(others)
 
 
+def followed(filters):
+    return {name: value for name, value in to_dict(filters).items() if name in ACTING}
+
+
 def page_of(sample):
     painter = page_models.painter("segmentation")
     return Painter(painter.generator, dataclasses.replace(painter.saved, config={**painter.saved.config, **sample}))
@@ -225,11 +237,11 @@ def asked(painter, **changes):
 
 
 def test_the_page_begins_with_what_was_saved():
-    painter = page_of(CONFIG)
-    assert painter.about()["sample"] == to_dict(SAVED)
-    assert asked(painter).settings.filters() == SAVED  # what is silent
-    assert asked(painter, **json.loads(json.dumps(painter.about()["sample"]))).settings.filters() == SAVED
-    assert page_of({"sample": {}}).about()["sample"] == to_dict(Filters())  # of a checkpoint before there were any
+    painter = page_of({"sample": to_dict(SampleConfig(n=99, seed=9, **ACTING))})
+    assert painter.about()["sample"] == followed(DRAWN)
+    assert asked(painter).settings.filters() == DRAWN  # what is silent
+    assert asked(painter, **json.loads(json.dumps(painter.about()["sample"]))).settings.filters() == DRAWN
+    assert page_of({"sample": {}}).about()["sample"] == followed(Filters())  # of a checkpoint before there were any
     large = page_of({"sample": {"guidance": 33.0, "top_k": 1 << 21}})
     assert asked(large, **large.about()["sample"]).settings.guidance == 33.0
 
@@ -240,16 +252,16 @@ def test_the_page_has_a_field_for_each():
     assert ids >= {*FILTER_NAMES, "guidance_first", "guidance_end"} - {"guidance_interval"}  # which is these two
 
 
-@each
+@each_acting
 def test_the_page_its_recipe_and_its_picture_have_it(name):
     painter = page_of({"sample": {}})
-    one, other = (asked(painter, **to_dict(f)) for f in (SAVED, dataclasses.replace(SAVED, **{name: DEFAULT[name]})))
-    assert one.told()["filters"] == to_dict(SAVED) and getattr(other.settings, name) == DEFAULT[name]
+    one, other = (asked(painter, **followed(f)) for f in (DRAWN, dataclasses.replace(DRAWN, **{name: DEFAULT[name]})))
+    assert one.told()["filters"] == followed(DRAWN) and getattr(other.settings, name) == DEFAULT[name]
     assert flags(one)[name] == OTHER[name]
     calls = [calls_of(drawing.told()["python"]) for drawing in (one, other)]
     assert calls[0][name] == OTHER[name] and name not in calls[1]
     made = from_dict(SampleConfig, json.loads(json.dumps(to_dict(one.settings))), "sample")  # as a PNG keeps it
-    assert made == one.settings and made.filters() == SAVED
+    assert made == one.settings and made.filters() == DRAWN
 
 
 def calls_of(lines):

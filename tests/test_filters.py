@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from taming_jax.sampling.filters import Filters, draw, filter_logits
+from taming_jax.priors.filters import Filters, draw, filter_logits
 
 SETTINGS = {
     "top_k_1": {"top_k": 1},

@@ -41,11 +41,11 @@ TABLE: tuple[tuple[int, tuple[str, ...]], ...] = (
     (0, ("taming_jax/names.py", "taming_jax/outputs.py")),
     (0, ("taming_jax/stopping.py", "taming_jax/program.py", "taming_jax/lease.py", "taming_jax/joining.py")),
     (1, ("taming_jax/models", "taming_jax/metrics", "taming_jax/data", "taming_jax/checkpoint")),
-    (2, ("taming_jax/conditioning", "taming_jax/cli.py", "taming_jax/data/sources")),
+    (2, ("taming_jax/priors", "taming_jax/conditioning", "taming_jax/cli.py", "taming_jax/data/sources")),
     (3, ("taming_jax/data/pipeline.py",)),
     (3, ("taming_jax/two_stage.py", "taming_jax/convert")),
     (4, ("taming_jax/data/inspection.py",)),
-    (4, ("taming_jax/training", "taming_jax/sampling", "taming_jax/convert/original")),
+    (4, ("taming_jax/training", "taming_jax/convert/original")),
     (5, ("taming_jax/experiment.py", "taming_jax/convert/formats")),
     (6, ("taming_jax/trained",)),
     (7, ("taming_jax/drawing", "taming_jax/compiling")),
@@ -183,8 +183,8 @@ def test_the_documentation_shows_the_table():
         ("taming_jax/nn/conv.py", "from ..models.vqgan import VQGAN"),
         ("taming_jax/nn/conv.py", "def f():\n    import taming_jax.models.vqgan"),
         ("taming_jax/models/vqgan.py", "import taming_jax"),
-        ("taming_jax/training/loop.py", "from taming_jax.sampling import filters"),
-        ("taming_jax/sampling/filters.py", "from taming_jax.training.loop import run"),
+        ("taming_jax/training/loop.py", "from taming_jax.trained import generator"),
+        ("taming_jax/priors/filters.py", "from taming_jax.training.loop import run"),
         ("taming_jax/__init__.py", "from taming_jax.models.vqgan import VQGAN"),
         ("taming_jax/trained/generator.py", "import tensorflow as tf"),
         ("taming_jax/training/loop.py", "from clu import metric_writers"),
@@ -196,7 +196,7 @@ def test_the_documentation_shows_the_table():
 )
 def test_planted_violations_are_found(path, source):
     names = ("__init__", "nn/conv", "models/__init__", "models/vqgan", "training/loop", "trained/generator")
-    files = {f"taming_jax/{name}.py": "" for name in (*names, "sampling/__init__", "sampling/filters")}
+    files = {f"taming_jax/{name}.py": "" for name in (*names, "priors/__init__", "priors/filters")}
     assert len(violations({**files, path: source})) == 1
 
 
@@ -204,11 +204,11 @@ def test_allowed_imports_pass():
     files = {
         "taming_jax/__init__.py": "def load(p):\n    from taming_jax.trained import load\n    return load(p)\n"
         "if TYPE_CHECKING:\n    from taming_jax.trained.generator import load\n",
-        "taming_jax/trained/generator.py": "from taming_jax.sampling import filters",
+        "taming_jax/trained/generator.py": "from taming_jax.priors import filters",
         "taming_jax/evaluate.py": "from taming_jax.trained.generator import load",
-        "taming_jax/sampling/__init__.py": "",
-        "taming_jax/sampling/filters.py": "import jax",
-        "taming_jax/sampling/decode.py": "from taming_jax.sampling.filters import draw\nfrom clu import metrics",
+        "taming_jax/priors/__init__.py": "",
+        "taming_jax/priors/filters.py": "import jax",
+        "taming_jax/priors/decode.py": "from taming_jax.priors.filters import draw\nfrom clu import metrics",
         "taming_jax/data/sources/tfds.py": "def f():\n    import tensorflow",
         "train_vqgan.py": "import ml_collections\nimport taming_jax",
     }
@@ -221,9 +221,9 @@ import sys
 for name in ("tensorflow", "tensorflow_datasets", "tensorboard", "torch"):
     sys.modules[name] = None  # from here on importing it raises ImportError
 import taming_jax, taming_jax.trained.generator, taming_jax.evaluate, taming_jax.data.demo
-import pkgutil, importlib, taming_jax.sampling
-for module in pkgutil.iter_modules(taming_jax.sampling.__path__):
-    importlib.import_module(f"taming_jax.sampling.{module.name}")
+import pkgutil, importlib, taming_jax.priors
+for module in pkgutil.iter_modules(taming_jax.priors.__path__):
+    importlib.import_module(f"taming_jax.priors.{module.name}")
 """
     result = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300, encoding="utf-8"

@@ -16,8 +16,9 @@ from taming_jax.conditioning import ClassLabel
 from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.models.gpt import GPT, GPTConfig, stack_layers, unstack_layers
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
-from taming_jax.sampling.decode import Job, token_chooser
-from taming_jax.sampling.filters import Filters
+from taming_jax.priors.base import Job
+from taming_jax.priors.decode import token_chooser
+from taming_jax.priors.filters import Filters
 from taming_jax.training.accumulate import mean_over_parts
 from taming_jax.training.optim import OptimizerConfig, best_params, make_optimizer
 from taming_jax.training.transformer import TransformerTraining

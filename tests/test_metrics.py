@@ -93,7 +93,7 @@ def test_first_stage_metrics_of_two_batches_are_those_of_all_images_that_count()
 
 
 def test_token_metrics_are_added_up_in_double_precision():
-    tenth = states.TokenMetrics(n=jnp.float32(1), nll=jnp.float32(0.1))
+    tenth = states.TokenMetrics(n=jnp.float32(1), sums={"nll": jnp.float32(0.1)})
     total = states.TokenMetrics()
     for _ in range(1000):
         total = total.merge(tenth)

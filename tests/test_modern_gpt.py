@@ -20,7 +20,7 @@ from taming_jax.models.vqgan import VQGAN
 from taming_jax.nn.attention import Block, swiglu_width
 from taming_jax.nn.layout import TokenLayout
 from taming_jax.nn.rotary import rotary_turns, rotate
-from taming_jax.sampling.decode import draw_sequence
+from taming_jax.priors.decode import draw_sequence
 from taming_jax.sharding import MeshConfig, make_mesh, place
 from taming_jax.training.optim import OptimizerConfig, make_optimizer
 from taming_jax.training.transformer import TransformerTraining
@@ -118,7 +118,7 @@ def test_the_cached_sampler_is_the_whole_sequence(seed):
     params, rs = params_of(model), np.random.RandomState(seed)
     condition = rs.randint(0, model.condition.vocabulary, (2, model.condition.length)).astype(np.int32)
     tokens = rs.randint(0, 20, (2, 16)).astype(np.int32)
-    whole = jax.jit(model.logits)(params, condition, tokens)
+    whole = jax.jit(model.prior.logits)(params, condition, tokens)
     seen = []
 
     def choose(logits, place):
@@ -126,7 +126,7 @@ def test_the_cached_sampler_is_the_whole_sequence(seed):
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
     run = lambda params: draw_sequence(
-        model.gpt, params, condition, jnp.arange(16), tokens, tokens >= 0, choose, model.layout
+        model.gpt, params, condition, jnp.arange(16), tokens, tokens >= 0, choose, model.sequences.layout
     )
     np.testing.assert_array_equal(jax.jit(run)(params), tokens)
     jax.effects_barrier()

@@ -12,7 +12,7 @@ from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.nn.attention import output_layer
 from taming_jax.nn.conv import SpatialAttention, conv1x1, group_norm
 from taming_jax.nn.products import product_in_float32
-from taming_jax.sampling.filters import filter_logits
+from taming_jax.priors.filters import filter_logits
 
 CODES = 16384
 X = np.random.RandomState(0).randn(4, 6, 64).astype(np.float32)

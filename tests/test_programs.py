@@ -28,9 +28,10 @@ from taming_jax.convert.formats import export
 from taming_jax.data import pipeline
 from taming_jax.data.demo.known import KNOWN
 from taming_jax.drawing.drawing import draw
+from taming_jax.drawing.reproduction import reproduce
 from taming_jax.experiment import SampleConfig, TransformerExperiment, VQGANExperiment
 from taming_jax.models.gpt import GPT, unstack_layers
-from taming_jax.sampling.filters import Filters
+from taming_jax.priors.filters import Filters
 from taming_jax.settings import from_dict
 from taming_jax.sharding import MeshConfig, make_mesh
 from taming_jax.trained import evaluation
@@ -138,6 +139,27 @@ def test_a_second_stage_directory_stands_alone(class_dir, vqgan_dir):
     assert images.shape == (2, 16, 16, 3) and np.isfinite(images).all()
     own = generator.first_stage.params["quantizer"]["codebook"]
     np.testing.assert_array_equal(own, checkpoint.load_params(vqgan_dir)["quantizer"]["codebook"])
+
+
+def test_a_masked_prior_goes_through_the_programs(vqgan_dir, tmp_path, monkeypatch):
+    """Trained, stopped and resumed, drawn, drawn again and evaluated as any other."""
+    settings = second_stage(vqgan_dir, prior="masked", train={"monitor": "val/masked_nll"}, workdir="masked")
+    whole, halves = str(tmp_path / "whole"), str(tmp_path / "halves")
+    assert train_transformer.train_and_evaluate(settings, whole)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 4)
+        assert not train_transformer.train_and_evaluate(settings, halves)
+    with pytest.raises(ValueError, match=r"another model.*config.prior: saved 'masked', given 'autoregressive'"):
+        train_transformer.train_and_evaluate(second_stage(vqgan_dir), halves)
+    assert train_transformer.train_and_evaluate(settings, halves)
+    assert history(halves) == history(whole) and "val/masked_nll" in history(whole)[-1]
+    jax.tree.map(np.testing.assert_array_equal, *(checkpoint.load_params(workdir) for workdir in (halves, whole)))
+    assert checkpoint.open_saved(whole, "best").config["prior"] == "masked"
+    out = draw(SampleConfig(classes="1", n=2, batch_size=2, steps=3, guidance=1.0, out=str(tmp_path / "a")), whole)
+    first = sorted(Path(out).glob("00000*.png"))[0]
+    assert reproduce(str(first), out=str(tmp_path / "again.png"))
+    report = evaluate.evaluate(whole, str(tmp_path / "report"), 8, 8)
+    assert report["transformer/masked_nll"] > 0 and "transformer/bits_per_token" not in report
 
 
 def test_sampling_writes_pictures_that_can_be_drawn_again(class_dir, tmp_path, capsys):
@@ -309,7 +331,7 @@ def test_a_second_stage_starts_from_one_with_the_same_heads(vqgan_dir, class_dir
 def test_sampling_without_a_second_stage_is_refused(vqgan_dir, tmp_path):
     with pytest.raises(ValueError, match="no checkpoint directory at"):
         draw(SampleConfig(), str(tmp_path / "nothing"))
-    with pytest.raises(ValueError, match="holds no second stage, and only that can draw"):
+    with pytest.raises(ValueError, match="holds no second stage, but a first stage"):
         draw(SampleConfig(), vqgan_dir)
     with pytest.raises(ValueError, match="is the configuration of a first stage; name the second's"):
         sample.main(importlib.import_module("configs.demo_vqgan").get_config(), vqgan_dir)

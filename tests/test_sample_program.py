@@ -34,7 +34,7 @@ from taming_jax.models.gpt import GPT
 from taming_jax.models.vqgan import VQGAN
 from taming_jax.page.asked import parse
 from taming_jax.page.painter import Painter
-from taming_jax.sampling.rejection import choose, draw_best, load_scorer, rounds_for
+from taming_jax.priors.rejection import choose, draw_best, load_scorer, rounds_for
 from taming_jax.settings import from_dict, to_dict
 from taming_jax.trained import tiles
 from taming_jax.trained.loading import load, load_saved

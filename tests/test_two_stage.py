@@ -13,8 +13,8 @@ from taming_jax.conditioning import ClassLabel, ConditionConfig, NoCondition, ma
 from taming_jax.models.gpt import GPT, GPTConfig, cast_layers, token_cross_entropy
 from taming_jax.models.vqgan import VQGAN, VQGANConfig
 from taming_jax.nn import orders
-from taming_jax.sampling.decode import cache_lengths, draw_sequence
-from taming_jax.sampling.filters import Filters, draw
+from taming_jax.priors.decode import cache_lengths, draw_sequence
+from taming_jax.priors.filters import Filters, draw
 from taming_jax.sharding import MeshConfig, make_mesh
 from taming_jax.trained.first_stage import FirstStage
 from taming_jax.trained.generator import Generator
@@ -46,7 +46,7 @@ def test_ids_logits_and_loss_are_the_originals(case):
     ids = generator.first_stage.encode(arrays["image"])
     np.testing.assert_array_equal(ids.reshape(2, -1), arrays["indices"])
     sequence = model.tokens.to_sequence(ids)
-    logits = jax.jit(model.logits)(generator.params, model.condition.tokens(given, 2, {}), sequence)
+    logits = jax.jit(model.prior.logits)(generator.params, model.condition.tokens(given, 2, {}), sequence)
     np.testing.assert_allclose(logits, arrays["logits"], atol=1e-4 * np.abs(arrays["logits"]).max(), rtol=0)
     nll = token_cross_entropy(logits, sequence)
     np.testing.assert_allclose(nll.mean(), arrays["loss"], rtol=1e-4)
@@ -154,12 +154,12 @@ def test_guidance_moves_logits_away_from_those_without_the_condition(small_param
 def test_conditions_are_hidden_from_that_share_of_training_images():
     model = small(ClassLabel(10), condition_dropout=0.25)
     labels = jnp.arange(400).reshape(400, 1) % 10
-    hidden = np.asarray(model.hide(jax.random.key(0), labels))
+    hidden = np.asarray(model.sequences.hide(jax.random.key(0), labels))
     assert 0.2 < (hidden == 10).mean() < 0.3
     np.testing.assert_array_equal(hidden[hidden != 10], np.asarray(labels)[hidden != 10])
-    maps = np.asarray(model.hide(jax.random.key(0), jnp.zeros((400, 3, 2), jnp.int32)))
+    maps = np.asarray(model.sequences.hide(jax.random.key(0), jnp.zeros((400, 3, 2), jnp.int32)))
     np.testing.assert_array_equal(maps.min(axis=(1, 2)), maps.max(axis=(1, 2)))  # all of a condition or nothing
-    np.testing.assert_array_equal(small(ClassLabel(10)).hide(jax.random.key(0), labels), labels)
+    np.testing.assert_array_equal(small(ClassLabel(10)).sequences.hide(jax.random.key(0), labels), labels)
 
 
 def test_progress_tells_every_step(small_params):
@@ -216,9 +216,9 @@ def test_sequence_and_grid_are_inverse():
 def test_pkeep_replaces_that_share_of_inputs():
     model = small(NoCondition(), pkeep=0.75)
     sequence = jnp.full((64, 64), 22)  # no random id: it lies beyond the codes
-    changed = np.asarray(model.corrupt(jax.random.key(0), sequence) != sequence)
+    changed = np.asarray(model.prior.corrupt(jax.random.key(0), sequence) != sequence)
     assert 0.2 < changed.mean() < 0.3
-    np.testing.assert_array_equal(small(NoCondition()).corrupt(jax.random.key(0), sequence), sequence)
+    np.testing.assert_array_equal(small(NoCondition()).prior.corrupt(jax.random.key(0), sequence), sequence)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from taming_jax.models.content import CONTENTS
 from taming_jax.models.discriminator import Discriminator, DiscriminatorConfig
 from taming_jax.models.gpt import GPT, GPTConfig
 from taming_jax.models.vqgan import VQGAN
+from taming_jax.priors.base import TokenLossConfig
 from taming_jax.training.optim import (
     SEEN,
     DiscOptimizerConfig,
@@ -26,7 +27,7 @@ from taming_jax.training.optim import (
     start_norms,
     updated,
 )
-from taming_jax.training.transformer import TokenLossConfig, TransformerTraining
+from taming_jax.training.transformer import TransformerTraining
 from taming_jax.training.vqgan import VQGANTraining
 from taming_jax.training.vqgan_loss import VQGANLossConfig
 from taming_jax.two_stage import TwoStage
@@ -207,7 +208,7 @@ def test_smoothing_and_z_loss_are_their_formulas(second_stage):
     smoothing, weight = 0.1, 0.01
     state, _, found = second_stage(label_smoothing=smoothing, z_loss=weight)
     codes = BATCH["codes"].reshape(2, 4)
-    logits = np.asarray(SECOND.logits(state.params, BATCH["class_label"][:, None], codes), np.float64)
+    logits = np.asarray(SECOND.prior.logits(state.params, BATCH["class_label"][:, None], codes), np.float64)
     partition = np.log(np.exp(logits).sum(-1, keepdims=True))
     target = np.zeros_like(logits)
     target[..., :20] = smoothing / 20  # the vocabulary of 30 has 10 ids that are no codes
@@ -223,7 +224,7 @@ def test_smoothing_and_z_loss_are_their_formulas(second_stage):
 def test_without_them_the_loss_is_the_cross_entropy_and_rates_are_logged(second_stage):
     state, after, found = second_stage()
     assert set(found) == {"loss", "grad_norm", "learning_rate", "skipped_updates"}
-    nll = SECOND.token_nll(state.params, {}, BATCH, key=jax.random.key(0)).mean()
+    nll = SECOND.prior.token_nll(state.params, *SECOND.read({}, BATCH), jax.random.key(0)).mean()
     assert float(found["loss"]) == pytest.approx(float(nll), rel=1e-6)
     assert float(found["learning_rate"]) == pytest.approx(1e-2) and int(after.norms["seen"]) == 1
 

@@ -12,10 +12,11 @@ from tiny import TINY
 from taming_jax.conditioning import ClassLabel, Coordinate, NoCondition, ObjectsCondition, StageCondition
 from taming_jax.models.gpt import GPT, GPTConfig, head_of
 from taming_jax.models.vqgan import VQGAN
-from taming_jax.sampling.decode import Job, sample, token_chooser
-from taming_jax.sampling.filters import TracedFilters
-from taming_jax.sampling.wavefront import corner, make_schedule
-from taming_jax.sampling.window import cache_bytes, check_window, sample_window, schedule_for
+from taming_jax.priors.base import Job
+from taming_jax.priors.decode import token_chooser
+from taming_jax.priors.filters import TracedFilters
+from taming_jax.priors.wavefront import corner, make_schedule
+from taming_jax.priors.window import cache_bytes, check_window, sample_window, schedule_for
 from taming_jax.sharding import MeshConfig, make_mesh, put_whole
 from taming_jax.trained.first_stage import FirstStage
 from taming_jax.trained.generator import Generator
@@ -25,7 +26,9 @@ CODES = 20
 FIRST = dataclasses.replace(TINY, ch_mult=(1,))
 ORIGINAL = GPT(GPTConfig(vocab_size=64, block_size=512, n_layer=2, n_head=4, n_embd=64))
 
-window = jax.jit(sample_window, static_argnums=0)
+window = jax.jit(lambda model, *arguments: sample_window(model.prior, *arguments), static_argnums=0)
+
+whole = jax.jit(lambda model, params, job: model.prior.sample(params, job), static_argnums=0)
 
 
 class SixteenPlaces(NoCondition):
@@ -77,7 +80,7 @@ def one_by_one(model, params, condition, given, keep, *, stride=1, scale=1, **fi
     (rows, columns), (h, w) = given.shape[1:], model.grid
     h, w = min(h, rows), min(w, columns)
     spatial = condition.ndim == 3
-    layout = model.window_layout(h * w if spatial else condition.shape[1], spatial, (h, w))
+    layout = model.sequences.window_layout(h * w if spatial else condition.shape[1], spatial, (h, w))
     forward = jax.jit(lambda ids: model.gpt.apply({"params": params}, ids, layout=layout))
     job, head = job_of(condition, given, keep, **filters), head_of(model.gpt, params)
     choose = jax.jit(token_chooser(job, model.n_codes, head))
@@ -112,7 +115,7 @@ def test_tokens_are_the_originals(golden, name):
     model, params = model_of((16, 16), gpt=ORIGINAL, codes=64), gpt_params(weights(arrays))
     condition, given = arrays[f"{name}_cond"], arrays[f"{name}_given"]
     keep = keep_of(name, given)
-    schedule = schedule_for(model, condition.shape, given.shape, keep=keep)
+    schedule = schedule_for(model.prior, condition.shape, given.shape, keep=keep)
     ids = draw(model, params, condition, given, keep, schedule, greedy=True)
     np.testing.assert_array_equal(ids, arrays[f"{name}_tokens"])
 
@@ -153,7 +156,7 @@ def test_ids_in_two_parts_are_those_of_the_sequential_sampler():
     small = condition_of(1, (4, 4)) % 23, *completion_of((4, 4))
     guided = {"guidance": jnp.full(16, 2.5)}
     model = dataclasses.replace(model, condition=ClassLabel(23), condition_dropout=0.1)
-    plain = jax.jit(sample, static_argnums=0)(model, params, job_of(*small, **guided))
+    plain = whole(model, params, job_of(*small, **guided))
     np.testing.assert_array_equal(draw(model, params, *small, **guided), plain)
 
 
@@ -209,7 +212,7 @@ def test_condition_tokens_may_see_one_another(params):
 def test_the_schedule_changes_nothing_but_the_work(params, options):
     grid = (5, 13)
     condition, (given, keep) = condition_of("map", grid), completion_of(grid)
-    schedule = schedule_for(model_of(), condition.shape, given.shape, **options)
+    schedule = schedule_for(model_of().prior, condition.shape, given.shape, **options)
     ids = draw(model_of(), params, condition, given, keep, schedule, top_k=9)
     np.testing.assert_array_equal(ids, draw(model_of(), params, condition, given, keep, top_k=9))
 
@@ -217,7 +220,7 @@ def test_the_schedule_changes_nothing_but_the_work(params, options):
 def test_a_grid_as_trained_is_drawn_as_by_the_plain_decoder(params):
     model, condition = model_of(), condition_of(1, (4, 4), 3)
     given, keep = completion_of((4, 4), 3)
-    plain = jax.jit(sample, static_argnums=0)
+    plain = whole
     job = job_of(condition, given, keep, top_k=7)
     np.testing.assert_array_equal(draw(model, params, condition, given, keep, top_k=7), plain(model, params, job))
 
@@ -227,7 +230,7 @@ def test_a_grid_as_trained_is_drawn_as_by_the_plain_decoder(params):
 def test_part_of_a_large_grid_is_there_already(params, grid, filters):
     condition, (given, keep) = condition_of("map", grid), completion_of(grid, share=0.1)
     keep[:, : grid[0] // 3] = True  # the top, and bits of the rest
-    schedule = schedule_for(model_of(), condition.shape, given.shape, keep=keep)
+    schedule = schedule_for(model_of().prior, condition.shape, given.shape, keep=keep)
     ids = draw(model_of(), params, condition, given, keep, schedule, **filters)
     np.testing.assert_array_equal(ids, one_by_one(model_of(), params, condition, given, keep, **filters))
 
@@ -275,8 +278,8 @@ def test_kept_ids_stay_are_context_and_cost_nothing(params):
     expected = one_by_one(model, params, condition, given, keep)
     np.testing.assert_array_equal(expected[keep], given[keep])
     np.testing.assert_array_equal(draw(model, params, condition, given, keep), expected)
-    everything = schedule_for(model, condition.shape, given.shape)
-    needed = schedule_for(model, condition.shape, given.shape, keep=keep)
+    everything = schedule_for(model.prior, condition.shape, given.shape)
+    needed = schedule_for(model.prior, condition.shape, given.shape, keep=keep)
     programs = window._cache_size()
     np.testing.assert_array_equal(draw(model, params, condition, given, keep, needed), expected)
     np.testing.assert_array_equal(draw(model, params, condition, given, keep, everything), expected)
@@ -302,8 +305,8 @@ def test_an_image_is_the_same_in_any_batch_and_on_any_number_of_devices(params):
 
 def test_windows_that_move_in_blocks(params):
     grid, model, condition = (7, 7), model_of(), condition_of("map", (7, 7))
-    schedule = schedule_for(model, condition.shape, (2, *grid), stride=2)
-    exact = schedule_for(model, condition.shape, (2, *grid))
+    schedule = schedule_for(model.prior, condition.shape, (2, *grid), stride=2)
+    exact = schedule_for(model.prior, condition.shape, (2, *grid))
     ids = draw(model, params, condition, *nothing(grid), schedule)
     np.testing.assert_array_equal(ids, one_by_one(model, params, condition, *nothing(grid), stride=2))
     whole = lambda schedule: schedule.passes[0].bounds[-1]  # windows read from their first position on
@@ -383,12 +386,12 @@ def test_a_megapixel_fits_a_small_accelerator():
 )
 def test_errors_before_compiling(model, condition, given, options, message):
     with pytest.raises(ValueError, match=message):
-        schedule_for(model, condition, given, **options)
+        schedule_for(model.prior, condition, given, **options)
 
 
 def test_a_schedule_for_another_grid_is_refused(params):
-    schedule = schedule_for(model_of(), (2, 1), (2, 6, 7))
+    schedule = schedule_for(model_of().prior, (2, 1), (2, 6, 7))
     with pytest.raises(ValueError, match=r"shape \(2, 6, 6\); this schedule is for grids of 6 x 7"):
         draw(model_of(), params, condition_of(1, (6, 6)), *nothing((6, 6)), schedule)
     with pytest.raises(ValueError, match="'z_curve'"):
-        check_window(model_of(order="z_curve"), (6, 6))
+        check_window(model_of(order="z_curve").prior, (6, 6))

@@ -21,6 +21,8 @@ from taming_jax.limits import told
 
 T = TypeVar("T")
 TRIES = 4
+# What a directory can hold, by the kind that it says, in words.
+KINDS = {"vqgan": "first stage", "two_stage": "second stage", "transformer": "transformer alone"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +39,14 @@ class Saved:
         does not say."""
         kind = self.config.get("kind", "")
         return kind if isinstance(kind, str) else told(kind)
+
+    def require(self, kind: str, setting: str) -> None:
+        """Raises ValueError, which names the setting that gave the directory, where it holds another kind of model."""
+        if self.kind != kind:
+            held = KINDS.get(self.kind, f"checkpoint of kind {self.kind!r}")
+            raise ValueError(
+                f"{setting} {self.path!r} holds no {KINDS[kind]}, but a {held}; name the directory of one."
+            )
 
     @property
     def trained_here(self) -> bool:

@@ -20,8 +20,8 @@ from taming_jax.experiment import SampleConfig, TransformerExperiment, VQGANExpe
 from taming_jax.models.gpt import cast_layers, with_layers_apart
 from taming_jax.models.lpips import LPIPS, SMALLEST
 from taming_jax.models.vqgan import VQGAN
-from taming_jax.sampling.decode import Job, sample
-from taming_jax.sampling.window import go_on, schedule_for, start_walk
+from taming_jax.priors.base import Job
+from taming_jax.priors.window import go_on, schedule_for, start_walk
 from taming_jax.trained.evaluation import make_image_eval, make_token_eval
 from taming_jax.trained.loading import two_stage
 from taming_jax.trained.sampler import rows_at_once
@@ -101,9 +101,15 @@ def _training_program(training: Any, state: Any, frozen: Any, batch: Any, mesh: 
 
 def _sampling_program(model: TwoStage, settings: SampleConfig, mesh: jax.sharding.Mesh) -> Program:
     job = _job(model, settings, mesh, model.grid)
-    function = functools.partial(sample, model)
     options = {"out_shardings": sharding.replicated(mesh)}
-    return Program(function, (_drawing_params(model, mesh), job), mesh, options, "token", model.tokens.length)
+    return Program(
+        model.prior.sample,
+        (_drawing_params(model, mesh), job),
+        mesh,
+        options,
+        "token",
+        model.prior.steps(settings.filters()),
+    )
 
 
 def _window_program(model: TwoStage, settings: SampleConfig, mesh: jax.sharding.Mesh) -> Program:
@@ -117,11 +123,13 @@ def _window_program(model: TwoStage, settings: SampleConfig, mesh: jax.sharding.
             f"window; ask for another size, a multiple of {factor}."
         )
     job = _job(model, settings, mesh, grid)
-    schedule = schedule_for(model, job.condition.shape, job.given.shape, stride=settings.stride, together=max(grid))
+    schedule = schedule_for(
+        model.prior, job.condition.shape, job.given.shape, stride=settings.stride, together=max(grid)
+    )
     chunks = [int(passes.bounds[-1]) for passes in schedule.passes]
     trips: dict[str, float] = {f"pass_{kind}/while": n / schedule.steps for kind, n in enumerate(chunks)}
     abstract = replicated(schedule, mesh)
-    walk = jax.eval_shape(functools.partial(start_walk, model), job, abstract)
+    walk = jax.eval_shape(functools.partial(start_walk, model.prior), job, abstract)
     shardings = sharding.batch_sharding(mesh), sharding.batch_sharding(mesh, axis=1)
     ids = jax.ShapeDtypeStruct(walk[0].shape, walk[0].dtype, sharding=shardings[0])
     kept = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=shardings[1]), walk[1])
@@ -129,7 +137,7 @@ def _window_program(model: TwoStage, settings: SampleConfig, mesh: jax.sharding.
     arguments = (_drawing_params(model, mesh), job, abstract, (ids, kept), step, step)
     options = {"donate_argnums": 3, "out_shardings": shardings}
     trips["while"] = schedule.steps
-    return Program(functools.partial(go_on, model), arguments, mesh, options, "row of codes", grid[0], trips)
+    return Program(functools.partial(go_on, model.prior), arguments, mesh, options, "row of codes", grid[0], trips)
 
 
 def _job(model: TwoStage, settings: SampleConfig, mesh: jax.sharding.Mesh, grid: tuple[int, int]) -> Job:
@@ -139,7 +147,7 @@ def _job(model: TwoStage, settings: SampleConfig, mesh: jax.sharding.Mesh, grid:
         n = sharding.filled_up(settings.batch_size, mesh, 1 if sliding else rows_at_once())
     array: Any = lambda shape, dtype: jax.ShapeDtypeStruct((n, *shape), dtype, sharding=where)
     places = model.condition.grid
-    order = np.arange(grid[0] * grid[1]) if sliding else model.tokens.walk
+    filters, places_of = settings.filters(), np.arange(grid[0] * grid[1])
     condition = (model.condition.length,) if places is None else grid if sliding else places
     return Job(
         condition=array(condition, jnp.int32),
@@ -147,7 +155,7 @@ def _job(model: TwoStage, settings: SampleConfig, mesh: jax.sharding.Mesh, grid:
         keep=array(grid, jnp.bool_),
         key=replicated(_key(), mesh),
         numbers=array((), jnp.int32),
-        filters=replicated(settings.filters().traced(order), mesh),
+        filters=replicated(filters.traced(places_of) if sliding else model.prior.traced(filters), mesh),
     )
 
 
@@ -191,7 +199,7 @@ def _with(tree: Any, shardings: Any) -> Any:
 
 def _drawing_params(model: TwoStage, mesh: jax.sharding.Mesh) -> Any:
     """The transformer's parameters as `sample.py` holds them."""
-    params = jax.eval_shape(model.gpt.init, _key(), jax.ShapeDtypeStruct((1, 1), jnp.int32))["params"]
+    params = jax.eval_shape(model.prior.init, _key())
     return placed(jax.eval_shape(lambda params: cast_layers(params, model.gpt.config.dtype), params), mesh)
 
 

@@ -17,7 +17,7 @@ from taming_jax.data.demo.known import known_data
 from taming_jax.drawing.requests import Wanted, files_read, open_model, requests
 from taming_jax.experiment import SampleConfig
 from taming_jax.names import fitting, on_disk, written
-from taming_jax.sampling.rejection import Scorer, draw_best, load_scorer, rounds_for
+from taming_jax.priors.rejection import Scorer, draw_best, load_scorer, rounds_for
 from taming_jax.settings import to_dict
 from taming_jax.trained.generator import Generator
 from taming_jax.trained.sampler import Request
@@ -61,7 +61,7 @@ def draw(
     n, (commonest, _) = counts.total(), counts.most_common(1)[0]  # a grid has cells of one size
     out, cells = _folder(settings, workdir, fresh, names), list[tuple[np.ndarray, str]]()
     compiling, started, first = _CompileTime(), time.perf_counter(), 0
-    steps = rounds * sum(generator.steps(pixels) for pixels in asked)
+    steps = rounds * sum(generator.steps(pixels, settings.filters()) for pixels in asked)
     said = lambda: f"{first} of {n} pictures written to {out}"
     with stopping.telling(said), tqdm(total=steps, unit="step") as progress:
         for wanted in requests(settings, generator, saved):

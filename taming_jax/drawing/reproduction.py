@@ -46,7 +46,7 @@ def reproduce(picture: str, workdir: str = "", out: str = "") -> bool:
     if tuple(wanted.request.pixels) != pixels.shape[:2]:
         h, w = wanted.request.pixels
         raise ValueError(f"{path} has {pixels.shape[0]} x {pixels.shape[1]} pixels, but its settings make {h} x {w}.")
-    with tqdm(total=generator.steps(wanted.request.pixels), unit="step") as progress:
+    with tqdm(total=generator.steps(wanted.request.pixels, settings.filters()), unit="step") as progress:
         drawn = draw_numbered(generator, wanted, largest, first + number // n * n, n, progress.update)
     image = drawn.images[number % n - first]
     pictures.save(image, target, made)

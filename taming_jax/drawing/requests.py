@@ -48,8 +48,7 @@ def open_model(
     data: the settings of the data for a model that does not have its own, such as a converted one.
     """
     saved = open_saved(workdir, settings.step or None)
-    if saved.kind != "two_stage":
-        raise ValueError(f"{workdir!r} holds no second stage, and only that can draw; name the directory of one.")
+    saved.require("two_stage", "to draw:")
     generator = load_saved(saved, mesh=make_mesh(settings.mesh), to_draw=True)
     assert isinstance(generator, Generator)
     if settings.condition and generator.model.condition.label_maps and settings.unlabelled is None:

@@ -46,16 +46,23 @@ class TokenMetrics:
     """Of images that a second stage has predicted."""
 
     n: Float[Array, ""] | float = 0.0  # images
-    nll: Float[Array, ""] | float = 0.0  # nats per token, summed over the images
+    sums: Mapping[str, Float[Array, ""] | float] = struct.field(default_factory=dict)  # of a measure over the images
+
+    @classmethod
+    def of(cls, measured: Mapping[str, Array], valid: Float[Array, " b"]) -> "TokenMetrics":
+        """Measures of each image, (b,), of which those count where `valid` is 1."""
+        return cls(valid.sum(), {name: jnp.sum(values * valid) for name, values in measured.items()})
 
     def merge(self, other: "TokenMetrics") -> "TokenMetrics":
         """The two together, added up in float64 on the host."""
-        return TokenMetrics(float(self.n) + float(other.n), float(self.nll) + float(other.nll))
+        names = {**self.sums, **other.sums}
+        sums = {name: float(self.sums.get(name, 0)) + float(other.sums.get(name, 0)) for name in names}
+        return TokenMetrics(float(self.n) + float(other.n), sums)
 
     def compute(self) -> dict[str, float]:
-        """nll: nats per token; bits_per_token. Empty without images."""
+        """Means over the images; with nll, nats per token, also bits_per_token. Empty without images."""
         n = float(self.n)
         if n == 0:
             return {}
-        nll = float(self.nll) / n
-        return {"nll": nll, "bits_per_token": nll / math.log(2)}
+        means = {name: float(value) / n for name, value in self.sums.items()}
+        return {**means, **({"bits_per_token": means["nll"] / math.log(2)} if "nll" in means else {})}

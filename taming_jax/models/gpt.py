@@ -17,7 +17,7 @@ from taming_jax.models.factors import FactoredHead, parts_of
 from taming_jax.nn.attention import MLPS, NORMS, Block, Rate, make_norm, output_layer
 from taming_jax.nn.cache import Cache, heads_in_row
 from taming_jax.nn.layout import SequenceLayout, TokenLayout
-from taming_jax.nn.masks import Causal, Position
+from taming_jax.nn.masks import Causal, Mask, Position
 from taming_jax.nn.rotary import Turns, rotary_turns
 from taming_jax.settings import check, check_known
 from taming_jax.sharding import split_by_image, split_by_row
@@ -157,9 +157,11 @@ class GPTConfig:
 
 
 class GPT(nn.Module):
-    """Token ids -> logits of the next id at each position."""
+    """Token ids -> logits at each position: of the next id, or with another mask than that of `config` of what a prior
+    trains it for."""
 
     config: GPTConfig
+    mask: Mask | None = None
 
     @nn.compact
     def __call__(
@@ -282,7 +284,7 @@ class GPT(nn.Module):
         config = self.config
         return Block(
             n_head=config.n_head,
-            mask=Causal(config.n_unmasked),
+            mask=self.mask or Causal(config.n_unmasked),
             attention_dropout=config.attention_dropout,
             residual_dropout=config.residual_dropout,
             dtype=jnp.dtype(config.dtype),

@@ -17,11 +17,18 @@ from taming_jax.experiment import SampleConfig
 from taming_jax.page.form import Form
 from taming_jax.page.painter import Asked, Drawn, Painter
 from taming_jax.page.uploads import check_file, read_upload
-from taming_jax.sampling.filters import FILTER_NAMES, Filters
+from taming_jax.priors.filters import Filters
 
 MOST_PICTURES = 64
 MOST_SEED = 2**31 - 1
-MOST_OF = {"temperature": 5, "top_k": 1 << 20, "guidance": 20, "guidance_power": 20}  # of other numbers 1
+MOST_OF = {
+    "temperature": 5,
+    "top_k": 1 << 20,
+    "guidance": 20,
+    "guidance_power": 20,
+    "steps": 1 << 10,
+    "choice_temperature": 100,
+}  # of other numbers 1
 
 
 Work = Callable[[int], contextlib.AbstractContextManager[Any]]  # room for work on so many pixels, which may raise Full
@@ -73,7 +80,9 @@ def parse(body: bytes, painters: list[Painter], find: Callable[[str], Any], work
 def _filters(form: Form, painter: Painter) -> dict[str, Any]:
     """How tokens are drawn: what is not asked for is as it was saved with the model."""
     hints, saved = typing.get_type_hints(Filters), painter.filters
-    found = {name: form.setting(name, hints[name], getattr(saved, name), MOST_OF.get(name, 1)) for name in FILTER_NAMES}
+    found = {
+        name: form.setting(name, hints[name], getattr(saved, name), MOST_OF.get(name, 1)) for name in painter.follows
+    }
     if found["top_p"] == 1:
         found["top_p"] = None
     return found if painter.guided else {**found, "guidance": 1.0}

@@ -19,8 +19,8 @@ from taming_jax.drawing.requests import Wanted, requests
 from taming_jax.experiment import SampleConfig, saved_filters
 from taming_jax.page import folders, recipe
 from taming_jax.page.preview import Preview, png
-from taming_jax.sampling.filters import SCHEDULES
-from taming_jax.sampling.window import check_window
+from taming_jax.priors.filters import SCHEDULES, Filters
+from taming_jax.priors.window import check_window
 from taming_jax.settings import to_dict
 from taming_jax.trained.generator import Generator
 
@@ -50,7 +50,8 @@ class Asked:
 
     @property
     def steps(self) -> int:
-        return self.painter.generator.steps((self.settings.size[0], self.settings.size[1]))
+        settings = self.settings
+        return self.painter.generator.steps((settings.size[0], settings.size[1]), settings.filters())
 
     def told(self) -> dict[str, Any]:
         """What the page shows beside the pictures."""
@@ -61,10 +62,10 @@ class Asked:
             "class": None if label is None or isinstance(label, list) else str(label),  # else all, or as the map says
             "n": settings.n,
             "seed": settings.seed,
-            "filters": to_dict(settings.filters()),
+            "filters": painter.followed(settings.filters()),
             "stem": self.stem,
             "files": sorted(self.files),
-            "command": recipe.command(settings, painter.workdir, painter.saved.config),
+            "command": recipe.command(settings, painter.workdir, painter.saved.config, painter.follows),
             "python": recipe.python(settings, painter.workdir, painter.factor, self.keywords),
             "exact": self.ids is None,
         }
@@ -124,9 +125,18 @@ class Painter:
         """The value in files of label maps that means that there is no label, -1 for none."""
         return pipeline.unlabelled(self.saved.config["data"]) if self.saved.trained_here else -1
 
+    @property
+    def follows(self) -> tuple[str, ...]:
+        """The filters that the model's drawing follows."""
+        return self.generator.model.prior.follows
+
+    def followed(self, filters: Filters) -> dict[str, Any]:
+        """These of some filters."""
+        return {name: value for name, value in to_dict(filters).items() if name in self.follows}
+
     def about(self) -> dict[str, Any]:
         """What the page has to know."""
-        condition = self.condition
+        condition, prior = self.condition, self.generator.model.prior
         kind = condition.keys[0] if condition.keys else "none"
         n_objects = getattr(condition, "n_classes", 0)
         categories = self.classes or [str(number) for number in range(n_objects)]
@@ -147,10 +157,10 @@ class Painter:
             "code": self.code,
             "factor": self.factor,
             "sides": self.generator.training_pixels,
-            "any_size": self.generator.model.order == "row_major",
+            "any_size": prior.any_size and self.generator.model.order == "row_major",
             "guided": self.guided,
             "schedules": list(SCHEDULES),
-            "sample": to_dict(self.filters),
+            "sample": self.followed(self.filters),
         }
 
     def check_size(self, height: int, width: int) -> None:
@@ -174,7 +184,7 @@ class Painter:
             )
         grid = height // self.code, width // self.code
         if grid != self.generator.model.grid:
-            check_window(self.generator.model, grid, settings.stride)
+            check_window(self.generator.model.prior, grid, settings.stride)
 
     def example(self, height: int, width: int, seed: int) -> np.ndarray:
         """A label map uint8 (height, width) to begin with; of one label where none can be made up."""

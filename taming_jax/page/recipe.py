@@ -2,12 +2,12 @@
 
 import dataclasses
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
 from taming_jax.experiment import SampleConfig
-from taming_jax.sampling.filters import FILTER_NAMES
+from taming_jax.priors.filters import FILTER_NAMES
 
 # What a command says whatever was saved with the model, since the configuration may have other values, beside the
 # filters that act.
@@ -15,10 +15,10 @@ ALWAYS = ("n", "seed", "size")
 _DEMOS = {"none": "uncond", "class_label": "class"}  # of which the configuration is not named as the condition
 
 
-def command(settings: SampleConfig, workdir: str, config: Mapping[str, Any]) -> str:
-    """`python sample.py ...` for a model in `workdir` that was saved with `config`."""
+def command(settings: SampleConfig, workdir: str, config: Mapping[str, Any], follows: Sequence[str]) -> str:
+    """`python sample.py ...` for a model in `workdir` that was saved with `config` and follows some filters."""
     before = {**_plain(SampleConfig()), **config.get("sample", {})}
-    always = {*ALWAYS, *FILTER_NAMES} - set(settings.filters().idle)
+    always = {*ALWAYS, *follows} - set(settings.filters().idle)
     before = {name: tuple(value) if isinstance(value, list) else value for name, value in before.items()}
     said = lambda name, value: name in always or value != before.get(name)
     flags = [

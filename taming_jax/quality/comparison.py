@@ -7,7 +7,7 @@ from typing import Any
 
 from taming_jax.differences import flat
 from taming_jax.limits import read_json, told
-from taming_jax.sampling.filters import with_filters
+from taming_jax.priors.filters import with_filters
 
 # Of a protocol, what may differ from run to run without harm to a comparison.
 PASSING = ("command", "began", "seconds", "versions.", "devices", "processes", "statistics", "checkpoint.", "exported")

@@ -10,13 +10,13 @@ import numpy as np
 from taming_jax.data import pipeline
 from taming_jax.models.gpt import unstack_layers
 from taming_jax.pictures import colours, to_pixels
+from taming_jax.priors.filters import Filters
 from taming_jax.quality.distance import Measuring, Opened, open_set
 from taming_jax.quality.features import open_features
 from taming_jax.quality.images import of_data
 from taming_jax.quality.measures import EXTRAPOLATED, NEIGHBOURS, OF_PAIRS, compare
 from taming_jax.quality.reconstruction import ReconstructionMeasure
 from taming_jax.quality.statistics import Gathering, Statistics, check_enough
-from taming_jax.sampling.filters import Filters
 from taming_jax.trained.evaluation import FirstStageEvaluation, GeneratorEvaluation, whole
 from taming_jax.trained.sampler import Request
 from taming_jax.trained.stages import pictured

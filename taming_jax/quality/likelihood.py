@@ -21,12 +21,13 @@ def likelihood(workdir: str, out: str, batch_size: int = 0, step: str = "") -> C
     clock = Clock()
     check_out(out)
     saved = open_saved(workdir, step or None)
-    if saved.kind != "two_stage":
-        raise ValueError(f"{workdir!r} holds no second stage; name the directory of one.")
+    saved.require("two_stage", "evaluate likelihood:")
     if not saved.trained_here:
         raise ValueError(f"{workdir!r} was not trained here, so there is no held-out data with its conditions.")
     model = load_saved(saved)
     assert isinstance(model, Generator)
+    if not model.model.prior.likelihood:
+        raise ValueError(f"{workdir!r} holds a prior of kind {model.model.kind!r}, which has no likelihood.")
     batch_size = batch_size or 8 * sharding.batch_shares(model.mesh)
     sharding.check_batch(batch_size, model.mesh, name="--batch_size")
     data = from_dict(DataConfig, {**saved.config["data"], "batch_size": batch_size}, "config.data")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from taming_jax.sampling.filters import FILTER_NAMES, SCHEDULES, Filters
+from taming_jax.priors.filters import FILTER_NAMES, SCHEDULES, Filters
 from taming_jax.settings import fitted
 
 # What an option's help says of its values, where the name does not say enough.

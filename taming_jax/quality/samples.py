@@ -21,13 +21,13 @@ from taming_jax.lease import held
 from taming_jax.metrics.resizing import DRAWN, resize_drawn
 from taming_jax.outputs import check_outputs, is_npz
 from taming_jax.pictures import colours, to_pixels
+from taming_jax.priors.filters import FILTER_NAMES
 from taming_jax.quality.distance import Measuring, Opened, open_set
 from taming_jax.quality.images import AS_THEY_ARE, Cut, ImageSet, of_data
 from taming_jax.quality.measures import Compared, compare, compare_by_class
 from taming_jax.quality.result import Clock, check_out, checkpoint_of, described, environment, sheet, write_result
 from taming_jax.quality.statistics import Statistics, check_enough
 from taming_jax.quality.store import Store
-from taming_jax.sampling.filters import FILTER_NAMES
 from taming_jax.settings import check, from_dict, to_dict
 from taming_jax.trained.generator import Generator
 from taming_jax.trained.sampler import Request

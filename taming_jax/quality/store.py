@@ -10,8 +10,8 @@ import numpy as np
 
 from taming_jax.files import whole, write_whole
 from taming_jax.limits import read_json, told
+from taming_jax.priors.filters import with_filters
 from taming_jax.quality.images import ImageSet, of_array
-from taming_jax.sampling.filters import with_filters
 
 SETTINGS = "settings.json"
 

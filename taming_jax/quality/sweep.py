@@ -11,12 +11,12 @@ import jax
 from taming_jax.experiment import SampleConfig
 from taming_jax.files import whole, write_whole
 from taming_jax.pictures import SOFTWARE
+from taming_jax.priors.filters import FILTER_NAMES
 from taming_jax.quality.distance import Measuring
 from taming_jax.quality.measures import Compared
 from taming_jax.quality.options import text_of
 from taming_jax.quality.result import Clock, check_out, described, environment, sheet, write_result
 from taming_jax.quality.samples import Model, images_folder, measured_samples, open_reference, protocol_of
-from taming_jax.sampling.filters import FILTER_NAMES
 from taming_jax.settings import fitted
 
 PLOTTED = ("fid", "inception_score", "precision", "recall", "class_read_right")

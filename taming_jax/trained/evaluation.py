@@ -20,7 +20,7 @@ from taming_jax.models.gpt import unstack_layers
 from taming_jax.models.vqgan import VQGAN, network_input
 from taming_jax.nn.codes import count_codes
 from taming_jax.pictures import colours
-from taming_jax.sampling.filters import Filters
+from taming_jax.priors.filters import Filters
 from taming_jax.trained.sampler import Request, Sampler
 from taming_jax.training.loop import Hook, TrainConfig
 from taming_jax.training.optim import best_params
@@ -62,9 +62,7 @@ def make_token_eval(model: TwoStage) -> Callable[..., TokenMetrics]:
     """The function `evaluate(params, stages, batch) -> metrics` of the valid images, to be jitted."""
 
     def evaluate(params: Any, stages: Mapping[str, Any], batch: Mapping[str, jax.Array]) -> TokenMetrics:
-        nll = model.token_nll(params, stages, batch).mean(axis=1)  # (b,)
-        valid = batch["valid"].astype(jnp.float32)
-        return TokenMetrics(n=jnp.sum(valid), nll=jnp.sum(nll * valid))
+        return TokenMetrics.of(model.evaluate(params, stages, batch), batch["valid"].astype(jnp.float32))
 
     return evaluate
 
@@ -134,10 +132,14 @@ class GeneratorEvaluation:
         self.sampler, self.data, self.needs, self.mesh = sampler, data, needs, sampler.mesh
         self._evaluate = jax.jit(make_token_eval(model or sampler.model))
 
-    measures = ("nll", "bits_per_token")
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The names of what it measures."""
+        return self.sampler.model.prior.measures
 
     def __call__(self, params: Any) -> dict[str, float]:
-        """nll: nats per token; bits_per_token."""
+        """Means over the images, of what the prior measures: nll, nats per token, and bits_per_token, where it has a
+        likelihood."""
         stages, batches = self.sampler.stages.params, self.batches()
         with jax.set_mesh(self.mesh):  # see `sharding.split_by_image`
             found = (self._evaluate(params, stages, batch) for batch in batches)

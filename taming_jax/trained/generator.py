@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Int
 
 from taming_jax import sharding
 from taming_jax.checkpoint import CONDITION_STAGE, FIRST_STAGE, Saved
-from taming_jax.sampling.filters import Filters
+from taming_jax.priors.filters import Filters
 from taming_jax.trained.described import described
 from taming_jax.trained.first_stage import FirstStage, check_ids
 from taming_jax.trained.networks import Stages
@@ -60,6 +60,8 @@ class Generator:
         guidance_schedule: str = "constant",
         guidance_power: float = 1.0,
         guidance_interval: tuple[int, ...] = (),
+        steps: int | None = None,
+        choice_temperature: float | None = None,
         stride: int = 1,
         given: Any = None,
         keep: Any = None,
@@ -71,11 +73,12 @@ class Generator:
 
         size: height and width in pixels, default that of the condition's map, of `given`, or else of the training
         images; anything else than the training size is drawn by a sliding window.
-        temperature 0 is greedy; top_k and top_p each work alone or together (see `sampling.filters`).
+        temperature 0 is greedy; top_k and top_p each work alone or together (see `priors.filters`).
         guidance: above 1 the condition is obeyed more and images vary less; for models trained with condition dropout.
         guidance_schedule: "constant", or from 1 up to it along the drawing, "linear", "cosine" or "power-cosine", the
         last with guidance_power. guidance_interval: (first, end) of the tokens that are guided, in the order of
-        drawing; see `sampling.filters`.
+        drawing; see `priors.filters`.
+        steps, choice_temperature: of priors that draw many tokens at once, see `priors.filters`.
         stride: rows and columns that a sliding window moves at a time; above 1 faster, but an approximation.
         given, int (h, w) or (n, h, w), with keep, bool of the same shape: ids that stay, for completing an image.
         first: the number of the first image; image i of a seed is the same in whatever batch it is drawn.
@@ -92,7 +95,9 @@ class Generator:
             guidance=guidance,
             guidance_schedule=guidance_schedule,
             guidance_power=guidance_power,
-            guidance_interval=guidance_interval,
+            guidance_interval=tuple(guidance_interval),
+            steps=steps,
+            choice_temperature=choice_temperature,
         )
         pixels = self._pixels(size, given, condition)
         batch = self.parse_condition(n, pixels, **condition)
@@ -136,10 +141,10 @@ class Generator:
         """The ids of a request, int32 (n, h, w); what the other methods of drawing come to."""
         return self.sampler.draw(self.params, request, progress)
 
-    def steps(self, pixels: tuple[int, int]) -> int:
-        """Steps in which images of a height and width in pixels are drawn, however many: tokens of the training size,
-        elsewhere those of the sliding window's wavefront."""
-        return self.sampler.steps(pixels)
+    def steps(self, pixels: tuple[int, int], filters: Filters | None = None) -> int:
+        """Steps in which images of a height and width in pixels are drawn, however many: at the training size as many
+        as the prior takes, elsewhere those of the sliding window's wavefront."""
+        return self.sampler.steps(pixels, filters)
 
     @property
     def training_pixels(self) -> tuple[int, int]:

@@ -92,6 +92,7 @@ class _Training:
     order: str
     pkeep: float
     condition_dropout: float = 0.0
+    prior: str = "autoregressive"  # older checkpoints name none
 
 
 def saved_part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -137,7 +138,7 @@ def two_stage(config: Mapping[str, Any], first_stage: VQGAN, condition_stage: VQ
     if "size" not in data:
         raise ValueError("config.data lacks size, the side of the images in training.")
     size, content = plain_size(data["size"], "config.data.size"), first_stage.config.content
-    own = {name: config[name] for name in ("order", "pkeep", "condition_dropout") if name in config}
+    own = {name: config[name] for name in _Training.__dataclass_fields__ if name in config}
     training = from_dict(_Training, own, "config")
     if content != "image":
         raise ValueError(
@@ -153,5 +154,8 @@ def two_stage(config: Mapping[str, Any], first_stage: VQGAN, condition_stage: VQ
             pipeline.missing_depths(data),
         ),
         grid=first_stage.config.grid(*sides(size)),
-        **dataclasses.asdict(training),
+        order=training.order,
+        pkeep=training.pkeep,
+        condition_dropout=training.condition_dropout,
+        kind=training.prior,
     )

@@ -12,10 +12,10 @@ from jaxtyping import Array, Float, Int
 from taming_jax import sharding
 from taming_jax.models.gpt import with_layers_apart
 from taming_jax.nn.devices import on_tpu
-from taming_jax.sampling.decode import Job, sample
-from taming_jax.sampling.filters import Filters, check_guidance
-from taming_jax.sampling.wavefront import Schedule, wavefront_steps
-from taming_jax.sampling.window import cache_bytes, check_condition, check_window, go_on, schedule_for, start_walk
+from taming_jax.priors.base import Job, check_filters
+from taming_jax.priors.filters import Filters, check_guidance
+from taming_jax.priors.wavefront import Schedule, wavefront_steps
+from taming_jax.priors.window import cache_bytes, check_condition, check_window, go_on, schedule_for, start_walk
 from taming_jax.trained import tiles
 from taming_jax.trained.first_stage import check_ids
 from taming_jax.trained.networks import Stages
@@ -54,13 +54,17 @@ class Sampler:
         self.stages, self.mesh = stages, stages.mesh
         self.model = dataclasses.replace(stages.model, gpt=with_layers_apart(stages.model.gpt))
         model, whole = self.model, sharding.replicated(self.mesh)
-        self._sample = jax.jit(sample, static_argnums=0, out_shardings=whole)
+        self._sample = jax.jit(model.prior.sample, out_shardings=whole)
         walk = sharding.batch_sharding(self.mesh), sharding.batch_sharding(self.mesh, axis=1)
         self._start_walk = jax.jit(start_walk, static_argnums=0, out_shardings=walk)
         self._go_on = jax.jit(go_on, static_argnums=0, donate_argnums=4, out_shardings=walk)
         self._whole = jax.jit(lambda ids: ids, out_shardings=whole)
         self._tokens = jax.jit(lambda stages, batch: model.condition_tokens(stages, batch, len(batch["number"])))
-        self._log_likelihood = jax.jit(self._sequence_log_likelihood)
+        self._log_likelihood = jax.jit(
+            lambda params, stages, batch: model.prior.log_likelihood(
+                params, model.condition_tokens(stages, batch, len(batch["ids"])), batch["ids"]
+            )
+        )
 
     @property
     def training_pixels(self) -> tuple[int, int]:
@@ -68,11 +72,13 @@ class Sampler:
         factor = self.model.first_stage.config.factor
         return self.model.grid[0] * factor, self.model.grid[1] * factor
 
-    def steps(self, pixels: tuple[int, int]) -> int:
-        """Steps in which images of a height and width in pixels are drawn, however many: tokens of the training size,
-        elsewhere those of the sliding window's wavefront."""
+    def steps(self, pixels: tuple[int, int], filters: Filters | None = None) -> int:
+        """Steps in which images of a height and width in pixels are drawn, however many: at the training size as many
+        as the prior takes, elsewhere those of the sliding window's wavefront."""
         grid = self._grid(pixels)
-        return self.model.tokens.length if grid == self.model.grid else wavefront_steps(grid, self.model.grid)
+        if grid == self.model.grid:
+            return self.model.prior.steps(filters or Filters())
+        return wavefront_steps(grid, self.model.grid)
 
     def drawing_steps(self, pixels: tuple[int, int]) -> Int[np.ndarray, "h w"]:
         """The step, int (h, w), in which each code of an image is drawn."""
@@ -94,11 +100,18 @@ class Sampler:
             )
         n, grid = request.n, self._grid(request.pixels)
         given, keep = _completion((n, *grid), request.given, request.keep, self.model.n_codes)
+        check_filters(self.model.prior, self.model.kind, request.filters)
         if grid != self.model.grid:
-            check_window(self.model, grid, request.stride)
+            if not self.model.prior.any_size:
+                height, width = self.training_pixels
+                raise ValueError(
+                    f"{request.pixels[0]} x {request.pixels[1]} pixels were asked for, but config.prior="
+                    f"{self.model.kind!r} draws those of its training, {height} x {width}; ask for these."
+                )
+            check_window(self.model.prior, grid, request.stride)
             self._check_reading(request)
             tokens = jax.eval_shape(self._tokens, self.stages.params, {"number": np.arange(n), **request.batch})
-            check_condition(self.model, tokens.shape, given.shape)
+            check_condition(self.model.prior, tokens.shape, given.shape)
         return dataclasses.replace(request, given=given, keep=keep)
 
     def draw(
@@ -125,8 +138,7 @@ class Sampler:
     ) -> Int[Array, "m h w"]:
         """The ids of a request that is checked, and of what fills up the devices."""
         grid = request.given.shape[1:]
-        sliding = grid != self.model.grid
-        order = np.arange(grid[0] * grid[1]) if sliding else self.model.tokens.walk
+        sliding, prior = grid != self.model.grid, self.model.prior
         numbers = request.first + np.arange(request.n)
         arrays = {"number": numbers, "given": request.given, "keep": request.keep, **request.batch}
         arrays = sharding.put_whole(arrays, self.mesh, 1 if sliding else rows_at_once())
@@ -136,31 +148,27 @@ class Sampler:
             keep=arrays["keep"],
             key=jax.random.key(request.seed),
             numbers=arrays["number"],
-            filters=request.filters.traced(order),
+            filters=request.filters.traced(np.arange(grid[0] * grid[1])) if sliding else prior.traced(request.filters),
         )
         if sliding:
             schedule = self._schedule(job, np.all(request.keep, axis=0), request.stride)
             return self._slide(params, job, schedule, progress, watch)
-        ids = self._sample(self.model, params, job)
+        ids = self._sample(params, job)
         if progress:
             ids.block_until_ready()
-            progress(self.model.tokens.length)
+            progress(prior.steps(request.filters))
         return ids
 
     def log_likelihood(
         self, params: Any, ids: Int[np.ndarray, "b h w"], batch: Mapping[str, np.ndarray]
     ) -> Float[Array, " b"]:
         """The natural logarithm of the probability of int32 (b, h, w) ids under the conditions of a batch, float32
-        (b,)."""
+        (b,). Raises ValueError for a prior that has no likelihood."""
+        if not self.model.prior.likelihood:
+            raise ValueError(f"config.prior={self.model.kind!r} has no likelihood; it draws, and tells no probability.")
         batch = {"number": np.arange(len(ids)), "ids": ids, **batch}
         function = lambda params, batch: self._log_likelihood(params, self.stages.params, batch)
         return sharding.in_shares(function, params, batch, self.mesh)
-
-    def _sequence_log_likelihood(self, params: Any, stages: Any, batch: Mapping[str, Array]) -> Float[Array, " b"]:
-        ids = batch["ids"]
-        condition = self.model.condition_tokens(stages, batch, len(ids))
-        sequence = self.model.tokens.to_sequence(ids)
-        return -self.model.nll(params, condition, sequence, sequence).sum(axis=1)
 
     def _grid(self, pixels: tuple[int, int]) -> tuple[int, int]:
         return self.model.first_stage.config.grid(*pixels)
@@ -175,10 +183,10 @@ class Sampler:
     def _schedule(self, job: Job, keep: np.ndarray, stride: int) -> Schedule:
         """How the window slides: keeping what columns of windows have read, where memory allows."""
         shapes = job.condition.shape, job.given.shape
-        schedule = schedule_for(self.model, *shapes, keep=keep, stride=stride)
+        schedule = schedule_for(self.model.prior, *shapes, keep=keep, stride=stride)
         images = -(-len(job.given) // sharding.batch_shares(self.mesh)) * (1 if job.filters.guidance is None else 2)
         if cache_bytes(self.model.gpt.config, schedule, images) > CACHE_BYTES:
-            schedule = schedule_for(self.model, *shapes, keep=keep, stride=stride, keep_columns=False)
+            schedule = schedule_for(self.model.prior, *shapes, keep=keep, stride=stride, keep_columns=False)
         return schedule
 
     def _slide(
@@ -191,11 +199,11 @@ class Sampler:
     ) -> Int[Array, "n h w"]:
         """The walk of a sliding window; in PARTS parts where somebody watches."""
         schedule = jax.device_put(schedule, sharding.replicated(self.mesh))
-        walk = self._start_walk(self.model, job, schedule)
+        walk = self._start_walk(self.model.prior, job, schedule)
         parts = PARTS if progress or watch else 1
         bounds = np.linspace(0, schedule.steps, parts + 1).astype(int)
         for here, end in itertools.pairwise(np.unique(bounds)):
-            walk = self._go_on(self.model, params, job, schedule, walk, here, end)
+            walk = self._go_on(self.model.prior, params, job, schedule, walk, here, end)
             if progress:
                 walk[0].block_until_ready()
                 progress(int(end - here))

@@ -180,7 +180,5 @@ def _copy_in(workdir: str, name: str) -> str:
 
 def _open_first_stage(path: str, name: str) -> Saved:
     saved = open_saved(path)
-    if saved.kind != "vqgan":
-        setting = "config.first_stage" if name == FIRST_STAGE else "config.condition.stage"
-        raise ValueError(f"{path!r} holds no first stage; name the working directory of one as {setting}.")
+    saved.require("vqgan", "config.first_stage:" if name == FIRST_STAGE else "config.condition.stage:")
     return saved

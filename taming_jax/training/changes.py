@@ -24,7 +24,7 @@ RULES: tuple[tuple[str, str], ...] = (
         "switch",
     ),
     (r"usage_window$", "model"),  # the size of such an array
-    (r"(model|(feature_)?discriminator|transformer|condition)\.|kind$|order$", "model"),
+    (r"(model|(feature_)?discriminator|transformer|condition)\.|kind$|order$|prior$", "model"),
 )
 
 

@@ -1,4 +1,4 @@
-"""The adversarial losses and their weight, and terms beside a cross-entropy: arrays in, scalars out, all float32."""
+"""The adversarial losses and their weight: arrays in, scalars out, all float32."""
 
 import jax
 import jax.numpy as jnp
@@ -32,17 +32,6 @@ def non_saturating_g_loss(fake: Float[Array, "*b"]) -> Scalar:
 
 
 G_LOSSES = {"hinge": g_loss, "vanilla": g_loss, "non_saturating": non_saturating_g_loss}
-
-
-def even_cross_entropy(logits: Float[Array, "b l m"], n: int | None = None) -> Scalar:
-    """Mean cross-entropy in nats with targets that are spread evenly over the first n ids; None: over all."""
-    logits = logits.astype(jnp.float32)
-    return jnp.mean(jax.nn.logsumexp(logits, axis=-1) - jnp.mean(logits[..., :n], axis=-1))
-
-
-def squared_log_partition(logits: Float[Array, "b l m"]) -> Scalar:
-    """Mean square of the logarithm of what a softmax divides by."""
-    return jnp.mean(jnp.square(jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1)))
 
 
 def lecam_penalty(

@@ -7,35 +7,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Int, Key
 
 from taming_jax import checkpoint
-from taming_jax.models.gpt import GPTConfig, prediction_nll, stack_layers, unstack_layers
-from taming_jax.settings import check
+from taming_jax.models.gpt import GPTConfig, stack_layers, unstack_layers
+from taming_jax.priors.base import Metrics, TokenLossConfig
 from taming_jax.training.accumulate import mean_over_parts
-from taming_jax.training.losses import even_cross_entropy, squared_log_partition
 from taming_jax.training.optim import AnyOptimizer, move_averages, start_averages, start_norms, updated
 from taming_jax.two_stage import TwoStage
 
 Batch = Mapping[str, Array]
-Metrics = dict[str, Float[Array, ""]]
-
-
-@dataclass(frozen=True)
-class TokenLossConfig:
-    """What is added to the mean cross-entropy of the image tokens.
-
-    label_smoothing: share of each target that is spread evenly over all codes (Szegedy et al. 2015, arXiv 1512.00567,
-    section 7). z_loss: weight of the squared logarithm of the sum that the softmax divides by, such as 1e-4, which
-    keeps logits from drifting (Chowdhery et al. 2022, arXiv 2204.02311, section 5).
-    """
-
-    label_smoothing: float = 0.0
-    z_loss: float = 0.0
-
-    def __post_init__(self) -> None:
-        check(self, "label_smoothing", 0 <= self.label_smoothing < 1, "it is a share in [0, 1)")
-        check(self, "z_loss", self.z_loss >= 0, "it must not be negative")
 
 
 @struct.dataclass
@@ -72,7 +53,7 @@ class TransformerTraining:
 
     def init(self, key: Key[Array, ""]) -> TransformerState:
         """A fresh state; pure, so that it can be compiled with shardings for its output."""
-        params = self.model.gpt.init(key, jnp.zeros((1, self.model.condition.length), jnp.int32))["params"]
+        params = self.model.prior.init(key)
         averages = start_averages(self.ema_decay, params)
         opt_state, norms = self.optimizer.init(params), start_norms(self.optimizer)
         return TransformerState(jnp.zeros((), jnp.int32), params, opt_state, averages, norms)
@@ -86,6 +67,9 @@ class TransformerTraining:
         theirs = saved.config.get("transformer")
         if theirs is None:
             raise ValueError(f"config.init_from={self.init_from!r} holds no second stage.")
+        prior = saved.config.get("prior", "autoregressive")
+        if prior != self.model.kind:
+            raise ValueError(f"config.init_from holds another prior: {prior!r} there, {self.model.kind!r} here.")
         order = saved.config.get("order", self.model.order)
         if order != self.model.order:
             raise ValueError(f"config.init_from has other places: order is {order!r} there, {self.model.order!r} here.")
@@ -106,12 +90,12 @@ class TransformerTraining:
         """One update on the mean cross-entropy of the image tokens and what `loss` adds to it, under the parameters of
         the networks that make these; to be jitted with the state donated.
 
-        Metrics: loss, in nats, and where something was added nll, the cross-entropy alone, and log_partition, what
-        z_loss weights; grad_norm, learning_rate and skipped_updates, see `optim.updated`.
+        Metrics: loss, in nats, and those of the prior's loss; grad_norm, learning_rate and skipped_updates, see
+        `optim.updated`.
         """
 
         def gradients_of(_: None, part: Batch, key: Key[Array, ""]) -> tuple[None, tuple[Any, Any]]:
-            loss_of = lambda params: self._loss(params, stages, part, key)
+            loss_of = lambda params: self.model.loss(params, stages, part, self.loss, key=key, step=state.step)
             return None, jax.value_and_grad(loss_of, has_aux=True)(state.params)
 
         key = jax.random.fold_in(jax.random.key(self.seed), state.step)
@@ -120,19 +104,3 @@ class TransformerTraining:
         averages = move_averages(self.ema_decay, state.averages, update.params, state.step)
         state = TransformerState(state.step + 1, update.params, update.opt_state, averages, update.norms)
         return state, {"loss": loss, **metrics, **update.metrics}
-
-    def _loss(
-        self, params: Any, stages: Mapping[str, Any], batch: Batch, key: Key[Array, ""]
-    ) -> tuple[Float[Array, ""], Metrics]:
-        """(what is trained on, metrics beside it)."""
-        parts, smoothing = self.model.token_parts(params, stages, batch, key=key), self.loss.label_smoothing
-        loss = nll = prediction_nll(parts).mean()
-        metrics = {"nll": nll} if smoothing or self.loss.z_loss else {}
-        total = lambda of, *options: sum((of(logits, *options) for logits, _ in parts), start=jnp.zeros(()))
-        if smoothing:
-            n = None if self.model.gpt.config.factors else self.model.n_codes  # ids beyond them are the condition's
-            loss = (1 - smoothing) * nll + smoothing * total(even_cross_entropy, n)
-        if self.loss.z_loss:
-            metrics["log_partition"] = total(squared_log_partition)
-            loss = loss + self.loss.z_loss * metrics["log_partition"]
-        return loss, metrics

@@ -224,8 +224,7 @@ class VQGANTraining:
         if not self.init_from:
             return {}
         saved, ours = checkpoint.open_saved(self.init_from), self.model.config
-        if saved.kind != "vqgan":
-            raise ValueError(f"config.init_from={self.init_from!r} holds no first stage.")
+        saved.require("vqgan", "config.init_from:")
         groups = saved.config["model"]["norm_groups"]
         if groups != ours.norm_groups:
             raise ValueError(

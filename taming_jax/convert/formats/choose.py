@@ -205,8 +205,7 @@ def _from_transformer(
 def _opened_stage(path: str | Path, codes: int) -> Saved:
     """The first stage that a transformer is to draw with."""
     saved = open_saved(str(path))
-    if saved.kind != "vqgan":
-        raise ValueError(f"--first-stage {path} holds no first stage; convert the tokenizer first, and name that")
+    saved.require("vqgan", "--first-stage:")
     network = from_dict(VQGANConfig, saved.config["model"], "config.model")
     if network.n_codes != codes:
         raise ValueError(f"--first-stage {path} has {network.n_codes} codes, but the transformer draws {codes}")

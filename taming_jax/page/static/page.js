@@ -53,6 +53,7 @@ function chooseModel(number) {
   by("category").replaceChildren(...model.categories.map(name => new Option(name)));
   for (const field of document.querySelectorAll(".guiding")) field.hidden = !model.guided;
   by("guidance_schedule").replaceChildren(...model.schedules.map(name => new Option(name)));
+  for (const id of ["steps", "choice_temperature"]) by(id).parentElement.hidden = !(id in model.sample);
   setFilters(model.sample);
   by("n").max = about.most.pictures;
   by("stride").replaceChildren();

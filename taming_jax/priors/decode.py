@@ -1,4 +1,4 @@
-"""Drawing a training-size grid of ids: one compiled program that prefills the cache and then draws token by token."""
+"""Drawing token by token: the cache is prefilled with the condition, then each token is drawn and read."""
 
 import itertools
 from collections.abc import Callable
@@ -6,57 +6,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax import Array
-from jaxtyping import Bool, Float, Int, Key
+from jaxtyping import Bool, Float, Int
 
 from taming_jax.models.factors import FactoredHead
-from taming_jax.models.gpt import GPT, cast_layers, head_of
+from taming_jax.models.gpt import GPT, cast_layers
 from taming_jax.nn.layout import SequenceLayout
-from taming_jax.sampling.filters import TracedFilters, draw, guide
+from taming_jax.priors.base import Job
+from taming_jax.priors.filters import draw, guide
 from taming_jax.sharding import split_by_image
-from taming_jax.two_stage import TwoStage
 
 PARTS = 4  # lengths of the cache in one program
 SHORTEST = 64  # tokens drawn with one of them, at least
-
-
-@struct.dataclass
-class Job:
-    """What to draw, as one argument of a compiled program.
-
-    condition: (b, h, w) where its tokens have places.
-    given: ids that stand where keep is True, (b, h, w), or (b, l) where there is no grid; the rest is drawn.
-    key, and numbers: the seed, and which image of its series each one is. A token's key is its image's
-    folded with its place on the grid, so neither the batch nor the order of drawing matters.
-    """
-
-    condition: Int[Array, "b k"] | Int[Array, "b h w"]
-    given: Int[Array, " b *places"]
-    keep: Bool[Array, " b *places"]
-    key: Key[Array, ""]
-    numbers: Int[Array, " b"]
-    filters: TracedFilters
-
-
-def sample(model: TwoStage, params: Any, job: Job) -> Int[Array, "b h w"]:
-    """Draw ids with a static key/value cache; to be compiled with `model` static."""
-    places = jnp.asarray(model.tokens.walk)  # (l,)
-    condition = seen_conditions(model, job)
-    condition = condition.reshape(condition.shape[0], -1)
-    given, keep = model.tokens.to_sequence(job.given), model.tokens.to_sequence(job.keep)  # (b, l)
-    choose = token_chooser(job, model.n_codes, head_of(model.gpt, params))
-    drawn = draw_sequence(model.gpt, params, condition, places, given, keep, choose, model.layout)
-    return model.tokens.to_ids(drawn)
-
-
-def seen_conditions(model: TwoStage, job: Job) -> Int[Array, "b ..."]:
-    """The conditions of the sequences to read: those of the job (b, ...); with guidance each followed by the same one
-    hidden (2 b, ...), so that both stay on one device."""
-    if job.filters.guidance is None:
-        return job.condition
-    both = jnp.stack([job.condition, jnp.full_like(job.condition, model.hidden_token)], axis=1)
-    return both.reshape(-1, *job.condition.shape[1:])
 
 
 def token_chooser(job: Job, n_codes: int, head: FactoredHead | None = None) -> Callable[[Array, Array], Array]:

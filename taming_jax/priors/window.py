@@ -1,6 +1,7 @@
 """Grids larger than those of training: every token is drawn from the window around it, rows in a wavefront."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,15 +15,15 @@ from jaxtyping import Float, Int
 from taming_jax.models.gpt import GPT, GPTConfig, cast_layers, head_of
 from taming_jax.nn.cache import as_rows
 from taming_jax.nn.masks import Position
-from taming_jax.sampling.decode import Job, seen_conditions, token_chooser
-from taming_jax.sampling.wavefront import Op, Schedule, check_stride, make_schedule
-from taming_jax.two_stage import TwoStage
+from taming_jax.priors.base import Job, Prior, seen_conditions
+from taming_jax.priors.decode import token_chooser
+from taming_jax.priors.wavefront import Op, Schedule, check_stride, make_schedule
 
 Walk = tuple[Int[Array, "b H W"], Any]  # the ids, and the keys and values that are kept
 
 
-def sample_window(model: TwoStage, params: Any, job: Job, schedule: Schedule | None = None) -> Int[Array, "b H W"]:
-    """Draw ids on a grid of any size; to be compiled with `model` static.
+def sample_window(prior: Prior, params: Any, job: Job, schedule: Schedule | None = None) -> Int[Array, "b H W"]:
+    """Draw ids on a grid of any size; to be compiled with `prior` static.
 
     The job's condition is int32 (b, H, W): one token for each of the image's, of which a window sees its own part; or
     (b, k): the same for every window. schedule: see `schedule_for`; None for the exact one that draws everything.
@@ -30,28 +31,26 @@ def sample_window(model: TwoStage, params: Any, job: Job, schedule: Schedule | N
     Raises ValueError for what does not fit the model, before compiling. The schedule does not change what is drawn, and
     on a grid of the training size that is what `decode.sample` draws.
     """
-    schedule = schedule or schedule_for(model, job.condition.shape, job.given.shape)
-    walk = start_walk(model, job, schedule)
-    return go_on(model, params, job, schedule, walk, 0, schedule.steps)[0]
+    schedule = schedule or schedule_for(prior, job.condition.shape, job.given.shape)
+    walk = start_walk(prior, job, schedule)
+    return go_on(prior, params, job, schedule, walk, 0, schedule.steps)[0]
 
 
-def start_walk(model: TwoStage, job: Job, schedule: Schedule) -> Walk:
+def start_walk(prior: Prior, job: Job, schedule: Schedule) -> Walk:
     """What a walk over the grid carries from step to step, before the first: the ids (b, H, W), and the keys and values
     that are kept, each (entries, b or, with guidance, 2 b, L, d): flat, so that what is written lies as it is read."""
     _check_shapes(schedule, job.condition.shape, job.given.shape)
     rows = len(job.given) * (1 if job.filters.guidance is None else 2)
-    cache = jax.eval_shape(lambda: jax.tree.map(_flat, model.gpt.init_cache(rows, schedule.length)))
+    cache = jax.eval_shape(lambda: jax.tree.map(_flat, prior.gpt.init_cache(rows, schedule.length)))
     kept = jax.tree.map(lambda array: jnp.zeros((schedule.entries, *array.shape), array.dtype), cache)
     return jnp.where(job.keep, job.given, 0), kept
 
 
-def go_on(
-    model: TwoStage, params: Any, job: Job, schedule: Schedule, walk: Walk, first: Position, last: Position
-) -> Walk:
+def go_on(prior: Prior, params: Any, job: Job, schedule: Schedule, walk: Walk, first: Position, last: Position) -> Walk:
     """The steps from `first` to before `last` of `schedule.steps`, so that a caller can show how far it is."""
-    gpt, choose = _gpt(model, schedule), token_chooser(job, model.n_codes, head_of(model.gpt, params))
-    params, condition = cast_layers(params, gpt.config.dtype), seen_conditions(model, job)
-    layout = model.window_layout(schedule.condition, condition.ndim == 3, schedule.window)
+    gpt, choose = _gpt(prior, schedule), token_chooser(job, prior.sequences.n_codes, head_of(prior.gpt, params))
+    params, condition = cast_layers(params, gpt.config.dtype), seen_conditions(job, prior.sequences.hidden_token)
+    layout = prior.sequences.window_layout(schedule.condition, condition.ndim == 3, schedule.window)
 
     def read(ids: Int[Array, "b H W"], op: Op, tokens: int, cache: Any, start: Position) -> tuple[Array, Any]:
         """Read one window's positions from `start` on -> the token drawn (b,), and the cache with them."""
@@ -86,7 +85,7 @@ def go_on(
 
 
 def schedule_for(
-    model: TwoStage,
+    prior: Prior,
     condition: tuple[int, ...],
     given: tuple[int, ...],
     *,
@@ -102,10 +101,10 @@ def schedule_for(
     the CPU, where a batch saves nothing, and elsewhere all that are ready.
     Raises ValueError for what does not fit the model.
     """
-    check_window(model, given[1:], stride)
-    check_condition(model, condition, given)
+    check_window(prior, given[1:], stride)
+    check_condition(prior, condition, given)
     grid = (given[1], given[2])
-    window = (min(model.grid[0], grid[0]), min(model.grid[1], grid[1]))
+    window = _window(prior, grid)
     length = window[0] * window[1] if len(condition) == 3 else condition[1]
     if together is None and jax.default_backend() == "cpu":
         together = 1
@@ -122,30 +121,31 @@ def schedule_for(
     )
 
 
-def check_window(model: TwoStage, grid: tuple[int, ...], stride: int = 1) -> None:
+def check_window(prior: Prior, grid: tuple[int, ...], stride: int = 1) -> None:
     """Raises ValueError where ids of `grid` (H, W) cannot be drawn by a sliding window that moves by `stride`."""
-    if model.order != "row_major":
+    tokens = prior.sequences.tokens
+    if tokens.order != "row_major":
         raise ValueError(
-            f"the token order is {model.order!r}, but only 'row_major' can slide over {' x '.join(map(str, grid))} "
-            f"codes; sample the training size, {model.grid[0]} x {model.grid[1]} codes, or train with 'row_major'."
+            f"the token order is {tokens.order!r}, but only 'row_major' can slide over {' x '.join(map(str, grid))} "
+            f"codes; sample the training size, {tokens.grid[0]} x {tokens.grid[1]} codes, or train with 'row_major'."
         )
     if len(grid) != 2 or min(grid) < 1:
         raise ValueError(f"the grid of ids is {grid}; expected (H, W), each at least 1.")
-    check_stride(stride, (min(model.grid[0], grid[0]), min(model.grid[1], grid[1])))
+    check_stride(stride, _window(prior, grid))
 
 
-def check_condition(model: TwoStage, condition: tuple[int, ...], given: tuple[int, ...]) -> None:
+def check_condition(prior: Prior, condition: tuple[int, ...], given: tuple[int, ...]) -> None:
     """Raises ValueError where windows cannot read a condition (b, H, W) or (b, k) for a grid of ids (b, H, W), by their
     shapes."""
     _check_fit(condition, given)
-    settings, spatial = model.gpt.config, len(condition) == 3
-    known = model.tokens.length if spatial else condition[1]
+    settings, spatial = prior.gpt.config, len(condition) == 3
+    known = prior.sequences.tokens.length if spatial else condition[1]
     if settings.n_unmasked > known:
         raise ValueError(
             f"transformer.n_unmasked={settings.n_unmasked} positions see one another, but only the {known} of the "
             "condition are known before an image is drawn."
         )
-    tokens = min(model.grid[0], given[1]) * min(model.grid[1], given[2])
+    tokens = math.prod(_window(prior, given[1:]))
     read = tokens if spatial else condition[1]
     if read < 1:
         raise ValueError(f"the condition has shape {condition}; there must be at least one condition token.")
@@ -161,6 +161,12 @@ def cache_bytes(config: GPTConfig, schedule: Schedule, images: int) -> int:
     share = (config.kv_heads or config.n_head) / config.n_head
     a_position = int(2 * config.n_layer * config.n_embd * share) * jnp.dtype(config.dtype).itemsize
     return images * schedule.entries * schedule.length * a_position
+
+
+def _window(prior: Prior, grid: tuple[int, ...]) -> tuple[int, int]:
+    """Rows and columns of the windows that slide over a grid."""
+    rows, columns = prior.sequences.tokens.grid
+    return min(rows, grid[0]), min(columns, grid[1])
 
 
 def _check_shapes(schedule: Schedule, condition: tuple[int, ...], given: tuple[int, ...]) -> None:
@@ -184,9 +190,9 @@ def _check_fit(condition: tuple[int, ...], given: tuple[int, ...]) -> None:
         )
 
 
-def _gpt(model: TwoStage, schedule: Schedule) -> GPT:
+def _gpt(prior: Prior, schedule: Schedule) -> GPT:
     """The network for windows that may be smaller than those of training, and then have fewer condition tokens."""
-    config = model.gpt.config
+    config = prior.gpt.config
     return GPT(dataclasses.replace(config, n_unmasked=min(config.n_unmasked, schedule.condition)))
 
 

@@ -18,6 +18,7 @@ from taming_jax.nn.extremes import argmax
 from taming_jax.settings import check_known, to_dict
 
 Number = Float[Array, ""] | float
+MOST_STEPS = 1 << 16  # tokens of the largest images
 
 # How strong guidance is along the drawing of an image: (number of each token, n, power) -> share of the way from 1 to
 # the full scale. The last one's is 1, but with "power-cosine" (RAR, arXiv 2411.00776), which divides by n.
@@ -34,8 +35,8 @@ class TracedFilters:
     """`Filters` as a compiled program takes them. `top_k` and `greedy` are static, since they shape the program; the
     rest may differ from call to call.
 
-    temperature: above 0, unused where greedy. guidance: the scale at each place of the grid. None where a filter is
-    off.
+    temperature: above 0, unused where greedy. guidance: the scale at each place of the grid, or at each step. steps,
+    choice_temperature: of priors that draw many tokens at once. None where a filter is off.
     """
 
     temperature: Float[Array, ""]
@@ -43,6 +44,8 @@ class TracedFilters:
     guidance: Float[Array, " l"] | Float[np.ndarray, " l"] | None = None
     top_k: int | None = struct.field(pytree_node=False, default=None)
     greedy: bool = struct.field(pytree_node=False, default=False)
+    choice_temperature: Float[Array, ""] | None = None
+    steps: int | None = struct.field(pytree_node=False, default=None)
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,9 @@ class Filters:
     temperature: logits are divided by it; below 1 bolder, above 1 more varied; 0 is greedy (always the likeliest).
     top_k: only the k likeliest tokens can be drawn; None or a k of at least the vocabulary keeps all.
     top_p: of these, only the likeliest that together just exceed the probability p; None or 1 keeps all.
+    steps: in how many an image is drawn, and choice_temperature: how much chance there is in which tokens stay after a
+    step; 0 keeps those that the network is surest of. For priors that draw many tokens at once; None is what is usual
+    for the prior.
 
     Raises ValueError for a value outside these ranges.
     """
@@ -68,6 +74,8 @@ class Filters:
     guidance_schedule: str = "constant"
     guidance_power: float = 1.0
     guidance_interval: tuple[int, ...] = ()
+    steps: int | None = None
+    choice_temperature: float | None = None
 
     def __post_init__(self) -> None:
         t, k, p, g = self.temperature, self.top_k, self.top_p, self.guidance
@@ -87,6 +95,11 @@ class Filters:
         if not whole or (interval and (len(interval) != 2 or not 0 <= interval[0] < interval[1])):
             raise ValueError(f"guidance_interval={interval!r}, but it must be (first, end) of the tokens, or ().")
         object.__setattr__(self, "guidance_interval", tuple(interval))  # frozen for everybody else
+        steps, choice = self.steps, self.choice_temperature
+        if steps is not None and (not _is(steps, Integral) or not 1 <= steps <= MOST_STEPS):
+            raise ValueError(f"steps={steps!r}, but it must be a whole number from 1 to {MOST_STEPS}, or None.")
+        if choice is not None and (not _is(choice, Real) or not math.isfinite(choice) or choice < 0):
+            raise ValueError(f"choice_temperature={choice!r}, but it must be finite and at least 0, or None.")
 
     @property
     def greedy(self) -> bool:
@@ -102,7 +115,8 @@ class Filters:
             names = ("guidance_schedule", "guidance_power", "guidance_interval")
             found |= dict.fromkeys(names, f"guidance={self.guidance}")
         if self.greedy:
-            found |= dict.fromkeys(("top_k", "top_p"), f"temperature={self.temperature}")
+            names = ("top_k", "top_p", "choice_temperature")
+            found |= dict.fromkeys(names, f"temperature={self.temperature}")
         return found
 
     def guidance_scales(self, order: Int[np.ndarray, " l"]) -> Float[np.ndarray, " l"] | None:
