@@ -148,7 +148,9 @@ def test_what_was_written_before_there_was_a_filter_was_drawn_without_it(lacking
     settings = SampleConfig(n=4)
     model_of(settings).store(tmp_path / "images")
     path = tmp_path / "images" / SETTINGS
-    before = {name: value for name, value in json.loads(path.read_text()).items() if name not in lacking}
+    before = {
+        name: value for name, value in json.loads(path.read_text(encoding="utf-8")).items() if name not in lacking
+    }
     path.write_text(json.dumps(before), encoding="utf-8")
     model_of(settings).store(tmp_path / "images")
     for name in lacking:

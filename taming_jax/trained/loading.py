@@ -138,13 +138,13 @@ def two_stage(config: Mapping[str, Any], first_stage: VQGAN, condition_stage: VQ
     if "size" not in data:
         raise ValueError("config.data lacks size, the side of the images in training.")
     size, content = plain_size(data["size"], "config.data.size"), first_stage.config.content
-    own = {name: config[name] for name in _Training.__dataclass_fields__ if name in config}
-    training = from_dict(_Training, own, "config")
     if content != "image":
         raise ValueError(
             f"config.first_stage={config.get('first_stage', '')!r} reads {content}, but images are drawn: name the "
             "first stage of the images; that of a map goes into config.condition.stage."
         )
+    own = {name: config[name] for name in _Training.__dataclass_fields__ if name in config}
+    training = from_dict(_Training, own, "config")
     condition = from_dict(ConditionConfig, saved_part(config, "condition"), "config.condition")
     return TwoStage(
         first_stage=first_stage,
