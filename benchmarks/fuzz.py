@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--n", type=int, default=5000, help="files to spoil")
     parser.add_argument("--first", type=int, default=0, help="number of the first, to see one again")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="end after so many")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="after how many it ends")
     parser.add_argument("--memory", type=float, default=0, help="GiB that all may take beyond what was taken before")
     parser.add_argument("--only", default="", help="a case, or what the names of some begin with")
     given = parser.parse_args()

@@ -92,7 +92,7 @@ def entries_of(
 
 
 def check_layers(layers: int, state: Mapping[str, np.ndarray]) -> None:
-    """Raise ValueError where a network is told to have more layers than the file has arrays, before it is built."""
+    """Raise ValueError, before the network is built, where it would have more layers than the file has arrays."""
     if layers > len(state):
         raise ValueError(f"it is to have {layers} layers, and the file has {len(state)} arrays")
 

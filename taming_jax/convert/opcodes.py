@@ -1,4 +1,4 @@
-"""What a pickle would cost, counted from its opcodes before the first of them is run.
+"""The cost of a pickle, counted from its opcodes. The scan ends before the unpickler runs the first of them.
 
 A few bytes of a pickle may ask for gigabytes, or for a value that takes for ever to be hashed: a tuple that holds
 another one twice, which holds another one twice, and so on. Here every opcode is looked at, with a stack of weights in
