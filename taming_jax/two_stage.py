@@ -53,7 +53,7 @@ class TwoStage:
             )
         self._check_factors()
         object.__setattr__(self, "gpt", GPT(self._fitted()))  # frozen for everybody else
-        self.prior  # noqa: B018  # refuses what does not fit
+        _ = self.prior  # which refuses what does not fit
 
     def _check_factors(self) -> None:
         """Refuse to split ids whose parts would not be groups of channels."""

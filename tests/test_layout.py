@@ -56,11 +56,9 @@ def test_each_image_walks_in_its_own_way(kind):
     assert jnp.abs(together - straight).max() > 0.1
 
 
-@kinds
-def test_a_walk_of_an_order_is_the_layout_of_that_order(kind):
-    model, params, ids = network(kind)
-    if kind != "rotary":
-        pytest.skip("tables count the places of the sequence, not of the grid")
+def test_a_walk_of_an_order_is_the_layout_of_that_order():
+    """With rotary positions: tables count the places of the sequence, not of the grid."""
+    model, params, ids = network("rotary")
     spiral = TokenLayout(GRID.shape, "spiral_in")
     walk = jnp.broadcast_to(np.append(0, 1 + spiral.walk), ids.shape)
     expected = model.apply(params, ids[:, :-1], layout=spiral.after(1))

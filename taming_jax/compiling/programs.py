@@ -20,7 +20,7 @@ from taming_jax.experiment import SampleConfig, TransformerExperiment, VQGANExpe
 from taming_jax.models.gpt import cast_layers, with_layers_apart
 from taming_jax.models.lpips import LPIPS, SMALLEST
 from taming_jax.models.vqgan import VQGAN
-from taming_jax.priors.base import Job
+from taming_jax.priors.base import Job, traced_for
 from taming_jax.priors.window import go_on, schedule_for, start_walk
 from taming_jax.trained.evaluation import make_image_eval, make_token_eval
 from taming_jax.trained.loading import two_stage
@@ -102,14 +102,8 @@ def _training_program(training: Any, state: Any, frozen: Any, batch: Any, mesh: 
 def _sampling_program(model: TwoStage, settings: SampleConfig, mesh: jax.sharding.Mesh) -> Program:
     job = _job(model, settings, mesh, model.grid)
     options = {"out_shardings": sharding.replicated(mesh)}
-    return Program(
-        model.prior.sample,
-        (_drawing_params(model, mesh), job),
-        mesh,
-        options,
-        "token",
-        model.prior.steps(settings.filters()),
-    )
+    steps = model.prior.steps(settings.filters())
+    return Program(model.prior.sample, (_drawing_params(model, mesh), job), mesh, options, "token", steps)
 
 
 def _window_program(model: TwoStage, settings: SampleConfig, mesh: jax.sharding.Mesh) -> Program:
@@ -147,7 +141,6 @@ def _job(model: TwoStage, settings: SampleConfig, mesh: jax.sharding.Mesh, grid:
         n = sharding.filled_up(settings.batch_size, mesh, 1 if sliding else rows_at_once())
     array: Any = lambda shape, dtype: jax.ShapeDtypeStruct((n, *shape), dtype, sharding=where)
     places = model.condition.grid
-    filters, places_of = settings.filters(), np.arange(grid[0] * grid[1])
     condition = (model.condition.length,) if places is None else grid if sliding else places
     return Job(
         condition=array(condition, jnp.int32),
@@ -155,7 +148,7 @@ def _job(model: TwoStage, settings: SampleConfig, mesh: jax.sharding.Mesh, grid:
         keep=array(grid, jnp.bool_),
         key=replicated(_key(), mesh),
         numbers=array((), jnp.int32),
-        filters=replicated(filters.traced(places_of) if sliding else model.prior.traced(filters), mesh),
+        filters=replicated(traced_for(model.prior, settings.filters(), grid), mesh),
     )
 
 

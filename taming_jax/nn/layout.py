@@ -41,7 +41,7 @@ class TokenLayout:
     def __post_init__(self) -> None:
         if len(self.shape) not in (1, 2) or min(self.shape) < 1:
             raise ValueError(f"tokens of shape {self.shape}; expected (rows, columns) or (tokens,), each at least 1.")
-        self.walk  # noqa: B018  # refuses an unknown name or a grid that the order cannot walk
+        _walk(self.order, *self.grid)  # refuses an unknown name or a grid that the order cannot walk
 
     @property
     def length(self) -> int:

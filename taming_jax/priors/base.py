@@ -1,11 +1,13 @@
 """What a prior is: the half of a model that learns and draws an image's tokens under a condition."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -185,6 +187,7 @@ class Prior(Protocol):
         ...
 
 
+AS_IT_IS = Filters()  # of which each field is off
 ONE_BY_ONE = tuple(name for name in FILTER_NAMES if name not in ("steps", "choice_temperature"))
 
 
@@ -192,8 +195,16 @@ def check_filters(prior: Prior, kind: str, filters: Filters) -> None:
     """Raises ValueError for a filter that drawing does not follow. kind: the prior's name."""
     for name in FILTER_NAMES:
         given = getattr(filters, name)
-        if name not in prior.follows and given is not None:
+        if name not in prior.follows and given != getattr(AS_IT_IS, name):
             raise ValueError(f"{name}={given} says nothing to config.prior={kind!r}; leave it out.")
+
+
+def traced_for(prior: Prior, filters: Filters, grid: tuple[int, ...]) -> TracedFilters:
+    """Filters for images of a grid: as the prior draws those of its training's, elsewhere as a window slides, row by
+    row."""
+    if grid == prior.sequences.tokens.grid:
+        return prior.traced(filters)
+    return filters.traced(np.arange(math.prod(grid)))
 
 
 def seen_conditions(job: Job, hidden_token: int) -> Int[Array, "b ..."]:

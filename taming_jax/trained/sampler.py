@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from taming_jax import sharding
 from taming_jax.models.gpt import with_layers_apart
 from taming_jax.nn.devices import on_tpu
-from taming_jax.priors.base import Job, check_filters
+from taming_jax.priors.base import Job, check_filters, traced_for
 from taming_jax.priors.filters import Filters, check_guidance
 from taming_jax.priors.wavefront import Schedule, wavefront_steps
 from taming_jax.priors.window import cache_bytes, check_condition, check_window, go_on, schedule_for, start_walk
@@ -148,7 +148,7 @@ class Sampler:
             keep=arrays["keep"],
             key=jax.random.key(request.seed),
             numbers=arrays["number"],
-            filters=request.filters.traced(np.arange(grid[0] * grid[1])) if sliding else prior.traced(request.filters),
+            filters=traced_for(prior, request.filters, grid),
         )
         if sliding:
             schedule = self._schedule(job, np.all(request.keep, axis=0), request.stride)
