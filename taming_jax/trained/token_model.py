@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int
 from taming_jax import sharding
 from taming_jax.checkpoint import Saved
 from taming_jax.models.gpt import GPT, head_of
-from taming_jax.priors.decode import Job, draw_sequence, token_chooser
+from taming_jax.priors.base import Job
+from taming_jax.priors.decode import draw_sequence, token_chooser
 from taming_jax.priors.filters import Filters
 from taming_jax.trained.described import described
 from taming_jax.trained.pretrained import save_pretrained
